@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An SO-101 on its table in MuJoCo, for LeRobot's own commands.
+
+Importing this package registers the environment `so101_sim`, the robot `so101_sim` and the teleoperator
+`so101_expert`; MuJoCo itself is imported when one of them is used.
+"""
+
+import gymnasium as gym
+
+from .env_config import SO101SimEnvConfig, gym_id
+from .names import CAMERA_NAMES, LEVELS, TASK_NAMES
+from .robot_config import SO101SimConfig
+from .teleop_config import SO101ExpertConfig
+from .views import View
+
+for _task in TASK_NAMES:
+    gym.register(id=gym_id(_task), entry_point=f"{__name__}.env:WorkbenchEnv", kwargs={"task": _task})
+
+# LeRobot builds a device from its configuration's class name, which it looks up in this module.
+_LAZY = {"SO101Sim": ".robot", "SO101Expert": ".teleop"}
+
+__all__ = [
+    "CAMERA_NAMES",
+    "LEVELS",
+    "TASK_NAMES",
+    "SO101ExpertConfig",
+    "SO101SimConfig",
+    "SO101SimEnvConfig",
+    "View",
+]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

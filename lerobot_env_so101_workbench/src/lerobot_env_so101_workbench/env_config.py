@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--env.type=so101_sim`: the workbench for `lerobot-eval` and for evaluation inside `lerobot-train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+
+from .names import check_level, check_task
+from .views import View
+
+N_JOINTS = 6
+
+
+@EnvConfig.register_subclass("so101_sim")
+@dataclass
+class SO101SimEnvConfig(EnvConfig):
+    """The workbench as an environment.
+
+    Args:
+        task: one task, or several separated by commas; each is evaluated by itself.
+        level: one level, or several separated by commas.
+        starts: `eval` takes the frozen starts (number = seed modulo 200), `train` draws one from the seed.
+        cameras: of top, wrist, front.
+        height, width: picture size in pixels.
+        rgb, seg, depth: which pictures the policy is given.
+        shadows: draw shadows (slower).
+        renderer: auto, egl, osmesa, glfw or ray.
+    """
+
+    task: str | None = "lift_cube"
+    level: str = "clean"
+    starts: str = "eval"
+    cameras: list[str] = field(default_factory=lambda: ["top", "wrist"])
+    height: int = 224
+    width: int = 224
+    rgb: bool = True
+    seg: bool = False
+    depth: bool = False
+    shadows: bool = False
+    renderer: str = "auto"
+
+    def __post_init__(self) -> None:
+        self.tasks = [check_task(name.strip(), "--env.task") for name in str(self.task).split(",")]
+        self.levels = [check_level(name.strip(), "--env.level") for name in self.level.split(",")]
+        if self.starts not in ("eval", "train"):
+            raise ValueError(f"--env.starts: found {self.starts!r}, expected 'eval' or 'train'.")
+        if self.fps != 30:
+            raise ValueError(
+                f"--env.fps: found {self.fps}, expected 30: the workbench runs at the arm's 30 Hz."
+            )
+        self.features = {
+            OBS_STATE: PolicyFeature(FeatureType.STATE, (N_JOINTS,)),
+            ACTION: PolicyFeature(FeatureType.ACTION, (N_JOINTS,)),
+        }
+        for name, shape in self.view().shapes().items():
+            self.features[f"{OBS_IMAGES}.{name}"] = PolicyFeature(FeatureType.VISUAL, shape)
+        self.features_map = {key: key for key in self.features}
+
+    def view(self) -> View:
+        return View(tuple(self.cameras), self.height, self.width, self.rgb, self.seg, self.depth)
+
+    @property
+    def package_name(self) -> str:
+        return __package__ or ""
+
+    @property
+    def gym_kwargs(self) -> dict[str, Any]:
+        return {
+            "starts": self.starts,
+            "view": self.view(),
+            "renderer": self.renderer,
+            "shadows": self.shadows,
+        }
+
+    def create_envs(
+        self, n_envs: int, use_async_envs: bool = False
+    ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
+        """One vectorised environment for every task and level named: {"<task>-<level>": {0: envs}}."""
+        return {
+            f"{task}-{level}": {0: self._vectorise(task, level, n_envs, use_async_envs)}
+            for task in self.tasks
+            for level in self.levels
+        }
+
+    def _vectorise(self, task: str, level: str, n_envs: int, use_async: bool) -> gym.vector.VectorEnv:
+        # An environment whose episode has ended is frozen until the rollout is over; stepping it on is wasted.
+        makers = [partial(_make_frozen, task, level, self.gym_kwargs)] * n_envs
+        mode = gym.vector.AutoresetMode.SAME_STEP
+        if use_async and n_envs > 1:
+            return gym.vector.AsyncVectorEnv(makers, autoreset_mode=mode, context="forkserver")
+        return gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)
+
+
+def _make_frozen(task: str, level: str, kwargs: dict[str, Any]) -> gym.Env:
+    from lerobot.envs.utils import FreezeAfterEpisodeEnd
+
+    return FreezeAfterEpisodeEnd(gym.make(gym_id(task), level=level, disable_env_checker=True, **kwargs))
+
+
+def gym_id(task: str) -> str:
+    """Name under which a task is registered with Gymnasium."""
+    return f"{__package__}/{task}"

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scripted demonstrator that sees the world's state: approach, descend, close, lift, carry, release, go home.
+
+It is Markov: what it commands depends on the state it sees and on nothing else. There is no clock and no plan to
+track, so a policy that sees the same state can learn the same answer, and after a disturbance the right answer is
+simply the next one. Each command is the present position plus a bounded step towards the goal of the present
+phase; phases follow from where the arm, the cube and the bowl are. (Where commands arrive late, "present" is where
+the commands under way will have brought the arm: stepping from a stale position would make it swing.)
+
+`Disturbance` shakes the *executed* command while the recorded label stays clean, so that recordings contain the
+recoveries that a cloned policy will need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import arm
+from .arm import GRIPPER, to_radians
+from .kinematics import Kinematics
+from .scene import BOWL_HEIGHT, CUBE_HALF
+from .tasks.base import is_in
+from .world import World
+
+OPEN, CLOSED = 50.0, 4.0  # gripper units
+HOVER = 0.060  # m above the grasp before descending
+LIFT = 0.085  # m that a cube is raised
+CARRY = BOWL_HEIGHT + 0.075  # m, pinch height on the way to a bowl
+DROP = BOWL_HEIGHT + 0.030  # m, pinch height for letting go
+GRASP_HEIGHT = CUBE_HALF + 0.002  # m, pinch height for closing
+# Largest step per tick [deg] by phase; the servos follow at up to 9 deg per tick.
+SPEEDS = {"approach": 5.0, "descend": 2.6, "close": 2.6, "lift": 3.6, "carry": 4.0, "lower": 2.6, "release": 2.6,
+          "retreat": 3.6, "home": 5.0}  # fmt: skip
+# How much of its strength a disturbance has in each phase: little where millimetres count.
+SHAKE = {"approach": 1.0, "descend": 0.7, "close": 0.3, "lift": 0.7, "carry": 0.7, "lower": 0.4, "release": 0.2,
+         "retreat": 0.7, "home": 0.0}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the expert does in one tick."""
+
+    action: np.ndarray  # (6,) LeRobot units: the clean label
+    phase: str
+
+
+class Expert:
+    """Scripted demonstrator for every task of the workbench."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._kinematics = Kinematics(world.model)
+        self._home = to_radians(arm.HOME)
+
+    def decide(self) -> Decision:
+        """Command for the present state of the world."""
+        phase, joints, gripper = self._plan()
+        return Decision(self._towards(joints, gripper, SPEEDS[phase]), phase)
+
+    def go_home(self) -> Decision:
+        """Command of the way home: let go, straight up while low, then to the ready pose."""
+        phase, joints, gripper = self._retreat()
+        return Decision(self._towards(joints, gripper, SPEEDS[phase]), phase)
+
+    def is_home(self) -> bool:
+        """Whether every body joint is within 2 deg of the ready pose."""
+        return bool(np.abs(self._world.joints() - arm.HOME)[:GRIPPER].max() < 2.0)
+
+    # -- phases ----------------------------------------------------------------------------------------------
+
+    def _plan(self) -> tuple[str, np.ndarray, float]:
+        """Phase, joint goal (5,) [rad] and gripper goal of the present state."""
+        world, goal = self._world, self._world.goal
+        if goal.into and is_in(world, goal.pick, goal.into):
+            return self._retreat()
+        if world.is_gripped(goal.pick):
+            return self._deliver()
+        return self._grasp()
+
+    def _grasp(self) -> tuple[str, np.ndarray, float]:
+        cube, pinch = self._world.position(self._world.goal.pick), self._pinch()
+        grasp = np.array([cube[0], cube[1], max(cube[2], CUBE_HALF) - CUBE_HALF + GRASP_HEIGHT])
+        turn = self._jaw_direction(cube)
+        hover_joints, _ = self._solve(grasp + [0, 0, HOVER], turn)
+        grasp_joints, _ = self._kinematics.solve(grasp, hover_joints, turn)
+        now = self._radians()[:5]
+        offset = np.hypot(*(pinch - grasp)[:2])
+        height = pinch[2] - grasp[2]
+        opened = self._world.joints()[GRIPPER] > OPEN - 12
+        if np.abs(now - grasp_joints).max() < np.radians(2.5) and offset < 0.010:
+            return "close", grasp_joints, CLOSED
+        turned = abs(now[4] - grasp_joints[4]) < np.radians(8.0)
+        if opened and turned and offset < 0.006 + 0.25 * max(height, 0.0):  # inside a funnel above the cube
+            return "descend", grasp_joints, OPEN
+        return "approach", hover_joints, OPEN
+
+    def _deliver(self) -> tuple[str, np.ndarray, float]:
+        world, goal = self._world, self._world.goal
+        pinch = self._pinch()
+        if goal.into is None:
+            joints, _ = self._solve(np.array([*pinch[:2], GRASP_HEIGHT + LIFT]))
+            return "lift", joints, CLOSED
+        bowl = world.position(goal.into)
+        # The cube is off the pinch point by however it was gripped: bring the cube, not the fingers, over the bowl.
+        over = bowl[:2] + pinch[:2] - world.position(goal.pick)[:2]
+        away = np.hypot(*(pinch[:2] - over))
+        if away < 0.012:
+            if pinch[2] < DROP + 0.012:
+                return "release", self._radians()[:5], OPEN
+            joints, _ = self._solve(np.array([*over, DROP]))
+            return "lower", joints, CLOSED
+        if pinch[2] < CARRY - 0.02 - 0.25 * max(0.0, 0.06 - away):
+            joints, _ = self._solve(np.array([*pinch[:2], CARRY]))
+            return "lift", joints, CLOSED
+        joints, _ = self._solve(np.array([*over, CARRY]))
+        return "carry", joints, CLOSED
+
+    def _retreat(self) -> tuple[str, np.ndarray, float]:
+        pinch = self._pinch()
+        if pinch[2] < CARRY - 0.02:
+            joints, _ = self._solve(np.array([*pinch[:2], CARRY + 0.02]))
+            return "retreat", joints, OPEN
+        return "home", self._home[:5], float(arm.HOME[GRIPPER])
+
+    # -- motion ----------------------------------------------------------------------------------------------
+
+    def _radians(self) -> np.ndarray:
+        return to_radians(self._world.upcoming_joints())
+
+    def _pinch(self) -> np.ndarray:
+        return self._kinematics.pinch(self._radians())
+
+    def _towards(self, joints: np.ndarray, gripper: float, speed: float) -> np.ndarray:
+        """Present position plus a step towards the goal, all joints arriving together."""
+        now = self._world.upcoming_joints()
+        away = np.degrees(joints) - now[:GRIPPER]
+        action = now.copy()
+        action[:GRIPPER] += away * min(1.0, speed / max(np.abs(away).max(), 1e-9))
+        action[GRIPPER] = gripper
+        return action
+
+    def _solve(self, target: np.ndarray, turn: float | None = None) -> tuple[np.ndarray, float]:
+        return self._kinematics.solve(target, self._radians(), turn)
+
+    def _jaw_direction(self, cube: np.ndarray) -> float:
+        """Angle about z in which the jaws open: across two faces of the cube, nearest to the ready pose's."""
+        rotation = self._world.rotation(self._world.goal.pick)
+        # The face direction that is most horizontal gives the yaw, whatever face the cube lies on.
+        axis = rotation[:, np.argmin(np.abs(rotation[2]))]
+        yaw = np.arctan2(axis[1], axis[0])
+        natural = np.arctan2(cube[1], cube[0] - 0.0388) - np.pi / 2  # pan turned to the cube, roll as at home
+        quarter = np.pi / 2
+        return float(yaw + quarter * np.round((natural - yaw) / quarter))
+
+
+class Disturbance:
+    """Shakes executed commands: a slow wander (Ornstein-Uhlenbeck) and now and then a kick of some ticks.
+
+    Args:
+        rng: source of randomness.
+        strength: standard deviation of the wander [deg].
+    """
+
+    _DECAY, _KICK_CHANCE, _KICK = 0.9, 0.04, 2.5
+
+    def __init__(self, rng: np.random.Generator, strength: float) -> None:
+        self._rng, self._strength = rng, strength * rng.uniform(0.2, 1.0)
+        self._wander, self._kick, self._kick_ticks = np.zeros(6), np.zeros(6), 0
+
+    def sample(self, phase: str) -> np.ndarray:
+        """Disturbance (6,) in LeRobot units for a tick of the given phase."""
+        spread = self._strength * np.sqrt(1.0 - self._DECAY**2)
+        self._wander = self._DECAY * self._wander + self._rng.normal(0.0, 1.0, 6) * spread
+        if (
+            self._kick_ticks == 0
+            and phase in ("approach", "carry", "descend")
+            and self._rng.random() < self._KICK_CHANCE
+        ):
+            scale = self._KICK * (0.4 if phase == "descend" else 1.0) * min(1.0, self._strength)
+            self._kick, self._kick_ticks = self._rng.normal(0.0, scale, 6), int(self._rng.integers(4, 13))
+        self._kick_ticks = max(0, self._kick_ticks - 1)
+        kick = self._kick if self._kick_ticks else 0.0
+        shaken = SHAKE[phase] * (self._wander + kick)
+        shaken[GRIPPER] *= 0.5
+        return shaken

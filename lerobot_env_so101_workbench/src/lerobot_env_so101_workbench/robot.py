@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated arm as a LeRobot robot: what `so101_follower` is to a real one.
+
+LeRobot's commands never reset a robot between episodes, so the world follows one rule that a person can also see:
+**when the arm has been away and is home again, the table is laid anew.** "Away" is any body joint more than 15 deg
+from the ready pose, "home" is all of them within 3 deg for a third of a second. It holds for the scripted expert,
+which goes home when told to, for `lerobot-rollout`, which returns home after an episode, and for a person with a
+leader arm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lerobot.robots import Robot
+
+from .arm import ACTION_NAMES, GRIPPER, HOME
+from .robot_config import SO101SimConfig
+from .start import training_start
+
+if TYPE_CHECKING:
+    from .world import World
+
+_AWAY, _AT_HOME, _HOME_TICKS = 15.0, 3.0, 10  # deg, deg, ticks of 1/30 s
+
+_robots: dict[str, SO101Sim] = {}
+
+
+def find_robot(world: str) -> SO101Sim:
+    """The connected robot of this name in this process.
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    if world not in _robots:
+        raise ConnectionError(
+            f"so101_expert: no so101_sim robot is connected as world {world!r} (found: {sorted(_robots) or 'none'}). "
+            "Use --robot.type=so101_sim in the same command, with --robot.world equal to --teleop.world."
+        )
+    return _robots[world]
+
+
+class SO101Sim(Robot):
+    """Simulated SO-101 follower; every action advances the world by one control period of 1/30 s."""
+
+    config_class = SO101SimConfig
+    name = "so101_sim"
+
+    def __init__(self, config: SO101SimConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self._view = config.view()
+        self.cameras = dict.fromkeys(self._view.shapes(), self._view)
+        self._world: World | None = None
+        self._seed, self._was_away, self._home_ticks = config.seed, False, 0
+        self._disturbance: np.ndarray | None = None
+
+    @property
+    def observation_features(self) -> dict[str, type | tuple]:
+        return {**dict.fromkeys(ACTION_NAMES, float), **self._view.shapes()}
+
+    @property
+    def action_features(self) -> dict[str, type]:
+        return dict.fromkeys(ACTION_NAMES, float)
+
+    @property
+    def is_connected(self) -> bool:
+        return self._world is not None
+
+    @property
+    def is_calibrated(self) -> bool:
+        return True
+
+    @property
+    def world(self) -> World:
+        """The simulated world.
+
+        Raises:
+            ConnectionError: the robot is not connected.
+        """
+        if self._world is None:
+            raise ConnectionError("so101_sim is not connected: call connect() first.")
+        return self._world
+
+    def connect(self, calibrate: bool = True) -> None:
+        from .world import World
+
+        if self.config.world in _robots:
+            raise ConnectionError(
+                f"so101_sim: world {self.config.world!r} is in use; choose another --robot.world."
+            )
+        self._world = World(self.config.task, self.config.level, self.config.renderer, self.config.shadows)
+        self._world.reset(self._start())
+        _robots[self.config.world] = self
+
+    def disconnect(self) -> None:
+        if self._world is not None:
+            self._world.close()
+            self._world = None
+            _robots.pop(self.config.world, None)
+
+    def calibrate(self) -> None:
+        """Nothing to calibrate: encoders are exact."""
+
+    def configure(self) -> None:
+        """Nothing to configure."""
+
+    def get_observation(self) -> dict[str, Any]:
+        joints = dict(zip(ACTION_NAMES, self.world.joints().tolist(), strict=True))
+        return {**joints, **self._view.capture(self.world)}
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Advance the world by one control period; returns the action it was given.
+
+        Raises:
+            ValueError: a joint is missing or a value is not finite.
+        """
+        missing = [name for name in ACTION_NAMES if name not in action]
+        if missing:
+            raise ValueError(
+                f"action: {', '.join(missing)} missing, found {sorted(action)}, expected {list(ACTION_NAMES)}."
+            )
+        self.world.step(np.array([action[name] for name in ACTION_NAMES]), self._disturbance)
+        self._disturbance = None
+        self._lay_table_anew_when_home()
+        return action
+
+    def disturb(self, disturbance: np.ndarray) -> None:
+        """Shake the next command by `disturbance` (6,) in LeRobot units."""
+        self._disturbance = disturbance
+
+    def _start(self):
+        return training_start(self.config.task, self.config.level, self._seed)
+
+    def _lay_table_anew_when_home(self) -> None:
+        if not self.world.is_finite():
+            self._seed += 1
+            self.world.reset(self._start())
+            return
+        away = float(np.abs(self.world.joints() - HOME)[:GRIPPER].max())
+        self._was_away |= away > _AWAY
+        self._home_ticks = self._home_ticks + 1 if away < _AT_HOME else 0
+        if self._was_away and self._home_ticks >= _HOME_TICKS:
+            self._seed += 1
+            self._was_away = False
+            self.world.place(self._start())

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--robot.type=so101_sim`: the workbench's arm for LeRobot's record, teleoperate, replay and rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lerobot.robots.config import RobotConfig
+
+from .names import check_level, check_task
+from .views import View
+
+
+@RobotConfig.register_subclass("so101_sim")
+@dataclass(kw_only=True)
+class SO101SimConfig(RobotConfig):
+    """A simulated follower arm with the action and state of `so101_follower`.
+
+    Args:
+        task, level: what lies on the table.
+        seed: the first start is the training start of this seed; every new start is the next seed's.
+        views: cameras, of top, wrist, front. (LeRobot reserves the name `cameras` for its own camera drivers.)
+        height, width: picture size in pixels.
+        rgb, seg, depth: which pictures are taken; `<camera>_seg` and `<camera>_depth` have one channel.
+        world: name by which a teleoperator finds this robot in the same process.
+        shadows, renderer: see `SO101SimEnvConfig`.
+    """
+
+    task: str = "lift_cube"
+    level: str = "clean"
+    seed: int = 0
+    views: list[str] = field(default_factory=lambda: ["top", "wrist"])
+    height: int = 224
+    width: int = 224
+    rgb: bool = True
+    seg: bool = False
+    depth: bool = False
+    world: str = "workbench"
+    shadows: bool = False
+    renderer: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_task(self.task, "--robot.task")
+        check_level(self.level, "--robot.level")
+        self.view()
+
+    def view(self) -> View:
+        return View(tuple(self.views), self.height, self.width, self.rgb, self.seg, self.depth)

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks by name."""
+
+from ..names import LEVELS, TASK_NAMES, check_level, check_task
+from .base import Goal, Task
+from .lift_cube import LiftCube
+from .place_cube import PlaceCube
+from .sort_cubes import SortCubes
+
+TASKS: dict[str, Task] = {task.name: task for task in (LiftCube(), PlaceCube(), SortCubes())}
+
+__all__ = ["LEVELS", "TASKS", "TASK_NAMES", "Goal", "Task", "check_level", "check_task"]

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task is: props on the table, where they may start, an instruction, and how far along the world is."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ..scene import BOWL_HEIGHT, BOWL_RADIUS, CUBE_HALF, REST_HEIGHT, Prop
+
+if TYPE_CHECKING:
+    from ..world import World
+
+Pose = tuple[float, float, float]  # x [m], y [m], yaw [rad] on the table
+
+# Area of what has to be picked: 20 x 22 cm, all of it within reach of a gripper that points down.
+PICK_AREA = ((0.14, 0.34), (-0.11, 0.11))
+_WIDE_AREA = ((0.13, 0.36), (-0.20, 0.20))
+_RADIUS = {"cube": 0.022, "bowl": BOWL_RADIUS + 0.003, "brick": 0.023, "can": 0.015, "ball": 0.017}
+_JAW_CLEARANCE = 0.045  # m around a prop that is picked, so that the open jaws fit
+_CLEARANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to be picked and, if anything, where it goes (names of props)."""
+
+    pick: str
+    into: str | None = None
+
+
+class Task(ABC):
+    """One task of the workbench. A subclass is one short file and registers itself in `tasks.TASKS`."""
+
+    name: ClassVar[str]
+    props: ClassVar[tuple[Prop, ...]]
+    time_limit_s: ClassVar[float]
+
+    @abstractmethod
+    def sample_goal(self, rng: np.random.Generator) -> Goal: ...
+
+    @abstractmethod
+    def instruction(self, goal: Goal) -> str:
+        """The sentence a policy is given."""
+
+    @abstractmethod
+    def terms(self, world: World) -> dict[str, float]:
+        """Named parts of the progress, each in [0, 1]; the progress is their mean."""
+
+    @abstractmethod
+    def is_success(self, world: World) -> bool:
+        """Whether the goal is met at this instant; the world asks for it several ticks in a row."""
+
+    def area(self, prop: Prop) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Ranges of x and y where a prop may start."""
+        return PICK_AREA if prop.shape == "cube" else _WIDE_AREA
+
+    def sample_poses(self, props: tuple[Prop, ...], rng: np.random.Generator) -> dict[str, Pose]:
+        """Place every prop at random, far enough apart for the open jaws to reach what is picked."""
+        for _ in range(1000):
+            poses = self._try_poses(props, rng)
+            if poses is not None:
+                return poses
+        raise RuntimeError(f"task {self.name}: no room for {len(props)} props; make the areas larger.")
+
+    def _try_poses(self, props: tuple[Prop, ...], rng: np.random.Generator) -> dict[str, Pose] | None:
+        placed: dict[str, Pose] = {}
+        for prop in props:
+            for _ in range(20):
+                (x0, x1), (y0, y1) = self.area(prop)
+                pose = (rng.uniform(x0, x1), rng.uniform(y0, y1), rng.uniform(-np.pi, np.pi))
+                others = [other for other in props if other.name in placed]
+                if all(_apart(prop, pose, other, placed[other.name]) for other in others):
+                    placed[prop.name] = pose
+                    break
+            else:
+                return None
+        return placed
+
+
+def _apart(a: Prop, pose_a: Pose, b: Prop, pose_b: Pose) -> bool:
+    clearance = _JAW_CLEARANCE if "cube" in (a.shape, b.shape) else _CLEARANCE
+    gap = np.hypot(pose_a[0] - pose_b[0], pose_a[1] - pose_b[1])
+    return bool(gap > _RADIUS[a.shape] + _RADIUS[b.shape] + clearance)
+
+
+def reach(world: World, name: str) -> float:
+    """1 with the prop between the finger tips, falling to 0 over some 20 cm."""
+    return 1.0 - math.tanh(math.dist(world.pinch_point(), world.position(name)) / 0.1)
+
+
+def lift(world: World, name: str, height: float) -> float:
+    """Share of `height` [m] that the prop is above its resting place."""
+    return min(1.0, max(0.0, float(world.position(name)[2] - CUBE_HALF) / height))
+
+
+def is_in(world: World, cube: str, bowl: str) -> bool:
+    """Whether the cube lies in the bowl: inside the rim, below it, and the bowl upright."""
+    offset = world.position(cube) - world.position(bowl)
+    inside = math.hypot(offset[0], offset[1]) < BOWL_RADIUS and 0.0 < offset[2] < BOWL_HEIGHT + CUBE_HALF
+    upright = world.rotation(bowl)[2, 2] > 0.9
+    return bool(inside and upright)
+
+
+def closeness(world: World, cube: str, bowl: str) -> float:
+    """1 with the cube above the bowl's middle, falling to 0 over some 20 cm (horizontal distance)."""
+    offset = world.position(cube) - world.position(bowl)
+    return 1.0 - math.tanh(math.hypot(offset[0], offset[1]) / 0.1)
+
+
+def rest_height(prop: Prop) -> float:
+    return REST_HEIGHT[prop.shape]

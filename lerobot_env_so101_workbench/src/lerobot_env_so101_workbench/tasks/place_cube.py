@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put the red cube into the blue bowl and let go of it."""
+
+import numpy as np
+
+from ..scene import BOWL_HEIGHT, Prop
+from .base import Goal, Task, closeness, is_in, lift, reach
+
+RED_CUBE = Prop("red cube", "cube", (0.78, 0.12, 0.10))
+BLUE_BOWL = Prop("blue bowl", "bowl", (0.12, 0.22, 0.75), mass=0.12)
+
+
+class PlaceCube(Task):
+    name = "place_cube"
+    props = (RED_CUBE, BLUE_BOWL)
+    time_limit_s = 10.0
+
+    def sample_goal(self, rng: np.random.Generator) -> Goal:
+        return Goal(pick="red cube", into="blue bowl")
+
+    def instruction(self, goal: Goal) -> str:
+        return f"Put the {goal.pick} into the {goal.into}."
+
+    def terms(self, world) -> dict[str, float]:
+        return place_terms(world, world.goal)
+
+    def is_success(self, world) -> bool:
+        return is_in(world, world.goal.pick, world.goal.into) and not world.is_touched(world.goal.pick)
+
+
+def place_terms(world, goal: Goal) -> dict[str, float]:
+    """Progress of picking `goal.pick` and putting it into `goal.into`."""
+    if is_in(world, goal.pick, goal.into):
+        return {"reach": 1.0, "lift": 1.0, "carry": 1.0, "release": float(not world.is_touched(goal.pick))}
+    return {
+        "reach": reach(world, goal.pick),
+        "lift": lift(world, goal.pick, BOWL_HEIGHT + 0.02),
+        "carry": closeness(world, goal.pick, goal.into),
+        "release": 0.0,
+    }

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--teleop.type=so101_expert`: the scripted demonstrator in the place of a leader arm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lerobot.teleoperators.config import TeleoperatorConfig
+
+
+@TeleoperatorConfig.register_subclass("so101_expert")
+@dataclass(kw_only=True)
+class SO101ExpertConfig(TeleoperatorConfig):
+    """Works on whatever task the `so101_sim` robot of the same `world` is set to.
+
+    Args:
+        world: name of the robot's world (`--robot.world`).
+        disturbance: strength of the shaking of executed commands [deg]; recorded labels stay clean. 0 for none.
+        seed: of the disturbances.
+    """
+
+    world: str = "workbench"
+    disturbance: float = 1.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.disturbance <= 10.0:
+            raise ValueError(f"--teleop.disturbance: found {self.disturbance}, expected 0 to 10 degrees.")
