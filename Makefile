@@ -33,14 +33,14 @@ lint: setup ## ruff check, ruff format --check, mypy
 	$(VENV)/bin/mypy
 
 fix: setup ## let ruff repair and format what it can
-	$(VENV)/bin/ruff check --fix .
+	-$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 demo: setup ## train and run a policy on the simulated arm
 	$(PY) examples/demo.py $(ARGS)
 
 bench: $(VENV)/.ready-bench ## measure the simulator's speed beside other simulators
-	$(PY) benchmarks/sim_speed.py $(ARGS)
+	$(PY) -m benchmarks.sim_speed $(ARGS)
 
 constraints: $(filter .uv/%,$(UV)) ## pin again what the pyproject files ask for; ARGS=--upgrade takes the newest
 	$(UV) pip compile --quiet --universal --python-version 3.12 --no-annotate $(ARGS) \

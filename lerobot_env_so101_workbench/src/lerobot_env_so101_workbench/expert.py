@@ -104,7 +104,7 @@ class Expert:
             return "lift", joints, CLOSED
         bowl = world.position(goal.into)
         # The cube is off the pinch point by however it was gripped: bring the cube, not the fingers, over the bowl.
-        over = bowl[:2] + pinch[:2] - world.position(goal.pick)[:2]
+        over = bowl[:2] + (world.pinch_point() - world.position(goal.pick))[:2]
         away = np.hypot(*(pinch[:2] - over))
         if away < 0.012:
             if pinch[2] < DROP + 0.012:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resizing of class ids and of measured maps, pixel for pixel as OpenCV does it."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize class ids by picking pixels, the same ones as OpenCV's INTER_NEAREST.
+
+    Args:
+        ids: (..., H, W), any dtype.
+        size: (h, w) of the result.
+
+    Returns:
+        (..., h, w), the dtype of `ids`. `ids` itself when it already has that size.
+    """
+    height, width = ids.shape[-2:]
+    if (height, width) == tuple(size):
+        return ids
+    rows = torch.from_numpy(_nearest(height, size[0])).to(ids.device)
+    columns = torch.from_numpy(_nearest(width, size[1])).to(ids.device)
+    return ids.index_select(-2, rows).index_select(-1, columns)
+
+
+def resize_area(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Shrink a map by averaging the area under each new pixel, as OpenCV's INTER_AREA does.
+
+    Args:
+        values: (..., H, W) floating point.
+        size: (h, w) of the result. Enlarging repeats pixels, which is not what OpenCV does.
+
+    Returns:
+        (..., h, w), the dtype of `values`. `values` itself when it already has that size.
+    """
+    height, width = values.shape[-2:]
+    if (height, width) == tuple(size):
+        return values
+    if height % size[0] == 0 and width % size[1] == 0:
+        frames = values.reshape(-1, 1, height, width)
+        pooled = F.avg_pool2d(frames, (height // size[0], width // size[1]))
+        return pooled.reshape(*values.shape[:-2], *size)
+    rows = torch.from_numpy(_coverage(height, size[0])).to(values)  # (h, H)
+    columns = torch.from_numpy(_coverage(width, size[1])).to(values)  # (w, W)
+    return rows @ (values @ columns.mT)
+
+
+# The tables are NumPy arrays: a cached tensor made under `inference_mode` could not be used in training later.
+
+
+@lru_cache
+def _nearest(source: int, target: int) -> np.ndarray:
+    """Index of the source pixel that each target pixel copies, (target,)."""
+    # OpenCV inverts the ratio twice; a plain source / target may round to the other neighbour.
+    step = 1.0 / (target / source)
+    return np.minimum(np.floor(np.arange(target) * step).astype(np.int64), source - 1)
+
+
+@lru_cache
+def _coverage(source: int, target: int) -> np.ndarray:
+    """Share of each source pixel in each target pixel, (target, source), rows summing to 1."""
+    step = source / target
+    start = np.arange(target)[:, None] * step
+    pixel = np.arange(source)[None]
+    overlap = np.minimum(pixel + 1, start + step) - np.maximum(pixel, start)
+    return np.maximum(overlap, 0.0) / step

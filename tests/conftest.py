@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings every test runs under: offline, out of the user's folders, on two threads."""
+
+import functools
+import os
+import tempfile
+
+# Before anything imports LeRobot or huggingface_hub: both read these once, at import.
+_home = tempfile.TemporaryDirectory(prefix="so101-tests-")
+for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_LEROBOT_CALIBRATION"):
+    os.environ.pop(_name, None)  # a test must never reach the user's caches or calibration files
+os.environ.update(
+    HF_HOME=os.path.join(_home.name, "hf"),
+    HF_LEROBOT_HOME=os.path.join(_home.name, "lerobot"),
+    HF_HUB_OFFLINE="1",
+    WANDB_MODE="disabled",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+import draccus.wrappers.docstring  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(2)
+
+# draccus reads the sources of all config classes again at every parse, 2.5 s each time; LeRobot's own tests
+# remember the answers in the same way.
+draccus.wrappers.docstring.get_attribute_docstring = functools.cache(
+    draccus.wrappers.docstring.get_attribute_docstring
+)
+
+
+@pytest.fixture(scope="session")
+def plugins() -> None:
+    """What LeRobot's commands do first: find the installed plugins and import them."""
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    register_third_party_plugins()
