@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+
 from lerobot_processor_so101 import depth_to_disparity
 
 

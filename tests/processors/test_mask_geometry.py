@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+
 from lerobot_processor_so101 import GEOMETRY_FEATURES, class_masks, mask_geometry
 
 INDEX = {name: i for i, name in enumerate(GEOMETRY_FEATURES)}

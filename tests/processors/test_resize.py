@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from lerobot_processor_so101 import resize_area, resize_ids
 
 SIZES = [

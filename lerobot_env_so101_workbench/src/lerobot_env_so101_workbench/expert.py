@@ -31,10 +31,10 @@ CARRY = BOWL_HEIGHT + 0.075  # m, pinch height on the way to a bowl
 DROP = BOWL_HEIGHT + 0.030  # m, pinch height for letting go
 GRASP_HEIGHT = CUBE_HALF + 0.002  # m, pinch height for closing
 # Largest step per tick [deg] by phase; the servos follow at up to 9 deg per tick.
-SPEEDS = {"approach": 5.0, "descend": 2.6, "close": 2.6, "lift": 3.6, "carry": 4.0, "lower": 2.6, "release": 2.6,
+SPEEDS = {"approach": 5.0, "align": 3.5, "descend": 2.6, "close": 2.6, "lift": 3.6, "carry": 4.0, "lower": 2.6, "release": 2.6,
           "retreat": 3.6, "home": 5.0}  # fmt: skip
 # How much of its strength a disturbance has in each phase: little where millimetres count.
-SHAKE = {"approach": 1.0, "descend": 0.7, "close": 0.3, "lift": 0.7, "carry": 0.7, "lower": 0.4, "release": 0.2,
+SHAKE = {"approach": 1.0, "align": 0.8, "descend": 0.7, "close": 0.3, "lift": 0.7, "carry": 0.7, "lower": 0.4, "release": 0.2,
          "retreat": 0.7, "home": 0.0}  # fmt: skip
 
 
@@ -80,21 +80,22 @@ class Expert:
         return self._grasp()
 
     def _grasp(self) -> tuple[str, np.ndarray, float]:
+        """Down a funnel above the cube: the worse aligned, the higher the goal, without a jump anywhere."""
         cube, pinch = self._world.position(self._world.goal.pick), self._pinch()
         grasp = np.array([cube[0], cube[1], max(cube[2], CUBE_HALF) - CUBE_HALF + GRASP_HEIGHT])
-        turn = self._jaw_direction(cube)
-        hover_joints, _ = self._solve(grasp + [0, 0, HOVER], turn)
-        grasp_joints, _ = self._kinematics.solve(grasp, hover_joints, turn)
-        now = self._radians()[:5]
-        offset = np.hypot(*(pinch - grasp)[:2])
-        height = pinch[2] - grasp[2]
-        opened = self._world.joints()[GRIPPER] > OPEN - 12
-        if np.abs(now - grasp_joints).max() < np.radians(2.5) and offset < 0.010:
+        grasp_joints, _ = self._solve(grasp, self._jaw_direction(cube))
+        offset, height = np.hypot(*(pinch - grasp)[:2]), pinch[2] - grasp[2]
+        turn = abs(self._radians()[4] - grasp_joints[4])
+        opening = self._world.joints()[GRIPPER]
+        slack = 1.6 if opening < OPEN - 8.0 else 1.0  # jaws that are closing go on closing
+        if height < 0.006 * slack and offset < 0.010 * slack and turn < np.radians(10.0) * slack:
             return "close", grasp_joints, CLOSED
-        turned = abs(now[4] - grasp_joints[4]) < np.radians(8.0)
-        if opened and turned and offset < 0.006 + 0.25 * max(height, 0.0):  # inside a funnel above the cube
+        misaligned = max((offset - 0.005) / 0.020, (turn - np.radians(4)) / np.radians(12), (OPEN - 10 - opening) / 15)
+        rise = HOVER * float(np.clip(misaligned, 0.0, 1.0))
+        if rise == 0.0:
             return "descend", grasp_joints, OPEN
-        return "approach", hover_joints, OPEN
+        joints, _ = self._kinematics.solve(grasp + [0, 0, rise], grasp_joints, self._jaw_direction(cube))
+        return ("approach" if height > HOVER / 2 else "align"), joints, OPEN
 
     def _deliver(self) -> tuple[str, np.ndarray, float]:
         world, goal = self._world, self._world.goal
@@ -158,30 +159,34 @@ class Expert:
 class Disturbance:
     """Shakes executed commands: a slow wander (Ornstein-Uhlenbeck) and now and then a kick of some ticks.
 
+    Some kicks shut the jaws in mid-air, so that recordings show how to go on after a missed grasp.
+
     Args:
         rng: source of randomness.
         strength: standard deviation of the wander [deg].
     """
 
-    _DECAY, _KICK_CHANCE, _KICK = 0.9, 0.04, 2.5
+    _DECAY, _KICK_CHANCE, _KICK, _SHUT_SHARE = 0.9, 0.04, 2.5, 0.15
+    _KICKED = ("approach", "align", "descend", "carry")
 
     def __init__(self, rng: np.random.Generator, strength: float) -> None:
-        self._rng, self._strength = rng, strength * rng.uniform(0.2, 1.0)
+        self._rng, self._full = rng, strength
+        self._strength = strength * rng.uniform(0.2, 1.0)
         self._wander, self._kick, self._kick_ticks = np.zeros(6), np.zeros(6), 0
 
     def sample(self, phase: str) -> np.ndarray:
         """Disturbance (6,) in LeRobot units for a tick of the given phase."""
         spread = self._strength * np.sqrt(1.0 - self._DECAY**2)
         self._wander = self._DECAY * self._wander + self._rng.normal(0.0, 1.0, 6) * spread
-        if (
-            self._kick_ticks == 0
-            and phase in ("approach", "carry", "descend")
-            and self._rng.random() < self._KICK_CHANCE
-        ):
-            scale = self._KICK * (0.4 if phase == "descend" else 1.0) * min(1.0, self._strength)
-            self._kick, self._kick_ticks = self._rng.normal(0.0, scale, 6), int(self._rng.integers(4, 13))
+        self._wander[GRIPPER] = 0.0
+        if self._kick_ticks == 0 and phase in self._KICKED and self._rng.random() < self._KICK_CHANCE:
+            self._kick, self._kick_ticks = self._new_kick(phase), int(self._rng.integers(4, 13))
         self._kick_ticks = max(0, self._kick_ticks - 1)
-        kick = self._kick if self._kick_ticks else 0.0
-        shaken = SHAKE[phase] * (self._wander + kick)
-        shaken[GRIPPER] *= 0.5
-        return shaken
+        return SHAKE[phase] * (self._wander + (self._kick if self._kick_ticks else 0.0))
+
+    def _new_kick(self, phase: str) -> np.ndarray:
+        scale = self._KICK * min(1.0, self._full)
+        kick = self._rng.normal(0.0, scale * (0.4 if phase == "descend" else 1.0), 6)
+        shut = phase != "carry" and self._rng.random() < self._SHUT_SHARE
+        kick[GRIPPER] = -self._rng.uniform(10.0, OPEN) * min(1.0, self._full) if shut else 0.0
+        return kick
