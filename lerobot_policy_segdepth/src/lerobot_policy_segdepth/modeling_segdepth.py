@@ -34,7 +34,6 @@ class SegDepthPolicy(PreTrainedPolicy):
 
     config_class = SegDepthConfig
     name = "segdepth"
-    _fsdp_wrap_modules: list[str] = []
 
     def __init__(self, config: SegDepthConfig, **kwargs: Any):
         """Build the model for the features in `config`.
@@ -58,7 +57,7 @@ class SegDepthPolicy(PreTrainedPolicy):
             self.ema.requires_grad_(False)
         self.reset()
 
-    def get_optim_params(self) -> list[nn.Parameter]:  # type: ignore[override]  # a dict is what no optimizer takes
+    def get_optim_params(self) -> list[nn.Parameter]:
         """Return the trainable parameters, which the averaged copy has none of."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
