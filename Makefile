@@ -36,8 +36,8 @@ fix: setup ## let ruff repair and format what it can
 	-$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-demo: setup ## train and run a policy on the simulated arm
-	$(PY) examples/demo.py $(ARGS)
+demo: setup ## demonstrate, train and evaluate on the simulated arm (under 10 minutes)
+	$(PY) -m examples.demo $(ARGS)
 
 bench: $(VENV)/.ready-bench ## measure the simulator's speed beside other simulators
 	$(PY) -m benchmarks.sim_speed $(ARGS)

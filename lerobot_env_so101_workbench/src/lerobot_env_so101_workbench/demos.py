@@ -18,14 +18,13 @@ from pathlib import Path
 
 import draccus
 import numpy as np
-from tqdm import tqdm
-
 from lerobot.configs.video import DepthEncoderConfig, RGBEncoderConfig
 from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE, OBS_STR
 from lerobot.utils.feature_utils import hw_to_dataset_features
+from tqdm import tqdm
 
-from .arm import ACTION_NAMES, FPS
+from .arm import FPS
 from .expert import Disturbance, Expert
 from .robot import SO101Sim
 from .robot_config import SO101SimConfig

@@ -49,7 +49,7 @@ CAMERAS = {
     "wrist": Camera((0.0, 0.055, -0.045), (0.0, 0.0154, -0.1068), 70.0, body="gripper", up=(0, 1, 0)),
     # Angled: from straight above, the gripper hides the cube at the moment that matters.
     "top": Camera((0.62, 0.0, 0.52), (0.17, 0.0, 0.03), 42.0),
-    "front": Camera((0.80, 0.0, 0.20), (0.15, 0.0, 0.08), 42.0),
+    "front": Camera((0.80, 0.0, 0.24), (0.17, 0.0, 0.10), 36.0),
 }
 
 DISTRACTORS = (

@@ -42,7 +42,7 @@ class SegDepthConfig(PreTrainedConfig):
     """
 
     n_obs_steps: int = 1
-    chunk_size: int = 8
+    chunk_size: int = 4
     n_action_steps: int = 4
 
     cameras: list[str] = field(default_factory=lambda: ["top", "wrist"])
@@ -68,7 +68,7 @@ class SegDepthConfig(PreTrainedConfig):
         }
     )
 
-    optimizer_lr: float = 1e-3
+    optimizer_lr: float = 4e-3
     optimizer_weight_decay: float = 1e-3
     optimizer_grad_clip_norm: float = 5.0
     scheduler_warmup_steps: int = 20

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Film, plot and table of the demo, from what LeRobot's commands leave behind."""
+
+import argparse
+import re
+from pathlib import Path
+
+import av
+import matplotlib
+import numpy as np
+from benchmarks.report import circumstances, percent, rate, table
+
+from lerobot_env_so101_workbench.start import evaluation_start
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+_TILE = (240, 360)  # height, width of one episode in the film
+_GREEN, _RED = (60, 170, 80), (200, 60, 50)
+FIRST_SEED = 1000  # lerobot-eval's default; the start's number is the seed modulo 200
+
+
+def film(videos: list[Path], successes: list[bool], path: Path, columns: int = 3) -> None:
+    """Show the first episodes side by side, framed green at success and red at failure."""
+    videos = sorted(videos, key=lambda video: int(re.findall(r"\d+", video.stem)[-1]))[: columns * columns]
+    episodes = [_read(video) for video in videos]
+    longest = max(len(episode) for episode in episodes) + 15
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=30)
+        stream.height, stream.width = _TILE[0] * -(-len(episodes) // columns), _TILE[1] * columns
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "23"}
+        for tick in range(longest):
+            tiles = [
+                _framed(episode[min(tick, len(episode) - 1)], tick >= len(episode), success)
+                for episode, success in zip(episodes, successes, strict=False)
+            ]
+            tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+            rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+            for packet in stream.encode(av.VideoFrame.from_ndarray(np.vstack(rows), format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def _read(video: Path) -> list[np.ndarray]:
+    with av.open(str(video)) as container:
+        return [
+            frame.to_ndarray(format="rgb24", height=_TILE[0], width=_TILE[1])
+            for frame in container.decode(video=0)
+        ]
+
+
+def _framed(tile: np.ndarray, over: bool, success: bool) -> np.ndarray:
+    if not over:
+        return tile
+    framed = np.empty_like(tile)
+    framed[:] = _GREEN if success else _RED
+    framed[5:-5, 5:-5] = tile[5:-5, 5:-5]
+    return framed
+
+
+def plot(train_log: Path, successes: list[bool], path: Path) -> None:
+    """Training loss, and where on the table the evaluated cubes lay."""
+    logged = re.findall(r"step:(\S+) .*?loss:([\d.]+)", train_log.read_text())
+    losses = [float(loss) for _, loss in logged]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    left.plot(np.linspace(0, 1, len(losses) + 1)[1:], losses, color="#3366aa")
+    left.set(xlabel="share of training", ylabel="loss", title="Training", yscale="log")
+    for number, success in enumerate(successes):
+        x, y, yaw = evaluation_start("lift_cube", "clean", FIRST_SEED + number).poses["cube"]
+        colour = "#3caa50" if success else "#c83c32"
+        right.plot(100 * y, 100 * x, marker=(4, 0, np.degrees(yaw) + 45), markersize=11, color=colour)
+    right.plot(0, 0, marker="s", markersize=14, color="black")
+    right.annotate("arm", (0, 0), xytext=(8, -3), textcoords="offset points")
+    right.set(
+        xlabel="left - right [cm]", ylabel="away from the arm [cm]", title="Unseen starts: green was lifted"
+    )
+    right.invert_xaxis()
+    right.set_aspect("equal")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def summary(successes: list[bool], seconds: dict[str, float], args: argparse.Namespace) -> str:
+    """The result as a Markdown table."""
+    about = circumstances()
+    rows = [
+        ["success on unseen starts (Wilson 95 %)", percent(rate(sum(successes), len(successes)))],
+        ["demonstrations", f"{args.episodes} in {seconds['demonstrate']:.0f} s"],
+        ["training", f"{args.steps} steps of 32 in {seconds['train']:.0f} s"],
+        ["evaluation", f"{len(successes)} episodes in {seconds['evaluate']:.0f} s"],
+        ["all three", f"{sum(seconds.values()) / 60:.1f} min"],
+        ["machine", f"{about['cpu']}, {about['cores']} cores"],
+    ]
+    return table(["lift_cube, clean", "result"], rows)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worlds that several tests share, and a graphics library where the machine has one."""
+
+import functools
+
+import pytest
+
+from lerobot_env_so101_workbench import rendering
+from lerobot_env_so101_workbench.names import LEVELS, TASK_NAMES
+from lerobot_env_so101_workbench.world import World
+
+SCENES = [(task, level) for task in TASK_NAMES for level in LEVELS]
+
+
+@pytest.fixture(scope="session")
+def world_of():
+    """`world_of(task, level)`: a world drawn by the ray-caster. Tests share it and reset it first."""
+    make = functools.cache(lambda task="lift_cube", level="clean": World(task, level, renderer="ray"))
+    return lambda task="lift_cube", level="clean": make(task, level)
+
+
+@pytest.fixture(scope="session")
+def gl() -> str:
+    """Name of an OpenGL backend that works here."""
+    name = rendering._automatic_backends()[0]
+    if name == "ray":
+        pytest.skip("no EGL, OSMesa or native OpenGL library is installed")
+    world = World("lift_cube", renderer=name)
+    try:
+        return world.renderer and name
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    finally:
+        world.close()
+
+
+def pytest_generate_tests(metafunc):
+    """Every test that takes `scene_name` runs for each task at each level."""
+    if "scene_name" in metafunc.fixturenames:
+        metafunc.parametrize("scene_name", SCENES, ids=["-".join(scene) for scene in SCENES])

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures agree between backends, and renderers do not disturb each other."""
+
+import gc
+import logging
+
+import mujoco
+import numpy as np
+import pytest
+
+from lerobot_env_so101_workbench import rendering
+from lerobot_env_so101_workbench.raycast import RayRenderer
+from lerobot_env_so101_workbench.rendering import make_renderer
+from lerobot_env_so101_workbench.scene import CAMERAS
+from lerobot_env_so101_workbench.start import evaluation_start
+from lerobot_env_so101_workbench.world import World
+
+ALL = {"rgb": True, "ids": True, "depth": True}
+
+
+def start_world(backend: str, number: int = 0) -> World:
+    world = World("place_cube", "distractors", renderer=backend)
+    world.reset(evaluation_start("place_cube", "distractors", number))
+    return world
+
+
+@pytest.fixture
+def fresh_log(caplog, monkeypatch):
+    """The lines announced from here on."""
+    monkeypatch.setattr(rendering, "_announced", set())
+    caplog.set_level(logging.INFO, logger=rendering.logger.name)
+    return lambda: [r.getMessage() for r in caplog.records if r.name == rendering.logger.name]
+
+
+def assert_same(found, expected):
+    for picture, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(picture, other)
+
+
+def test_shapes_and_kinds_of_the_ray_caster(world_of):
+    frame = world_of().render("wrist", 24, 32, **ALL)
+    assert (frame.rgb.shape, frame.rgb.dtype) == ((24, 32, 3), np.uint8)
+    assert (frame.ids.shape, frame.ids.dtype) == ((24, 32), np.uint8)
+    assert (frame.depth.shape, frame.depth.dtype) == ((24, 32), np.float32)
+    assert world_of().render("wrist", 24, 32, rgb=False, depth=True)[:2] == (None, None)
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_ray_caster_and_opengl_see_the_same(gl, camera):
+    world = start_world(gl)
+    drawn = world.render(camera, 84, 84, **ALL)
+    cast = make_renderer(world.model, world._classes, "ray").render(world.data, camera, 84, 84, **ALL)
+    assert (drawn.ids == cast.ids).mean() > 0.99
+    assert np.median(np.abs(drawn.depth - cast.depth)) < 1e-3
+    assert np.abs(drawn.rgb.astype(float) - cast.rgb).mean() < 20
+    world.close()
+
+
+@pytest.fixture(params=["ray", "opengl"])
+def backend(request):
+    return "ray" if request.param == "ray" else request.getfixturevalue("gl")
+
+
+def test_table_depth_is_the_distance_to_the_table_plane(backend):
+    world, side = start_world(backend), 64
+    frame = world.render("top", side, side, rgb=False, ids=True, depth=True)
+    camera = world.model.camera("top").id
+    pos, axes = world.data.cam_xpos[camera], world.data.cam_xmat[camera].reshape(3, 3)
+    focal = side / 2 / np.tan(np.radians(world.model.cam_fovy[camera]) / 2)
+    rows, columns = np.nonzero(frame.ids == world.class_names.index("table"))
+    rays = np.stack([(columns + 0.5 - side / 2) / focal, (side / 2 - rows - 0.5) / focal, -np.ones(len(rows))])
+    expected = -pos[2] / (axes @ rays)[2]  # along the optical axis, to z = 0
+    assert len(rows) > 300
+    errors = np.abs(frame.depth[rows, columns] - expected)
+    assert np.median(errors) < 5e-4
+    assert np.quantile(errors, 0.9) < 2e-3  # the rest is the table's own rim
+    world.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "garbage-collected"])
+def test_the_end_of_one_renderer_leaves_another_as_it_was(gl, how):
+    kept, gone = start_world(gl, 0), start_world(gl, 1)
+    before = kept.render("top", 64, 64, **ALL)
+    gone.render("top", 64, 64, **ALL)
+    if how == "closed":
+        gone.close()
+    del gone
+    gc.collect()
+    assert_same(kept.render("top", 64, 64, **ALL), before)
+    again = start_world(gl, 0)
+    assert_same(again.render("top", 64, 64, **ALL), before)
+    again.close()
+    kept.close()
+
+
+def test_larger_pictures_in_between_change_nothing(gl):
+    world = start_world(gl)
+    before = world.render("top", 84, 84, **ALL)
+    for height, width in ((480, 640), (700, 500)):
+        large = world.render("top", height, width, **ALL)
+        assert large.ids.shape == (height, width)
+        assert set(np.unique(before.ids)) <= set(np.unique(large.ids))
+        assert large.rgb.std() > 10
+    assert_same(world.render("top", 84, 84, **ALL), before)
+    world.close()
+
+
+def test_a_closed_renderer_says_so(gl):
+    world = start_world(gl)
+    renderer = world.renderer
+    world.close()
+    world.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        renderer.render(world.data, "top", 32, 32)
+
+
+@pytest.mark.parametrize("value", ["disable", "off", " Disable "])
+def test_mujoco_gl_disable_takes_the_ray_caster_and_says_it_once(value, world_of, fresh_log, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", value)
+    world = world_of()
+    made = [make_renderer(world.model, world._classes) for _ in range(2)]
+    assert all(isinstance(renderer, RayRenderer) for renderer in made)
+    (line,) = fresh_log()
+    assert "ray-caster" in line
+
+
+def test_an_unknown_backend_is_refused(world_of):
+    with pytest.raises(ValueError, match="renderer: found 'vulkan', expected one of auto, egl"):
+        make_renderer(world_of().model, world_of()._classes, "vulkan")
+
+
+@pytest.fixture
+def broken_driver(monkeypatch):
+    def fail(*_):
+        raise OSError("driver is broken")
+
+    monkeypatch.setattr(rendering, "_make_context", fail)
+    monkeypatch.setattr(rendering, "_automatic_backends", lambda: ["egl", "ray"])
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+
+
+def test_a_named_backend_that_fails_is_an_error_with_the_way_out(broken_driver, world_of):
+    with pytest.raises(RuntimeError, match=r"egl does not work.*driver is broken.*MUJOCO_GL=disable"):
+        make_renderer(world_of().model, world_of()._classes, "egl")
+
+
+def test_auto_falls_back_to_the_ray_caster_and_says_why(broken_driver, world_of, fresh_log):
+    assert isinstance(make_renderer(world_of().model, world_of()._classes), RayRenderer)
+    (line,) = fresh_log()
+    assert "driver is broken" in line
+
+
+def test_a_variation_reaches_the_pictures(backend):
+    world = World("lift_cube", "randomised", renderer=backend)
+    pictures = []
+    for number in (0, 1):
+        world.reset(evaluation_start("lift_cube", "randomised", number))
+        world.data.qpos[:6] = 0.0
+        mujoco.mj_forward(world.model, world.data)
+        pictures.append(world.render("front", 32, 32).rgb.astype(float))
+    assert np.abs(pictures[0] - pictures[1]).mean() > 5
+    world.close()

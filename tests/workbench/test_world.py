@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The physics and the expert: every task can be done, and the same actions give the same world."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lerobot_env_so101_workbench.arm import FPS, HOME
+from lerobot_env_so101_workbench.expert import Expert
+from lerobot_env_so101_workbench.start import evaluation_start, training_start
+
+
+def begin(world, number: int = 0):
+    world.reset(evaluation_start(world.task.name, world.level, number))
+    return Expert(world)
+
+
+def state(world) -> np.ndarray:
+    return np.concatenate([world.data.qpos, world.data.qvel, world.data.ctrl])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_expert_does_every_task(scene_name, number, world_of):
+    world = world_of(*scene_name)
+    expert = begin(world, number)
+    progress = [world.progress()]
+    assert progress[0] < 0.5
+    while not world.is_success() and len(progress) < world.task.time_limit_s * FPS:
+        world.step(expert.decide().action)
+        progress.append(world.progress())
+        assert all(0.0 <= value <= 1.0 for value in world.terms().values())
+    assert world.is_success()
+    assert progress[-1] == 1.0
+    assert all(0.0 <= value < 1.0 for value in progress[:-1])
+
+
+def test_success_takes_ten_ticks_in_a_row(world_of):
+    world = world_of("lift_cube", "clean")
+    expert = begin(world)
+    met = []
+    while not world.is_success():
+        world.step(expert.decide().action)
+        met.append(world.task.is_success(world))
+    assert met[-10:] == [True] * 10
+    assert not met[-11]
+
+
+def test_doing_nothing_is_no_success_and_moves_nothing(scene_name, world_of):
+    world = world_of(*scene_name)
+    begin(world)
+    places = {prop.name: world.position(prop.name) for prop in world.props}
+    pose = world.joints()
+    for _ in range(60):
+        world.step(pose)
+    assert not world.is_success()
+    for name, place in places.items():
+        np.testing.assert_allclose(world.position(name), place, atol=2e-3, err_msg=name)
+
+
+def test_a_held_cube_stays_held_while_the_arm_is_shaken(world_of):
+    world = world_of("lift_cube", "clean")
+    expert = begin(world)
+    while not world.is_success():
+        world.step(expert.decide().action)
+    assert world.model.neq == 0  # nothing but friction holds it
+    pose, rng = expert.decide().action, np.random.default_rng(0)
+    for tick in range(2 * FPS):
+        swing = 12.0 * np.sin(2 * np.pi * 1.5 * tick / FPS) * np.array([1, 0.3, 0.3, 0.5, 0, 0])
+        world.step(pose + swing + rng.normal(0, 1.0, 6) * [1, 1, 1, 1, 1, 0])
+        assert world.is_gripped("cube") or world.position("cube")[2] > 0.05
+    assert world.is_gripped("cube")
+    assert np.linalg.norm(world.position("cube") - world.pinch_point()) < 0.02
+
+
+def test_an_opened_gripper_drops_the_cube(world_of):
+    world = world_of("lift_cube", "clean")
+    expert = begin(world)
+    while not world.is_success():
+        world.step(expert.decide().action)
+    pose = world.joints()
+    pose[5] = 60.0
+    for _ in range(FPS):
+        world.step(pose)
+    assert not world.is_touched("cube")
+    assert world.position("cube")[2] < 0.03
+
+
+@pytest.mark.parametrize("level", ["clean", "randomised"])
+def test_the_same_start_and_actions_give_the_same_states(level, world_of):
+    world = world_of("sort_cubes", level)
+    expert = begin(world, 3)
+    actions, states = [], []
+    for _ in range(60):
+        actions.append(expert.decide().action)
+        world.step(actions[-1])
+        states.append(state(world))
+    begin(world, 4)
+    world.step(HOME)
+    begin(world, 3)
+    for action, expected in zip(actions, states, strict=True):
+        world.step(action)
+        np.testing.assert_array_equal(state(world), expected)
+
+
+def with_latency(ticks: int):
+    start = training_start("lift_cube", "randomised", 0)
+    return dataclasses.replace(start, variation=dataclasses.replace(start.variation, latency_ticks=ticks))
+
+
+@pytest.mark.parametrize("ticks", [0, 1, 2])
+def test_commands_take_effect_after_the_latency(ticks, world_of):
+    world = world_of("lift_cube", "randomised")
+    world.reset(with_latency(ticks))
+    pose = world.joints()
+    for _ in range(30):
+        world.step(pose)
+    rest, moved = world.joints()[0], []
+    for _ in range(4):
+        world.step(pose + [30.0, 0, 0, 0, 0, 0])
+        moved.append(abs(world.joints()[0] - rest) > 0.5)
+    assert moved == [tick >= ticks for tick in range(4)]
+
+
+def test_commands_under_way_do_not_outlive_a_reset(world_of):
+    world = world_of("lift_cube", "randomised")
+    world.reset(with_latency(2))
+    world.step(HOME + [60.0, 0, 0, 0, 0, 0])
+    world.reset(with_latency(2))
+    before = world.joints()[0]
+    for _ in range(3):
+        world.step(world.start.joints)
+    assert abs(world.joints()[0] - before) < 1.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_diverged_state_is_seen_and_is_no_success(value, world_of):
+    world = world_of("place_cube", "clean")
+    expert = begin(world)
+    while not world.is_success():
+        world.step(expert.decide().action)
+    world.data.qvel[:] = value
+    world.step(HOME)
+    assert not world.is_finite()
+    assert not world.is_success()
+    assert world.progress() == 0.0
+    assert world.terms() == {}
+    begin(world)
+    world.step(HOME)
+    assert world.is_finite()
+
+
+def test_the_expert_decides_from_the_state_alone(scene_name, world_of):
+    world = world_of(*scene_name)
+    expert = begin(world)
+    for tick in range(50):
+        decision = expert.decide()
+        if tick % 7 == 0:
+            before = state(world)
+            for again in (expert.decide(), Expert(world).decide()):
+                np.testing.assert_array_equal(again.action, decision.action)
+                assert again.phase == decision.phase
+            np.testing.assert_array_equal(state(world), before)
+        world.step(decision.action)
+
+
+def test_the_expert_goes_home_from_anywhere(world_of):
+    world = world_of("place_cube", "clean")
+    expert = begin(world)
+    for _ in range(25):
+        world.step(expert.decide().action)
+    assert not expert.is_home()
+    for _ in range(60):
+        world.step(expert.go_home().action)
+    assert expert.is_home()
+
+
+def test_the_expert_recovers_from_a_knocked_cube(world_of):
+    world = world_of("lift_cube", "clean")
+    expert = begin(world)
+    for _ in range(25):
+        world.step(expert.decide().action)
+    joint = world.data.joint("cube")
+    joint.qpos[:] = [0.22, -0.08, 0.015, 1, 0, 0, 0]
+    joint.qvel[:] = 0.0
+    for _ in range(120):
+        world.step(expert.decide().action)
+    assert world.is_success()
+
+
+@pytest.mark.parametrize(("action", "message"), [(np.zeros(5), "shape"), (np.full(6, np.nan), "non-finite")])
+def test_a_bad_action_leaves_the_world_as_it_was(action, message, world_of):
+    world = world_of("lift_cube", "clean")
+    begin(world)
+    before = state(world)
+    with pytest.raises(ValueError, match=message):
+        world.step(action)
+    np.testing.assert_array_equal(state(world), before)
