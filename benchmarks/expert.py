@@ -29,12 +29,12 @@ def run(task: str, level: str, seeds: range) -> dict:
     seconds, failed = [], []
     for seed in seeds:
         world.reset(training_start(task, level, seed))
-        for ticks in range(1, round(world.task.time_limit_s * FPS) + 1):
+        for _ in range(round(world.task.time_limit_s * FPS)):
             world.step(expert.decide().action)
             if world.is_success() or not world.is_finite():
                 break
         if world.is_success():
-            seconds.append(ticks / FPS)
+            seconds.append(world.ticks / FPS)
         else:
             failed.append(seed)
     return {

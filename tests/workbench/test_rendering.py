@@ -68,7 +68,9 @@ def test_table_depth_is_the_distance_to_the_table_plane(backend):
     pos, axes = world.data.cam_xpos[camera], world.data.cam_xmat[camera].reshape(3, 3)
     focal = side / 2 / np.tan(np.radians(world.model.cam_fovy[camera]) / 2)
     rows, columns = np.nonzero(frame.ids == world.class_names.index("table"))
-    rays = np.stack([(columns + 0.5 - side / 2) / focal, (side / 2 - rows - 0.5) / focal, -np.ones(len(rows))])
+    rays = np.stack(
+        [(columns + 0.5 - side / 2) / focal, (side / 2 - rows - 0.5) / focal, -np.ones(len(rows))]
+    )
     expected = -pos[2] / (axes @ rays)[2]  # along the optical axis, to z = 0
     assert len(rows) > 300
     errors = np.abs(frame.depth[rows, columns] - expected)

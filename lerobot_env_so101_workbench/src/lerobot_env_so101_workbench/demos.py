@@ -100,9 +100,15 @@ def open_dataset(config: DemosConfig) -> LeRobotDataset:
     threads = 2 * len(config.cameras)
     if config.resume:
         if not (config.root / "meta" / "info.json").is_file():
-            raise FileNotFoundError(f"--root: found no dataset in {config.root} to resume; leave out --resume.")
+            raise FileNotFoundError(
+                f"--root: found no dataset in {config.root} to resume; leave out --resume."
+            )
         return LeRobotDataset.resume(
-            repo_id, root=config.root, streaming_encoding=config.video, image_writer_threads=threads, **encoders
+            repo_id,
+            root=config.root,
+            streaming_encoding=config.video,
+            image_writer_threads=threads,
+            **encoders,
         )
     if config.root.exists():
         raise FileExistsError(

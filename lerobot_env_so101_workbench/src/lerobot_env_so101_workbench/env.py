@@ -51,7 +51,7 @@ class WorkbenchEnv(gym.Env):
         self._view = view or View()
         self._make_world = lambda: World(task, level, renderer, shadows)
         self._world: World | None = None
-        self._next_seed, self._tick, self._progress = 0, 0, 0.0
+        self._next_seed, self._progress = 0, 0.0
         self.observation_space = _observation_space(self._view)
         self.action_space = gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)
 
@@ -77,19 +77,17 @@ class WorkbenchEnv(gym.Env):
         self._next_seed = seed + 1
         draw = evaluation_start if self._starts == "eval" else training_start
         self.world.reset(draw(self.task, self.level, seed))
-        self._tick = 0
         info = self._info()
         self._progress = info["progress"]
         return self._observe(), info
 
     def step(self, action: np.ndarray):
         self.world.step(action)
-        self._tick += 1
         info = self._info()
         reward, self._progress = info["progress"] - self._progress, info["progress"]
         diverged = not self.world.is_finite()
         terminated = info["is_success"] or diverged
-        truncated = not terminated and self._tick >= self._max_episode_steps
+        truncated = not terminated and self.world.ticks >= self._max_episode_steps
         if diverged:  # nothing of it can be looked at any more: show where it began
             self.world.reset(self.world.start)
         return self._observe(), reward, terminated, truncated, info

@@ -90,7 +90,9 @@ class Expert:
         slack = 1.6 if opening < OPEN - 8.0 else 1.0  # jaws that are closing go on closing
         if height < 0.006 * slack and offset < 0.010 * slack and turn < np.radians(10.0) * slack:
             return "close", grasp_joints, CLOSED
-        misaligned = max((offset - 0.005) / 0.020, (turn - np.radians(4)) / np.radians(12), (OPEN - 10 - opening) / 15)
+        misaligned = max(
+            (offset - 0.005) / 0.020, (turn - np.radians(4)) / np.radians(12), (OPEN - 10 - opening) / 15
+        )
         rise = HOVER * float(np.clip(misaligned, 0.0, 1.0))
         if rise == 0.0:
             return "descend", grasp_joints, OPEN

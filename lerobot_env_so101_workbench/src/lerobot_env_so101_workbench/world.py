@@ -32,6 +32,10 @@ class World:
         level: `clean`, `distractors` or `randomised`.
         renderer: backend of the cameras, see `rendering.BACKENDS`.
         shadows: draw shadows (slower).
+
+    Attributes:
+        ticks: control periods since the present start was laid out.
+        start, goal: the present start and what is to be done.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class World:
             joint.qvel[:] = 0.0
         latency = start.variation.latency_ticks if start.variation else 0
         self._late = deque([self.data.ctrl.copy()] * latency)
-        self._held_ticks = 0
+        self.ticks = self._held_ticks = 0
         mujoco.mj_forward(self.model, self.data)
         self._finite = True
 
@@ -89,6 +93,7 @@ class World:
         action = check_action(action)
         if disturbance is not None:
             action = action + disturbance
+        self.ticks += 1
         self._late.append(self._servos.drive(to_radians(action)).copy())
         self.data.ctrl[:] = self._late.popleft()
         mujoco.mj_step(self.model, self.data, nstep=scene.SUBSTEPS)
