@@ -27,6 +27,7 @@ __all__ = [
     "SO101SimConfig",
     "SO101SimEnvConfig",
     "View",
+    "gym_id",
 ]
 
 

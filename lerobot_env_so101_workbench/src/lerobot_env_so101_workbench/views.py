@@ -29,8 +29,10 @@ DEPTH_ENCODER = {"depth_min": 0.0, "depth_max": 4.095, "use_log": False}
 class View:
     """Cameras, picture size and kinds of pictures.
 
+    With neither `rgb` nor `seg` nor `depth` there are no pictures, just the joints.
+
     Raises:
-        ValueError: unknown camera, impossible size, or no kind of picture chosen.
+        ValueError: unknown camera or impossible size.
     """
 
     cameras: Sequence[str] = ("top", "wrist")
@@ -43,10 +45,6 @@ class View:
     def __post_init__(self) -> None:
         check_cameras(self.cameras)
         check_size(self.height, self.width)
-        if not (self.rgb or self.seg or self.depth):
-            raise ValueError(
-                "rgb, seg, depth: all are false, expected at least one. Set for example --rgb=true."
-            )
 
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """Shape (H, W, C) of every picture by name, in the order in which they are recorded."""
