@@ -84,6 +84,7 @@ def test_the_end_of_one_renderer_leaves_another_as_it_was(gl, how):
     kept, gone = start_world(gl, 0), start_world(gl, 1)
     before = kept.render("top", 64, 64, **ALL)
     gone.render("top", 64, 64, **ALL)
+    kept.render("top", 64, 64)  # whose context is current when the other one ends
     if how == "closed":
         gone.close()
     del gone

@@ -12,9 +12,8 @@ from lerobot.robots import make_robot_from_config
 from lerobot.scripts import lerobot_record, lerobot_replay, lerobot_teleoperate
 from lerobot.teleoperators import make_teleoperator_from_config
 
-from lerobot_env_so101_workbench import SO101ExpertConfig, SO101SimConfig
+from lerobot_env_so101_workbench import SO101ExpertConfig, SO101SimConfig, demos
 from lerobot_env_so101_workbench.arm import ACTION_NAMES, HOME
-from lerobot_env_so101_workbench.demos import DemosConfig, features
 from lerobot_env_so101_workbench.robot import find_robot
 from lerobot_env_so101_workbench.start import training_start
 
@@ -273,18 +272,21 @@ def test_ids_and_depth_come_back_exactly(recorded):
 
 
 def test_demonstrations_have_the_features_of_lerobot_record(recorded, tmp_path):
-    wanted = features(
-        DemosConfig(tmp_path, cameras=["top"], height=32, width=40, seg=True, depth=True, video=False)
+    written = demos.record(
+        demos.DemosConfig(
+            tmp_path / "set", cameras=["top"], seg=True, depth=True, video=False, episodes=1, **SMALL
+        )
     )
-    assert {key: recorded.features[key] for key in wanted} == stored(wanted)
-    assert {key for key in recorded.features if key.startswith(("observation", "action"))} == set(wanted)
+    assert LeRobotDataset("local/set", root=written.root).features == recorded.features
+    assert written.meta.robot_type == recorded.meta.robot_type
+    assert written.fps == recorded.fps
 
 
 def test_demonstrations_have_the_video_features_of_lerobot_record(tmp_path):
     from lerobot.datasets import aggregate_pipeline_dataset_features, create_initial_features
     from lerobot.processor import make_default_processors
 
-    config = DemosConfig(tmp_path, height=32, width=40, seg=True, depth=True, video=True)
+    config = demos.DemosConfig(tmp_path, height=32, width=40, seg=True, depth=True, video=True)
     robot = make_robot_from_config(config.robot())
     act, _, observe = make_default_processors()
     recorded = {
@@ -299,13 +301,8 @@ def test_demonstrations_have_the_video_features_of_lerobot_record(tmp_path):
             use_videos=True,
         ),
     }
-    assert features(config) == recorded
-    assert list(features(config)) == list(recorded)
-
-
-def stored(declared: dict[str, dict]) -> dict[str, dict]:
-    """Features as a dataset keeps them: tuples and lists made alike."""
-    return {key: {**value, "shape": tuple(value["shape"])} for key, value in declared.items()}
+    assert demos.features(config) == recorded
+    assert list(demos.features(config)) == list(recorded)
 
 
 def test_replay_repeats_an_episode(recorded):
@@ -320,7 +317,7 @@ def test_replay_repeats_an_episode(recorded):
         find_robot("workbench")  # the command let go of it
 
 
-def test_teleoperate_runs(clock, capsys):
+def test_teleoperate_runs(clock):
     lerobot_teleoperate.teleoperate(
         lerobot_teleoperate.TeleoperateConfig(
             teleop=SO101ExpertConfig(),

@@ -88,6 +88,7 @@ def test_frozen_files_are_complete_json(tmp_path, monkeypatch):
     table = json.loads((tmp_path / "lift_cube.json").read_text())
     assert {level: len(entries) for level, entries in table.items()} == dict.fromkeys(start.LEVELS, 2)
     assert Start.from_json(table["randomised"][0]).variation is not None
+    assert Start.from_json(table["clean"][0]) != training_start("lift_cube", "clean", 0)
 
 
 def test_every_field_of_a_variation_varies():

@@ -10,17 +10,20 @@ leader arm.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lerobot.robots import Robot
 
-from .arm import ACTION_NAMES, GRIPPER, HOME
+from .arm import ACTION_NAMES, FPS, GRIPPER, HOME
 from .robot_config import SO101SimConfig
-from .start import training_start
 
 if TYPE_CHECKING:
+    from .start import Start
     from .world import World
+
+logger = logging.getLogger(__name__)
 
 _AWAY, _AT_HOME, _HOME_TICKS = 15.0, 3.0, 10  # deg, deg, ticks of 1/30 s
 
@@ -54,6 +57,7 @@ class SO101Sim(Robot):
         self.cameras = dict.fromkeys(self._view.shapes(), self._view)
         self._world: World | None = None
         self._seed, self._was_away, self._home_ticks = config.seed, False, 0
+        self._was_success = False
         self._disturbance: np.ndarray | None = None
 
     @property
@@ -123,6 +127,7 @@ class SO101Sim(Robot):
             )
         self.world.step(np.array([action[name] for name in ACTION_NAMES]), self._disturbance)
         self._disturbance = None
+        self._report_success()
         self._lay_table_anew_when_home()
         return action
 
@@ -130,8 +135,30 @@ class SO101Sim(Robot):
         """Shake the next command by `disturbance` (6,) in LeRobot units."""
         self._disturbance = disturbance
 
-    def _start(self):
-        return training_start(self.config.task, self.config.level, self._seed)
+    def _start(self) -> Start:
+        """The start of the present seed, or of the next one whose instruction is the one asked for."""
+        from .start import training_start
+        from .tasks import TASKS
+
+        seen = set()
+        for seed in range(self._seed, self._seed + 1000):
+            start = training_start(self.config.task, self.config.level, seed)
+            instruction = TASKS[self.config.task].instruction(start.goal)
+            if self.config.instruction in ("", instruction):
+                self._seed = seed
+                return start
+            seen.add(instruction)
+        raise ValueError(
+            f"--robot.instruction: found {self.config.instruction!r}, expected one of {sorted(seen)} "
+            f"for the task {self.config.task}."
+        )
+
+    def _report_success(self) -> None:
+        if self.world.is_success() and not self._was_success:
+            logger.info(
+                "so101 workbench: done after %.1f s: %s", self.world.ticks / FPS, self.world.instruction()
+            )
+        self._was_success = self.world.is_success()
 
     def _lay_table_anew_when_home(self) -> None:
         if not self.world.is_finite():
@@ -145,3 +172,6 @@ class SO101Sim(Robot):
             self._seed += 1
             self._was_away = False
             self.world.place(self._start())
+            logger.info(
+                "so101 workbench: home again, start %d laid out: %s", self._seed, self.world.instruction()
+            )

@@ -18,6 +18,8 @@ class SO101SimConfig(RobotConfig):
 
     Args:
         task, level: what lies on the table.
+        instruction: lay out only starts with this instruction; sort_cubes needs it where one sentence is recorded
+            for a whole dataset (`--dataset.single_task`).
         seed: the first start is the training start of this seed; every new start is the next seed's.
         views: cameras, of top, wrist, front. (LeRobot reserves the name `cameras` for its own camera drivers.)
         height, width: picture size in pixels.
@@ -28,6 +30,7 @@ class SO101SimConfig(RobotConfig):
 
     task: str = "lift_cube"
     level: str = "clean"
+    instruction: str = ""
     seed: int = 0
     views: list[str] = field(default_factory=lambda: ["top", "wrist"])
     height: int = 224
