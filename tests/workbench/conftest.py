@@ -2,6 +2,7 @@
 """Worlds that several tests share, and a graphics library where the machine has one."""
 
 import functools
+import os
 
 import pytest
 
@@ -21,10 +22,11 @@ def world_of():
 
 @pytest.fixture(scope="session")
 def gl() -> str:
-    """Name of an OpenGL backend that works here."""
-    name = rendering._automatic_backends()[0]
+    """Name of the OpenGL backend that works here; `MUJOCO_GL` chooses it as it does for users."""
+    asked = rendering._MUJOCO_GL.get(os.environ.get("MUJOCO_GL", "").strip().lower())
+    name = asked or rendering._automatic_backends()[0]
     if name == "ray":
-        pytest.skip("no EGL, OSMesa or native OpenGL library is installed")
+        pytest.skip("no EGL, OSMesa or native OpenGL library is installed, or MUJOCO_GL disables it")
     world = World("lift_cube", renderer=name)
     try:
         return world.renderer and name

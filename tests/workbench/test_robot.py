@@ -141,6 +141,23 @@ def test_passing_through_home_is_not_coming_home(connected):
     assert robot.world.start is start
 
 
+def test_only_starts_with_the_instruction_asked_for_are_laid_out(connected):
+    wanted = "Put the green cube into the white bowl."
+    robot, _ = connected({"task": "sort_cubes", "instruction": wanted})
+    for _ in range(3):
+        assert robot.world.instruction() == wanted
+        start = robot.world.start
+        drive(robot, HOME + [40.0, 0, 0, 0, 0, 0], 20)
+        drive(robot, HOME, 40)
+        assert robot.world.start != start
+
+
+def test_an_instruction_the_task_never_gives_is_refused_with_those_it_gives():
+    robot = make_robot_from_config(SO101SimConfig(**SMALL, instruction="Dance."))
+    with pytest.raises(ValueError, match=r"--robot\.instruction: found 'Dance\.'.*Lift the cube\."):
+        robot.connect()
+
+
 def test_a_diverged_world_is_laid_anew(connected):
     robot, _ = connected({"seed": 2})
     robot.world.data.qvel[:] = np.nan

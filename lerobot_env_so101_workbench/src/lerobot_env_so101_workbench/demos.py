@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import datasets
 import draccus
 import numpy as np
 from lerobot.configs.video import DepthEncoderConfig, RGBEncoderConfig
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from .arm import FPS
 from .expert import Disturbance, Expert
+from .names import check_cameras, check_level, check_size, check_task
 from .robot import SO101Sim
 from .robot_config import SO101SimConfig
 from .start import training_start
@@ -68,8 +70,18 @@ class DemosConfig:
     repo_id: str | None = None
     renderer: str = "auto"
 
+    def __post_init__(self) -> None:
+        check_task(self.task, "--task")
+        check_level(self.level, "--level")
+        check_cameras(self.cameras, "--cameras")
+        check_size(self.height, self.width, "--width and --height")
+        if self.episodes < 1:
+            raise ValueError(f"--episodes: found {self.episodes}, expected 1 or more.")
+        if not 0.0 <= self.disturbance <= 10.0:
+            raise ValueError(f"--disturbance: found {self.disturbance}, expected 0 to 10 degrees.")
+
     def robot(self) -> SO101SimConfig:
-        """The robot whose recording this is; building it checks every name and number."""
+        """The robot whose recording this is."""
         return SO101SimConfig(
             task=self.task, level=self.level, seed=self.seed, views=self.cameras, height=self.height,
             width=self.width, rgb=self.rgb, seg=self.seg, depth=self.depth, renderer=self.renderer,
@@ -189,8 +201,6 @@ def record(config: DemosConfig) -> LeRobotDataset:
         RuntimeError: the expert fails far more often than it should.
     """
     robot = config.robot()
-    if not 0.0 <= config.disturbance <= 10.0:
-        raise ValueError(f"--disturbance: found {config.disturbance}, expected 0 to 10 degrees.")
     dataset = open_dataset(config)
     world = World(config.task, config.level, config.renderer)
     demonstrator = Demonstrator(world, robot.view(), config.disturbance)
@@ -240,11 +250,17 @@ def _remember_attempts(root: Path, attempts: int) -> None:
     (root / "meta" / _ATTEMPTS).write_text(f"{attempts}\n")
 
 
+def _quieten() -> None:
+    """Leave the terminal to one progress bar: every saved episode would draw its own."""
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)
+    datasets.disable_progress_bars()
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("OpenGL").setLevel(logging.WARNING)
-    config = draccus.parse(DemosConfig)
+    _quieten()
     try:
+        config = draccus.parse(DemosConfig)
         dataset = record(config)
     except (ValueError, FileExistsError, FileNotFoundError, RuntimeError) as error:
         raise SystemExit(f"so101-demos: {error}") from None

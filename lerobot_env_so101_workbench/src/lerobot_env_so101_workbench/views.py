@@ -61,7 +61,7 @@ class View:
     def capture(self, world: World) -> dict[str, np.ndarray]:
         """Take every picture: colours (H, W, 3) uint8, ids and depth [mm] (H, W, 1) uint16."""
         pictures: dict[str, np.ndarray] = {}
-        for camera in self.cameras:
+        for camera in self.cameras if self.shapes() else ():
             frame = world.render(
                 camera, self.height, self.width, rgb=self.rgb, ids=self.seg, depth=self.depth
             )
