@@ -33,7 +33,9 @@ def views(task: str, level: str, number: int) -> tuple[list[np.ndarray], str]:
     expert = Expert(world)
     for _ in range(TICKS):
         world.step(expert.decide().action)
-    front, top, wrist = (world.render(c, HEIGHT, WIDTH, ids=True, depth=True) for c in ("front", "top", "wrist"))
+    front, top, wrist = (
+        world.render(c, HEIGHT, WIDTH, ids=True, depth=True) for c in ("front", "top", "wrist")
+    )
     disparity = depth_to_disparity(torch.from_numpy(top.depth)[None])[0].numpy().astype(np.uint8)
     pictures = [front.rgb, top.rgb, wrist.rgb, overlay(top.rgb, top.ids), overlay(wrist.rgb, wrist.ids)]
     instruction = world.instruction()

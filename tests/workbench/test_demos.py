@@ -13,7 +13,15 @@ from lerobot_env_so101_workbench.world import World
 
 
 def config(root, **changes) -> DemosConfig:
-    settings = {"episodes": 2, "cameras": ["top"], "height": 48, "width": 64, "seg": True, "depth": True, "video": False}
+    settings = {
+        "episodes": 2,
+        "cameras": ["top"],
+        "height": 48,
+        "width": 64,
+        "seg": True,
+        "depth": True,
+        "video": False,
+    }
     return DemosConfig(root=root, **{**settings, **changes})
 
 
@@ -36,7 +44,9 @@ def test_ids_depth_state_and_action_come_back_exactly(tmp_path, expected, video)
     for index in (0, len(expected) // 2, len(expected) - 1):
         item, frame = dataset[index], expected[index]
         for key in ("observation.images.top_seg", "observation.images.top_depth"):
-            np.testing.assert_array_equal(item[key][0].numpy(), frame[key][..., 0].astype(np.float32), err_msg=key)
+            np.testing.assert_array_equal(
+                item[key][0].numpy(), frame[key][..., 0].astype(np.float32), err_msg=key
+            )
         np.testing.assert_array_equal(item["observation.state"], frame["observation.state"])
         np.testing.assert_array_equal(item["action"], frame["action"])
         assert item["task"] == frame["task"] == "Lift the cube."
@@ -64,7 +74,9 @@ def test_resume_adds_other_starts(tmp_path):
     record(config(tmp_path / "d", episodes=2, resume=True))
     dataset = LeRobotDataset("local/lift_cube_clean", root=tmp_path / "d")
     assert dataset.num_episodes == 3
-    firsts = [dataset[int(episode["dataset_from_index"])]["observation.state"] for episode in dataset.meta.episodes]
+    firsts = [
+        dataset[int(episode["dataset_from_index"])]["observation.state"] for episode in dataset.meta.episodes
+    ]
     assert len({tuple(first.tolist()) for first in firsts}) == 3
 
 

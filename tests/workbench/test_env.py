@@ -32,8 +32,8 @@ def env():
 
 @pytest.mark.filterwarnings("ignore:.*Box:UserWarning")  # joints have no bounds
 def test_gymnasium_finds_nothing_wrong():
-    env = gym.make(gym_id("lift_cube"), view=View(("top",), 32, 32), renderer="ray")
-    check_env(env.unwrapped, skip_render_check=True)
+    env = gym.make(gym_id("lift_cube"), view=View(("top",), 32, 32), renderer="ray", render_mode="rgb_array")
+    check_env(env.unwrapped)
     env.close()
 
 
@@ -167,15 +167,15 @@ def test_the_instruction_is_what_the_policy_is_told():
         ({"cameras": ["tpo"]}, r"cameras: found camera 'tpo'.*Did you mean 'top'\?"),
         ({"cameras": []}, "cameras: found none"),
         ({"cameras": ["top", "top"]}, "each camera once"),
-        ({"height": 8}, "width and height: found 224x8 pixels"),
-        ({"width": 4000}, "width and height: found 4000x224 pixels"),
+        ({"height": 8}, "--env.width and --env.height: found 224x8 pixels"),
+        ({"width": 4000}, "--env.width and --env.height: found 4000x224 pixels"),
         ({"starts": "test"}, r"--env\.starts: found 'test'"),
         ({"fps": 50}, r"--env\.fps: found 50, expected 30"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_flag(options, message):
     with pytest.raises(ValueError, match=message):
-        SO101SimEnvConfig(**options)
+        SO101SimEnvConfig(**options).create_envs(1)
 
 
 def test_every_task_and_level_named_gets_its_own_environments():

@@ -227,7 +227,7 @@ def test_a_disconnected_expert_listens_no_more(root_logger):
 
 def test_too_strong_a_disturbance_is_refused():
     with pytest.raises(ValueError, match=r"--teleop\.disturbance: found 11"):
-        SO101ExpertConfig(disturbance=11)
+        make_teleoperator_from_config(SO101ExpertConfig(disturbance=11))
 
 
 # -- LeRobot's commands ----------------------------------------------------------------------------------------

@@ -75,11 +75,12 @@ def test_props_start_apart(scene_name):
         assert gaps.min() > 0.04
 
 
-def test_freezing_never_overwrites(tmp_path):
+def test_freezing_never_overwrites(tmp_path, monkeypatch):
     (tmp_path / "sort_cubes.json").write_text("published")
-    with pytest.raises(FileExistsError, match="frozen starts exist"):
-        start.freeze(tmp_path)
+    monkeypatch.setattr(start, "N_EVAL_STARTS", 1)
+    start.freeze(tmp_path)
     assert (tmp_path / "sort_cubes.json").read_text() == "published"
+    assert (tmp_path / "lift_cube.json").exists()
 
 
 def test_frozen_files_are_complete_json(tmp_path, monkeypatch):

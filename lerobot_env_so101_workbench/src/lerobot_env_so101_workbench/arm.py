@@ -77,7 +77,7 @@ class Servos:
     """
 
     def __init__(self) -> None:
-        self._goal = np.zeros(len(JOINTS))
+        self._goal: np.ndarray = np.zeros(len(JOINTS))
 
     def reset(self, radians: np.ndarray) -> None:
         """Start with the play centred on the present position (6,) [rad]."""

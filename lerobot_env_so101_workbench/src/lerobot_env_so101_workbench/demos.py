@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from .arm import FPS
 from .expert import Disturbance, Expert
-from .names import check_cameras, check_level, check_size, check_task
+from .names import check_level, check_task
 from .robot import SO101Sim
 from .robot_config import SO101SimConfig
 from .start import training_start
@@ -70,11 +70,15 @@ class DemosConfig:
     repo_id: str | None = None
     renderer: str = "auto"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Say what cannot be, in the words of the command line.
+
+        Raises:
+            ValueError: a name or number that does not work.
+        """
         check_task(self.task, "--task")
         check_level(self.level, "--level")
-        check_cameras(self.cameras, "--cameras")
-        check_size(self.height, self.width, "--width and --height")
+        self.robot().view().check("--")
         if self.episodes < 1:
             raise ValueError(f"--episodes: found {self.episodes}, expected 1 or more.")
         if not 0.0 <= self.disturbance <= 10.0:
@@ -200,6 +204,7 @@ def record(config: DemosConfig) -> LeRobotDataset:
     Raises:
         RuntimeError: the expert fails far more often than it should.
     """
+    config.check()
     robot = config.robot()
     dataset = open_dataset(config)
     world = World(config.task, config.level, config.renderer)

@@ -36,7 +36,6 @@ class WorkbenchEnv(gym.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
-    render_mode = "rgb_array"
 
     def __init__(
         self,
@@ -46,9 +45,11 @@ class WorkbenchEnv(gym.Env):
         view: View | None = None,
         renderer: str = "auto",
         shadows: bool = False,
+        render_mode: str = "rgb_array",
     ) -> None:
         self.task, self.level, self._starts = task, level, starts
-        self._view = view or View()
+        self.render_mode = render_mode
+        self._view = (view or View()).check()
         self._make_world = lambda: World(task, level, renderer, shadows)
         self._world: World | None = None
         self._next_seed, self._progress = 0, 0.0

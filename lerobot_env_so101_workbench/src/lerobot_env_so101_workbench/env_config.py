@@ -47,14 +47,8 @@ class SO101SimEnvConfig(EnvConfig):
     renderer: str = "auto"
 
     def __post_init__(self) -> None:
-        self.tasks = [check_task(name.strip(), "--env.task") for name in str(self.task).split(",")]
-        self.levels = [check_level(name.strip(), "--env.level") for name in self.level.split(",")]
-        if self.starts not in ("eval", "train"):
-            raise ValueError(f"--env.starts: found {self.starts!r}, expected 'eval' or 'train'.")
-        if self.fps != 30:
-            raise ValueError(
-                f"--env.fps: found {self.fps}, expected 30: the workbench runs at the arm's 30 Hz."
-            )
+        self.tasks = [name.strip() for name in str(self.task).split(",")]
+        self.levels = [name.strip() for name in self.level.split(",")]
         self.features = {
             OBS_STATE: PolicyFeature(FeatureType.STATE, (N_JOINTS,)),
             ACTION: PolicyFeature(FeatureType.ACTION, (N_JOINTS,)),
@@ -62,6 +56,24 @@ class SO101SimEnvConfig(EnvConfig):
         for name, shape in self.view().shapes().items():
             self.features[f"{OBS_IMAGES}.{name}"] = PolicyFeature(FeatureType.VISUAL, shape)
         self.features_map = {key: key for key in self.features}
+
+    def check(self) -> None:
+        """Say what cannot be. Not done while options are parsed: the parser would bury the sentence.
+
+        Raises:
+            ValueError: unknown task, level or camera, or an impossible size or rate.
+        """
+        for name in self.tasks:
+            check_task(name, "--env.task")
+        for name in self.levels:
+            check_level(name, "--env.level")
+        self.view().check("--env.")
+        if self.starts not in ("eval", "train"):
+            raise ValueError(f"--env.starts: found {self.starts!r}, expected 'eval' or 'train'.")
+        if self.fps != 30:
+            raise ValueError(
+                f"--env.fps: found {self.fps}, expected 30: the workbench runs at the arm's 30 Hz."
+            )
 
     def view(self) -> View:
         return View(tuple(self.cameras), self.height, self.width, self.rgb, self.seg, self.depth)
@@ -82,7 +94,12 @@ class SO101SimEnvConfig(EnvConfig):
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False
     ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """One vectorised environment for every task and level named: {"<task>-<level>": {0: envs}}."""
+        """One vectorised environment for every task and level named: {"<task>-<level>": {0: envs}}.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        self.check()
         return {
             f"{task}-{level}": {0: self._vectorise(task, level, n_envs, use_async_envs)}
             for task in self.tasks

@@ -32,6 +32,10 @@ def film_frame(world: World, masks: bool = False, side: int = 360) -> np.ndarray
     half = side // 2
     insets = []
     for camera in ("top", "wrist"):
-        frame = world.render(camera, half, half, ids=masks)
+        frame = world.render(camera, half, half, ids=True)
+        assert frame.rgb is not None
+        assert frame.ids is not None
         insets.append(overlay(frame.rgb, frame.ids) if masks else frame.rgb)
-    return np.hstack([world.render("front", side, side).rgb, np.vstack(insets)])
+    front = world.render("front", side, side).rgb
+    assert front is not None
+    return np.hstack([front, np.vstack(insets)])

@@ -52,6 +52,7 @@ class SO101Sim(Robot):
 
     def __init__(self, config: SO101SimConfig) -> None:
         super().__init__(config)
+        config.check()
         self.config = config
         self._view = config.view()
         self.cameras = dict.fromkeys(self._view.shapes(), self._view)
@@ -94,8 +95,9 @@ class SO101Sim(Robot):
             raise ConnectionError(
                 f"so101_sim: world {self.config.world!r} is in use; choose another --robot.world."
             )
+        start = self._start()
         self._world = World(self.config.task, self.config.level, self.config.renderer, self.config.shadows)
-        self._world.reset(self._start())
+        self._world.reset(start)
         _robots[self.config.world] = self
 
     def disconnect(self) -> None:

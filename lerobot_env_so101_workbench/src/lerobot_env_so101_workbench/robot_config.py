@@ -42,11 +42,15 @@ class SO101SimConfig(RobotConfig):
     shadows: bool = False
     renderer: str = "auto"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Say what cannot be. Not done while options are parsed: the parser would bury the sentence.
+
+        Raises:
+            ValueError: unknown task, level or camera, or an impossible size.
+        """
         check_task(self.task, "--robot.task")
         check_level(self.level, "--robot.level")
-        self.view()
+        self.view().check("--robot.", cameras="views")
 
     def view(self) -> View:
         return View(tuple(self.views), self.height, self.width, self.rgb, self.seg, self.depth)

@@ -114,15 +114,14 @@ def _draw(task: str, level: str, seed: int, stream: int) -> Start:
 
 
 def freeze(folder: Path) -> None:
-    """Write the evaluation starts of every task; done once, when a task is added.
+    """Write the evaluation starts of every task that has none yet; done once, when a task is added.
 
-    Raises:
-        FileExistsError: a task's file is there already: published results refer to it.
+    A file that is there is never written again: published results refer to it.
     """
     for task in TASKS:
         path = folder / f"{task}.json"
         if path.exists():
-            raise FileExistsError(f"{path}: frozen starts exist already and published results refer to them.")
+            continue
         table = {
             level: [
                 _rounded(_draw(task, level, seed, _EVAL_STREAM).to_json()) for seed in range(N_EVAL_STARTS)

@@ -47,6 +47,7 @@ class SO101Expert(Teleoperator):
 
     def __init__(self, config: SO101ExpertConfig) -> None:
         super().__init__(config)
+        config.check()
         self.config = config
         self._listener: _Listener | None = None
         self._robot: SO101Sim | None = None

@@ -23,6 +23,11 @@ class SO101ExpertConfig(TeleoperatorConfig):
     disturbance: float = 1.2
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Say what cannot be.
+
+        Raises:
+            ValueError: the disturbance is negative or stronger than 10 deg.
+        """
         if not 0.0 <= self.disturbance <= 10.0:
             raise ValueError(f"--teleop.disturbance: found {self.disturbance}, expected 0 to 10 degrees.")

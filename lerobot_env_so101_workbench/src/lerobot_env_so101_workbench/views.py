@@ -30,9 +30,6 @@ class View:
     """Cameras, picture size and kinds of pictures.
 
     With neither `rgb` nor `seg` nor `depth` there are no pictures, just the joints.
-
-    Raises:
-        ValueError: unknown camera or impossible size.
     """
 
     cameras: Sequence[str] = ("top", "wrist")
@@ -42,9 +39,15 @@ class View:
     seg: bool = False
     depth: bool = False
 
-    def __post_init__(self) -> None:
-        check_cameras(self.cameras)
-        check_size(self.height, self.width)
+    def check(self, prefix: str = "", cameras: str = "cameras") -> View:
+        """Return the view if it can be taken; `prefix` and `cameras` are what a user wrote on the command line.
+
+        Raises:
+            ValueError: unknown camera or impossible size.
+        """
+        check_cameras(self.cameras, f"{prefix}{cameras}")
+        check_size(self.height, self.width, f"{prefix}width and {prefix}height")
+        return self
 
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """Shape (H, W, C) of every picture by name, in the order in which they are recorded."""

@@ -49,7 +49,8 @@ class World:
         self._classes = scene.classes_of_geoms(self.model, self.props)
         self._applier = Applier(self.model, self.props)
         self._servos = Servos()
-        self._backend, self._renderer = renderer, None
+        self._backend = renderer
+        self._renderer: Renderer | None = None
         self._gripper = self.model.body("gripper").id
         self._bodies = {prop.name: self.model.body(prop.name).id for prop in self.props}
         self._fingers = _contact_sides(self.model)

@@ -30,6 +30,7 @@ class PlaceCube(Task):
 
 def place_terms(world, goal: Goal) -> dict[str, float]:
     """Progress of picking `goal.pick` and putting it into `goal.into`."""
+    assert goal.into is not None
     if is_in(world, goal.pick, goal.into):
         return {"reach": 1.0, "lift": 1.0, "carry": 1.0, "release": float(not world.is_touched(goal.pick))}
     return {
