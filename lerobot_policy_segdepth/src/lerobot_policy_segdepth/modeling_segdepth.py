@@ -123,6 +123,8 @@ class SegDepthModel(nn.Module):
             raise ValueError("segdepth needs the features of state and action.")
         self.cameras = tuple(config.cameras)
         self.blind = config.blind
+        self.n_classes = len(config.class_names)
+        self._ids_checked = False
         self.state_noise = config.state_noise
         self.chunk_size = config.chunk_size
         state_dim, self.action_dim = config.robot_state_feature.shape[0], config.action_feature.shape[0]
@@ -161,11 +163,25 @@ class SegDepthModel(nn.Module):
         """Encode what all cameras see, (B, visual_dim); zeros if blind."""
         if self.blind:
             return state.new_zeros(len(state), self.visual_dim)
+        if not self._ids_checked:  # once is enough, and each check waits for the device
+            self._check_ids(batch)
         views = [(batch[seg_key(camera)], batch[disparity_key(camera)] / 255) for camera in self.cameras]
         codes = [encode(*view) for encode, view in zip(self.geometry, views, strict=True)]
         if self.conv:
             codes += [encode(*view) for encode, view in zip(self.conv, views, strict=True)]
         return torch.cat(codes, dim=-1)
+
+    def _check_ids(self, batch: dict[str, Tensor]) -> None:
+        """Refuse masks whose ids the configuration has no names for."""
+        for camera in self.cameras:
+            highest = int(batch[seg_key(camera)].max())
+            if highest >= self.n_classes:
+                raise ValueError(
+                    f"{seg_key(camera)}: found class id {highest}, expected 0 to {self.n_classes - 1}, the positions "
+                    "in class_names. Name the classes of this task with `--policy.class_names`; or, if the masks "
+                    "were recorded as video, record them again with `--dataset.depth_encoder.use_log=false`."
+                )
+        self._ids_checked = True
 
 
 def _mlp(input_dim: int, hidden_dim: int, n_layers: int, output_dim: int) -> nn.Sequential:

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The segdepth policy: what it refuses, what it learns, and that a checkpoint is the policy that was trained."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.configs.default import DatasetConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets import LeRobotDataset
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.scripts.lerobot_train import train
+
+from lerobot_env_so101_workbench.demos import DemosConfig, record
+from lerobot_policy_segdepth import SegDepthConfig
+from lerobot_policy_segdepth.modeling_segdepth import SegDepthPolicy
+
+SIDE, T = 24, 4
+
+
+def config(**changes) -> SegDepthConfig:
+    """A small policy that looks through one camera."""
+    settings = {
+        "cameras": ["top"],
+        "hidden_dim": 32,
+        "n_layers": 2,
+        "conv_channels": 4,
+        "device": "cpu",
+        "image_size": SIDE,
+    }
+    made = SegDepthConfig(**{**settings, **changes})
+    made.input_features = {"observation.state": PolicyFeature(FeatureType.STATE, (6,))}
+    for camera in made.cameras:
+        for kind in ("seg", "depth"):
+            made.input_features[f"observation.images.{camera}_{kind}"] = PolicyFeature(
+                FeatureType.VISUAL, (1, SIDE, SIDE)
+            )
+    made.output_features = {"action": PolicyFeature(FeatureType.ACTION, (6,))}
+    return made
+
+
+def batch(size: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
+    """What the preprocessor gives: a square of "cube" somewhere, and actions that say where it is."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.full((size, SIDE, SIDE), 2, dtype=torch.uint8)
+    corner = torch.randint(0, SIDE - 5, (size, 2), generator=generator)
+    for i, (row, column) in enumerate(corner.tolist()):
+        ids[i, row : row + 5, column : column + 5] = 3
+    action = (corner.float() / SIDE - 0.5).repeat(1, 3)[:, None].repeat(1, T, 1)
+    return {
+        "observation.state": torch.randn(size, 6, generator=generator) * 0.1,
+        "observation.seg.top": ids,
+        "observation.disparity.top": torch.full((size, SIDE, SIDE), 100.0),
+        "action": action,
+        "action_is_pad": torch.zeros(size, T, dtype=torch.bool),
+    }
+
+
+def fit(policy: SegDepthPolicy, steps: int) -> float:
+    """Train on fresh batches; returns the loss on frames never trained on, acting as in evaluation."""
+    optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=3e-3)
+    for step in range(steps):
+        policy.train()
+        loss, _ = policy.forward(batch(32, seed=step + 1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        policy.update()
+    policy.eval()
+    return policy.forward(batch(64, seed=0))[0].item()
+
+
+# -- configuration ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"watched_classes": ["cub"]}, r"watched_classes: found 'cub'.*Did you mean 'cube'"),
+        ({"n_action_steps": 9}, "n_action_steps: found 9, expected 1 to chunk_size = 4"),
+        ({"cameras": []}, "cameras: found"),
+        ({"ema_decay": 1.0}, "ema_decay: found 1.0"),
+        ({"n_obs_steps": 2}, "n_obs_steps: found 2"),
+    ],
+)
+def test_impossible_options_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+def test_a_dataset_without_masks_is_refused_with_the_fix():
+    without = config()
+    del without.input_features["observation.images.top_seg"]
+    with pytest.raises(
+        ValueError, match=r"'observation\.images\.top_seg'; found .*so101-demos --seg=true --depth=true"
+    ):
+        SegDepthPolicy(without)
+
+
+def test_ids_that_the_policy_has_no_name_for_are_refused():
+    frames = batch()
+    frames["observation.seg.top"][0, 0, 0] = 10
+    with pytest.raises(
+        ValueError, match=r"observation\.seg\.top: found class id 10.*class_names.*use_log=false"
+    ):
+        SegDepthPolicy(config()).predict_action_chunk(frames)
+
+
+def test_colours_in_the_dataset_are_ignored():
+    coloured = config()
+    coloured.input_features["observation.images.top"] = PolicyFeature(FeatureType.VISUAL, (3, SIDE, SIDE))
+    assert "observation.images.top" not in SegDepthPolicy(coloured).config.input_features
+
+
+# -- learning --------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_where_the_cube_is_and_blindness_cannot():
+    torch.manual_seed(0)
+    sighted, blind = fit(SegDepthPolicy(config()), 150), fit(SegDepthPolicy(config(blind=True)), 150)
+    assert sighted < 0.35 * blind
+
+
+@pytest.mark.parametrize("conv_channels", [0, 4])
+def test_a_blind_policy_does_not_depend_on_what_it_is_shown(conv_channels):
+    torch.manual_seed(0)
+    policy = SegDepthPolicy(config(blind=True, conv_channels=conv_channels))
+    fit(policy, 3)
+    shown, other = batch(4, seed=5), batch(4, seed=6)
+    other["observation.state"] = shown["observation.state"]
+    torch.testing.assert_close(
+        policy.predict_action_chunk(shown), policy.predict_action_chunk(other), rtol=0, atol=0
+    )
+
+
+def test_padding_does_not_count():
+    policy = SegDepthPolicy(config()).eval()
+    frames = batch()
+    frames["action_is_pad"][:, 2:] = True
+    before = policy.forward(frames)[0]
+    frames["action"][:, 2:] = 1e6
+    torch.testing.assert_close(policy.forward(frames)[0], before)
+    per_sample = policy.forward(frames, reduction="none")[0]
+    assert per_sample.shape == (8,)
+    torch.testing.assert_close(per_sample.mean(), before)
+
+
+def test_an_untrained_policy_holds_still():
+    frames = batch()
+    chunk = SegDepthPolicy(config()).predict_action_chunk(frames)
+    torch.testing.assert_close(chunk, frames["observation.state"][:, None].expand(-1, T, -1))
+
+
+# -- acting ----------------------------------------------------------------------------------------------------
+
+
+def test_it_looks_once_per_executed_chunk_and_forgets_at_reset(monkeypatch):
+    policy = SegDepthPolicy(config(n_action_steps=3))
+    looks = []
+    predict = policy.predict_action_chunk
+    monkeypatch.setattr(policy, "predict_action_chunk", lambda b: looks.append(1) or predict(b))
+    actions = [policy.select_action(batch(2)) for _ in range(7)]
+    assert len(looks) == 3
+    assert actions[0].shape == (2, 6)
+    policy.reset()
+    policy.select_action(batch(2))
+    assert len(looks) == 4
+
+
+def test_it_acts_with_the_average_of_its_weights():
+    policy = SegDepthPolicy(config(ema_decay=0.9))
+    fit(policy, 5)
+    frames = batch()
+    averaged = policy.predict_action_chunk(frames)
+    assert not torch.equal(averaged, policy.model.eval()(frames))
+    torch.testing.assert_close(averaged, policy.ema.module.eval()(frames), rtol=0, atol=0)
+    assert not any(parameter.requires_grad for parameter in policy.ema.parameters())
+
+
+# -- through LeRobot's own training ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("segdepth") / "demos"
+    record(
+        DemosConfig(
+            root=path, episodes=2, cameras=["top"], height=32, width=32, seg=True, depth=True, video=False
+        )
+    )
+    return path
+
+
+def train_steps(root, out, steps: int, **changes) -> TrainPipelineConfig:
+    cfg = TrainPipelineConfig(
+        dataset=DatasetConfig(repo_id="local/lift_cube_clean", root=str(root)),
+        policy=SegDepthConfig(cameras=["top"], hidden_dim=32, image_size=32, device="cpu", push_to_hub=False),
+        output_dir=out,
+        steps=steps,
+        batch_size=4,
+        num_workers=0,
+        save_freq=steps,
+        log_freq=1,
+        **changes,
+    )
+    train(cfg)
+    return cfg
+
+
+def test_a_checkpoint_restores_offline_to_the_same_actions(root, tmp_path, plugins):
+    train_steps(root, tmp_path / "out", 3)
+    folder = tmp_path / "out" / "checkpoints" / "last" / "pretrained_model"
+    stored = sorted(path.name for path in folder.iterdir())
+    assert not [name for name in stored if name.endswith((".pt", ".pkl", ".bin"))]
+    dataset = LeRobotDataset("local/lift_cube_clean", root=root)
+    frame = {key: value[None] for key, value in dataset[5].items() if key.startswith("observation.")}
+
+    def act() -> np.ndarray:
+        policy = SegDepthPolicy.from_pretrained(folder)
+        pre, post = make_pre_post_processors(
+            policy.config,
+            pretrained_path=str(folder),
+            preprocessor_overrides={"device_processor": {"device": "cpu"}},
+        )
+        return post(policy.select_action(pre(dict(frame)))).numpy()
+
+    first = act()
+    np.testing.assert_array_equal(act(), first)
+    assert first.shape == (1, 6)
+    steps = [
+        s["registry_name"] for s in json.loads((folder / "policy_preprocessor.json").read_text())["steps"]
+    ]
+    assert (
+        steps.index("device_processor")
+        < steps.index("so101_masks_and_disparity")
+        < steps.index("normalizer_processor")
+    )
+    # The degrees of a real arm: an almost untrained policy holds the pose it is in.
+    np.testing.assert_allclose(first[0], frame["observation.state"][0].numpy(), atol=25.0)
+
+
+def test_a_dataset_recorded_without_masks_stops_training_at_once(tmp_path, plugins):
+    path = tmp_path / "colours"
+    record(DemosConfig(root=path, episodes=1, cameras=["top"], height=32, width=32, video=False))
+    with pytest.raises(ValueError, match=r"segdepth reads 'observation\.images\.top_seg'"):
+        train_steps(path, tmp_path / "out", 1)
