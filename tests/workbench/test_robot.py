@@ -16,6 +16,7 @@ from lerobot_env_so101_workbench import SO101ExpertConfig, SO101SimConfig, demos
 from lerobot_env_so101_workbench.arm import ACTION_NAMES, HOME
 from lerobot_env_so101_workbench.robot import find_robot
 from lerobot_env_so101_workbench.start import training_start
+from lerobot_env_so101_workbench.teleop import SO101Expert
 
 SMALL = {"height": 32, "width": 40, "renderer": "ray"}
 
@@ -238,29 +239,51 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("recorded") / "set"
 
 
+def record(root, episodes: int) -> None:
+    """Let `lerobot-record` record the expert."""
+    lerobot_record.record(
+        lerobot_record.RecordConfig(
+            robot=SO101SimConfig(**SMALL, views=["top"], seg=True, depth=True),
+            teleop=SO101ExpertConfig(),
+            dataset=DatasetRecordConfig(
+                repo_id="local/set",
+                root=root,
+                single_task="Lift the cube.",
+                episode_time_s=3,
+                reset_time_s=3,
+                num_episodes=episodes,
+                video=False,
+                push_to_hub=False,
+                no_stamp=True,
+            ),
+            play_sounds=False,
+        )
+    )
+
+
 @pytest.fixture
 def recorded(folder, clock):
     """Two episodes written by `lerobot-record`, once for all tests."""
     if not folder.exists():
-        lerobot_record.record(
-            lerobot_record.RecordConfig(
-                robot=SO101SimConfig(**SMALL, views=["top"], seg=True, depth=True),
-                teleop=SO101ExpertConfig(),
-                dataset=DatasetRecordConfig(
-                    repo_id="local/set",
-                    root=folder,
-                    single_task="Lift the cube.",
-                    episode_time_s=3,
-                    reset_time_s=3,
-                    num_episodes=2,
-                    video=False,
-                    push_to_hub=False,
-                    no_stamp=True,
-                ),
-                play_sounds=False,
-            )
-        )
+        record(folder, episodes=2)
     return LeRobotDataset("local/set", root=folder)
+
+
+def test_an_interrupted_recording_keeps_its_finished_episodes(tmp_path, clock, monkeypatch):
+    get_action, calls = SO101Expert.get_action, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 2 * 180 + 30:  # two episodes and their resets, then a second of the third
+            raise KeyboardInterrupt
+        return get_action(self)
+
+    monkeypatch.setattr(SO101Expert, "get_action", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        record(tmp_path / "set", episodes=5)
+    dataset = LeRobotDataset("local/set", root=tmp_path / "set")
+    assert dataset.num_episodes == 2
+    assert dataset[dataset.num_frames - 1]["task"] == "Lift the cube."
 
 
 def test_record_writes_demonstrations(recorded):

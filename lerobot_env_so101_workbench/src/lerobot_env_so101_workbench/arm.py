@@ -23,6 +23,8 @@ UPPER = np.array([1.91986, 1.74533, 1.69, 1.65806, 2.74385, 1.74533])
 # sees the area between and beyond the fingers.
 HOME = np.array([0.0, -80.0, 30.0, 85.0, -90.0, 50.0])
 
+PAN_AXIS_X = 0.0388  # m: where the pan axis stands, in the base's frame
+
 STALL_TORQUE = 2.94  # N.m
 GRIPPER_TORQUE = STALL_TORQUE / 2  # LeRobot writes Max_Torque_Limit = 500 (of 1000) to the gripper's servo
 NO_LOAD_SPEED = np.pi / 3 / 0.222  # rad/s

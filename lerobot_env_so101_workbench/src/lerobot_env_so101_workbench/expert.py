@@ -31,11 +31,11 @@ CARRY = BOWL_HEIGHT + 0.075  # m, pinch height on the way to a bowl
 DROP = BOWL_HEIGHT + 0.030  # m, pinch height for letting go
 GRASP_HEIGHT = CUBE_HALF + 0.002  # m, pinch height for closing
 # Largest step per tick [deg] by phase; the servos follow at up to 9 deg per tick.
-SPEEDS = {"approach": 5.0, "align": 3.5, "descend": 2.6, "close": 2.6, "lift": 3.6, "carry": 4.0, "lower": 2.6, "release": 2.6,
-          "retreat": 3.6, "home": 5.0}  # fmt: skip
+SPEEDS = {"approach": 5.0, "align": 3.5, "descend": 2.6, "close": 2.6, "lift": 3.6, "carry": 4.0, "lower": 2.6,
+          "release": 2.6, "retreat": 3.6, "home": 5.0}  # fmt: skip
 # How much of its strength a disturbance has in each phase: little where millimetres count.
-SHAKE = {"approach": 1.0, "align": 0.8, "descend": 0.7, "close": 0.3, "lift": 0.7, "carry": 0.7, "lower": 0.4, "release": 0.2,
-         "retreat": 0.7, "home": 0.0}  # fmt: skip
+SHAKE = {"approach": 1.0, "align": 0.8, "descend": 0.7, "close": 0.3, "lift": 0.7, "carry": 0.7, "lower": 0.4,
+         "release": 0.2, "retreat": 0.7, "home": 0.0}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,6 @@ class Expert:
         """Command of the way home: let go, straight up while low, then to the ready pose."""
         phase, joints, gripper = self._retreat()
         return Decision(self._towards(joints, gripper, SPEEDS[phase]), phase)
-
-    def is_home(self) -> bool:
-        """Whether every body joint is within 2 deg of the ready pose."""
-        return bool(np.abs(self._world.joints() - arm.HOME)[:GRIPPER].max() < 2.0)
 
     # -- phases ----------------------------------------------------------------------------------------------
 
@@ -153,7 +149,9 @@ class Expert:
         # The face direction that is most horizontal gives the yaw, whatever face the cube lies on.
         axis = rotation[:, np.argmin(np.abs(rotation[2]))]
         yaw = np.arctan2(axis[1], axis[0])
-        natural = np.arctan2(cube[1], cube[0] - 0.0388) - np.pi / 2  # pan turned to the cube, roll as at home
+        natural = (
+            np.arctan2(cube[1], cube[0] - arm.PAN_AXIS_X) - np.pi / 2
+        )  # pan turned to the cube, roll as at home
         quarter = np.pi / 2
         return float(yaw + quarter * np.round((natural - yaw) / quarter))
 
