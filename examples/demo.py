@@ -79,7 +79,8 @@ def run(name: str, command: list[str], done: Path, out: Path) -> float:
         return float(clock.read_text())
     print(f"\n{name}:\n  " + " \\\n    ".join(command), flush=True)
     log, begin = out / f"{name}.log", time.monotonic()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+    # One thread for PyTorch: on two cores its threads would only wait for, and take from, the data loader's workers.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     with log.open("w") as file:
         process = subprocess.Popen(
             [str(BIN / command[0]), *command[1:]],
