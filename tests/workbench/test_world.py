@@ -169,10 +169,10 @@ def test_the_expert_goes_home_from_anywhere(world_of):
     expert = begin(world)
     for _ in range(25):
         world.step(expert.decide().action)
-    assert not expert.is_home()
+    assert np.abs(world.joints() - HOME)[:5].max() > 15.0
     for _ in range(60):
         world.step(expert.go_home().action)
-    assert expert.is_home()
+    assert np.abs(world.joints() - HOME)[:5].max() < 2.0
 
 
 def test_the_expert_recovers_from_a_knocked_cube(world_of):
