@@ -52,7 +52,10 @@ def paired_gain(rows: list[dict]) -> dict:
     if len(set(gains)) == 1:  # nothing to resample
         return {"gain": mean, "bootstrap95": [mean, mean]}
     interval = bootstrap((gains,), lambda x, axis: x.mean(axis), random_state=0).confidence_interval
-    return {"gain": round(mean, 4), "bootstrap95": [round(float(interval.low), 4), round(float(interval.high), 4)]}
+    return {
+        "gain": round(mean, 4),
+        "bootstrap95": [round(float(interval.low), 4), round(float(interval.high), 4)],
+    }
 
 
 def main() -> None:
