@@ -34,6 +34,8 @@ from .start import training_start
 from .views import DEPTH_ENCODER, View
 from .world import World
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class DemosConfig:
@@ -233,7 +235,7 @@ def record(config: DemosConfig) -> LeRobotDataset:
                 bar.update()
                 bar.set_postfix(frames=dataset.num_frames, failed=failures)
     except KeyboardInterrupt:
-        logging.warning("Interrupted: keeping the %d finished episodes.", dataset.num_episodes)
+        logger.warning("Interrupted: keeping the %d finished episodes.", dataset.num_episodes)
         if dataset.has_pending_frames():
             dataset.clear_episode_buffer()
     finally:
@@ -255,15 +257,19 @@ def _remember_attempts(root: Path, attempts: int) -> None:
     (root / "meta" / _ATTEMPTS).write_text(f"{attempts}\n")
 
 
-def _quieten() -> None:
-    """Leave the terminal to one progress bar: every saved episode would draw its own."""
-    logging.getLogger("OpenGL").setLevel(logging.WARNING)
+def _only_our_own_messages() -> None:
+    """Leave the terminal to this command: each saved episode would draw a bar, and LeRobot tells at length where
+    it looked for FFmpeg before it takes PyAV."""
+    own = logging.getLogger(__package__)
+    own.setLevel(logging.INFO)
+    own.addHandler(logging.StreamHandler())
+    own.propagate = False
+    logging.getLogger("lerobot").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    _quieten()
+    _only_our_own_messages()
     try:
         config = draccus.parse(DemosConfig)
         dataset = record(config)
