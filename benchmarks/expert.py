@@ -29,7 +29,7 @@ def run(task: str, level: str, seeds: range) -> dict:
     seconds, failed = [], []
     for seed in seeds:
         world.reset(training_start(task, level, seed))
-        for _ in range(round(world.task.time_limit_s * FPS)):
+        for _ in range(world.task.time_limit_ticks):
             world.step(expert.decide().action)
             if world.is_success() or not world.is_finite():
                 break

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from .arm import FPS
 from .expert import Disturbance, Expert
-from .names import check_level, check_task
+from .names import check_disturbance, check_level, check_task
 from .robot import SO101Sim
 from .robot_config import SO101SimConfig
 from .start import training_start
@@ -83,8 +83,7 @@ class DemosConfig:
         self.robot().view().check("--")
         if self.episodes < 1:
             raise ValueError(f"--episodes: found {self.episodes}, expected 1 or more.")
-        if not 0.0 <= self.disturbance <= 10.0:
-            raise ValueError(f"--disturbance: found {self.disturbance}, expected 0 to 10 degrees.")
+        check_disturbance(self.disturbance, "--disturbance")
 
     def robot(self) -> SO101SimConfig:
         """The robot whose recording this is."""
@@ -163,7 +162,7 @@ class Demonstrator:
         world.reset(training_start(world.task.name, world.level, seed))
         shake = Disturbance(np.random.default_rng(seed), self.disturbance)
         frames = []
-        for _ in range(round(world.task.time_limit_s * FPS)):
+        for _ in range(world.task.time_limit_ticks):
             decision = self._expert.decide()
             frames.append(self._frame(decision.action))
             world.step(decision.action, shake.sample(decision.phase) if self.disturbance > 0 else None)

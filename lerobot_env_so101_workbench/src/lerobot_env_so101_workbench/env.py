@@ -69,7 +69,7 @@ class WorkbenchEnv(gym.Env):
 
     @property
     def _max_episode_steps(self) -> int:
-        return round(self.world.task.time_limit_s * FPS)
+        return self.world.task.time_limit_ticks
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)

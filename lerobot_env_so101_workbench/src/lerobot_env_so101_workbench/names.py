@@ -65,3 +65,14 @@ def check_size(height: int, width: int, flag: str = "width and height") -> tuple
             f"{flag}: found {width}x{height} pixels, expected each side between {MIN_SIDE} and {MAX_SIDE}."
         )
     return height, width
+
+
+def check_disturbance(degrees: float, flag: str = "disturbance") -> float:
+    """Return the strength of the shaking if it leaves the expert a chance.
+
+    Raises:
+        ValueError: it is negative or stronger than 10 deg.
+    """
+    if not 0.0 <= degrees <= 10.0:
+        raise ValueError(f"{flag}: found {degrees}, expected 0 to 10 degrees.")
+    return degrees

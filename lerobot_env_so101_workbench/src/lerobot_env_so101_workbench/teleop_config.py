@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from lerobot.teleoperators.config import TeleoperatorConfig
 
+from .names import check_disturbance
+
 
 @TeleoperatorConfig.register_subclass("so101_expert")
 @dataclass(kw_only=True)
@@ -29,5 +31,4 @@ class SO101ExpertConfig(TeleoperatorConfig):
         Raises:
             ValueError: the disturbance is negative or stronger than 10 deg.
         """
-        if not 0.0 <= self.disturbance <= 10.0:
-            raise ValueError(f"--teleop.disturbance: found {self.disturbance}, expected 0 to 10 degrees.")
+        check_disturbance(self.disturbance, "--teleop.disturbance")

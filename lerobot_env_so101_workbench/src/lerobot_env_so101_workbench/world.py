@@ -15,7 +15,6 @@ from .names import check_cameras, check_level, check_size, check_task
 from .rendering import Frame, Renderer, make_renderer
 from .start import Start, props_of
 from .tasks import TASKS
-from .tasks.base import rest_height
 from .variation import Applier
 
 HOLD_TICKS = 10  # a goal counts once it has been met for a third of a second
@@ -73,7 +72,7 @@ class World:
         for prop in self.props:
             x, y, yaw = start.poses[prop.name]
             joint = self.data.joint(prop.name)
-            joint.qpos[:] = [x, y, rest_height(prop), np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+            joint.qpos[:] = [x, y, scene.REST_HEIGHT[prop.shape], np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
             joint.qvel[:] = 0.0
         latency = start.variation.latency_ticks if start.variation else 0
         self._late = deque([self.data.ctrl.copy()] * latency)

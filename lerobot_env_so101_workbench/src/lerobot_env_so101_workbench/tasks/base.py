@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..scene import BOWL_HEIGHT, BOWL_RADIUS, CUBE_HALF, REST_HEIGHT, Prop
+from ..arm import FPS
+from ..scene import BOWL_HEIGHT, BOWL_RADIUS, CUBE_HALF, Prop
 
 if TYPE_CHECKING:
     from ..world import World
@@ -39,6 +40,11 @@ class Task(ABC):
     name: ClassVar[str]
     props: ClassVar[tuple[Prop, ...]]
     time_limit_s: ClassVar[float]
+
+    @property
+    def time_limit_ticks(self) -> int:
+        """Time limit in control periods."""
+        return round(self.time_limit_s * FPS)
 
     @abstractmethod
     def sample_goal(self, rng: np.random.Generator) -> Goal: ...
@@ -110,7 +116,3 @@ def closeness(world: World, cube: str, bowl: str) -> float:
     """1 with the cube above the bowl's middle, falling to 0 over some 20 cm (horizontal distance)."""
     offset = world.position(cube) - world.position(bowl)
     return 1.0 - math.tanh(math.hypot(offset[0], offset[1]) / 0.1)
-
-
-def rest_height(prop: Prop) -> float:
-    return REST_HEIGHT[prop.shape]
