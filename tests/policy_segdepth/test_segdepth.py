@@ -234,7 +234,7 @@ def test_a_checkpoint_restores_offline_to_the_same_actions(root, tmp_path, plugi
     ]
     assert (
         steps.index("device_processor")
-        < steps.index("so101_masks_and_disparity")
+        < steps.index("so101_segmentation")
         < steps.index("normalizer_processor")
     )
     # The degrees of a real arm: an almost untrained policy holds the pose it is in.

@@ -4,12 +4,22 @@
 import difflib
 from dataclasses import dataclass, field
 
-from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
+from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from lerobot_processor_so101.keys import RECORD_HINT, depth_image_key, seg_image_key
+from lerobot_processor_so101 import (
+    OBSERVED,
+    depth_image_key,
+    disparity_key,
+    image_key,
+    seg_image_key,
+    seg_key,
+)
+from lerobot_processor_so101.keys import RECORD_HINT
+
+SEGMENTER = "segmenter"
 
 
 @PreTrainedConfig.register_subclass("segdepth")
@@ -46,6 +56,9 @@ class SegDepthConfig(PreTrainedConfig):
     n_action_steps: int = 4
 
     cameras: list[str] = field(default_factory=lambda: ["top", "wrist"])
+    segmenter: str = OBSERVED
+    depth: str = OBSERVED
+    classes: list[str] = field(default_factory=list)
     class_names: list[str] = field(
         default_factory=lambda: ["unlabeled", "background", "table", "cube", "static_finger", "moving_finger"]
     )
@@ -85,6 +98,10 @@ class SegDepthConfig(PreTrainedConfig):
             raise ValueError(f"cameras: found {self.cameras}, expected at least one and each once.")
         if not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"ema_decay: found {self.ema_decay}, expected 0 (off) up to less than 1.")
+        if self.depth == SEGMENTER and self.segmenter == OBSERVED:
+            raise ValueError(
+                "depth: found 'segmenter', expected a segmenter with a disparity head, such as 'workbench'."
+            )
         self._check_classes()
 
     def _check_classes(self) -> None:
@@ -103,11 +120,33 @@ class SegDepthConfig(PreTrainedConfig):
         """Ids of the watched classes."""
         return [self.class_names.index(name) for name in self.watched_classes]
 
+    def sources(self, camera: str) -> list[tuple[str, ...]]:
+        """Keys of which the policy needs one each, from masks and then from disparity.
+
+        With a model the pictures may come live or the results precomputed.
+        """
+        seg = (seg_image_key(camera),) if self.segmenter == OBSERVED else (seg_key(camera), image_key(camera))
+        depth = (
+            (depth_image_key(camera),)
+            if self.depth == OBSERVED
+            else (disparity_key(camera), image_key(camera))
+        )
+        return [seg, depth]
+
     @property
     def used_features(self) -> dict[str, PolicyFeature]:
-        """The input features the policy reads; a dataset may have others, such as colour images."""
-        used = {OBS_STATE, *(key for camera in self.cameras for key in _image_keys(camera))}
-        return {key: feature for key, feature in (self.input_features or {}).items() if key in used}
+        """The input features the policy reads; a dataset may have others.
+
+        Every form of a feature is declared, though a dataset or robot has only one of them: LeRobot compares
+        these names with those of each.
+        """
+        declared = dict(self.input_features or {})
+        plane = PolicyFeature(type=FeatureType.VISUAL, shape=(1, self.image_size, self.image_size))
+        used = {OBS_STATE: declared[OBS_STATE]}
+        for camera in self.cameras:
+            for key in (key for source in self.sources(camera) for key in source):
+                used[key] = declared.get(key, plane)
+        return used
 
     def validate_features(self) -> None:
         """Check that the dataset or environment has what the policy reads.
@@ -120,13 +159,18 @@ class SegDepthConfig(PreTrainedConfig):
             raise ValueError(f"segdepth reads {OBS_STATE!r}; found {found}.")
         if ACTION not in (self.output_features or {}):
             raise ValueError(f"segdepth predicts {ACTION!r}; found {sorted(self.output_features or {})}.")
-        for key in (key for camera in self.cameras for key in _image_keys(camera)):
-            if key not in found:
-                usable = ",".join(c for c in self.cameras if set(_image_keys(c)) <= set(found)) or "top"
-                raise ValueError(
-                    f"segdepth reads {key!r}; found {found}. {RECORD_HINT} "
-                    f"Or look through other cameras: `--policy.cameras='[{usable}]'`."
-                )
+        for camera in self.cameras:
+            for source in self.sources(camera):
+                if not set(source) & set(found):
+                    usable = ",".join(c for c in self.cameras if self._can_use(c)) or "top"
+                    raise ValueError(
+                        f"segdepth reads {' or '.join(map(repr, source))}; found {found}. {RECORD_HINT} Or look "
+                        f"through other cameras: `--policy.cameras='[{usable}]'`. Or let models look at colour "
+                        "pictures: `--policy.segmenter=workbench --policy.depth=segmenter`."
+                    )
+
+    def _can_use(self, camera: str) -> bool:
+        return all(set(source) & set(self.input_features or {}) for source in self.sources(camera))
 
     def get_optimizer_preset(self) -> AdamWConfig:
         """Return AdamW with gradient clipping."""
@@ -154,7 +198,3 @@ class SegDepthConfig(PreTrainedConfig):
     def reward_delta_indices(self) -> None:
         """No rewards."""
         return None
-
-
-def _image_keys(camera: str) -> tuple[str, str]:
-    return seg_image_key(camera), depth_image_key(camera)

@@ -21,7 +21,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lerobot_processor_so101 import disparity_key, seg_key
+from lerobot_processor_so101 import disparity_key, resolve_perception, seg_key
 
 from .configuration_segdepth import SegDepthConfig
 from .encoders import ConvEncoder, GeometryEncoder
@@ -85,6 +85,7 @@ class SegDepthPolicy(PreTrainedPolicy):
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction: found {reduction!r}, expected 'mean' or 'none'.")
+        batch = resolve_perception(batch)
         model = self.model if self.training else self._acting_model()
         target = batch[ACTION]
         error = F.smooth_l1_loss(model(batch), target, beta=_HUBER_BETA, reduction="none").mean(-1)  # (B, T)
@@ -98,7 +99,7 @@ class SegDepthPolicy(PreTrainedPolicy):
     def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
         """Predict `chunk_size` normalised actions from the present observation, (B, T, A)."""
         self.eval()
-        return self._acting_model()(batch)
+        return self._acting_model()(resolve_perception(batch))
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:

@@ -1,25 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Perception shared by the SO-101 policies: what masks and depth become before a network sees them.
+"""Perception shared by the SO-101 policies: what pictures, masks and depth become before a network sees them.
 
-Importing this package registers its processor steps, so that a checkpoint that names them can be loaded.
+Importing this package registers its processor steps, so that a checkpoint that names them can be loaded. Models are
+imported only where one is asked for: `lerobot_processor_so101.segmenters.make_segmenter`,
+`lerobot_processor_so101.depth_models.make_depth_estimator`.
 """
 
+from .class_map import ClassMap
+from .crop_resize_step import CropResizeProcessorStep
+from .deferred import PERCEPTION, Deferred, resolve_all, resolve_perception
 from .disparity import depth_to_disparity
+from .disparity_step import DisparityProcessorStep
 from .geometry import GEOMETRY_FEATURES, class_masks, mask_geometry
-from .keys import depth_image_key, disparity_key, seg_image_key, seg_key
-from .perception_step import MasksAndDisparityProcessorStep
-from .resize import resize_area, resize_ids
+from .identity import ModelIdentity
+from .keys import (
+    depth_image_key,
+    disparity_key,
+    image_key,
+    seg_image_key,
+    seg_key,
+    seg_logits_key,
+    seg_top_k_key,
+)
+from .perception_step import OBSERVED
+from .resize import resize_area, resize_ids, resize_linear
+from .scores import Scores
+from .segmentation_step import SegmentationProcessorStep
 
 __all__ = [
     "GEOMETRY_FEATURES",
-    "MasksAndDisparityProcessorStep",
+    "OBSERVED",
+    "PERCEPTION",
+    "ClassMap",
+    "CropResizeProcessorStep",
+    "Deferred",
+    "DisparityProcessorStep",
+    "ModelIdentity",
+    "Scores",
+    "SegmentationProcessorStep",
     "class_masks",
     "depth_image_key",
     "depth_to_disparity",
     "disparity_key",
+    "image_key",
     "mask_geometry",
     "resize_area",
     "resize_ids",
+    "resize_linear",
+    "resolve_all",
+    "resolve_perception",
     "seg_image_key",
     "seg_key",
+    "seg_logits_key",
+    "seg_top_k_key",
 ]

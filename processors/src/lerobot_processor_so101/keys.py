@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of the features that carry masks and depth, before and after perception."""
+"""Names of the features that carry pictures, masks and depth, and how to read them from an observation."""
 
+from lerobot.processor import RobotObservation
 from lerobot.utils.constants import OBS_IMAGES, OBS_STR
+from torch import Tensor
 
 RECORD_HINT = "Record masks and depth: `so101-demos --seg=true --depth=true`, or on a robot `--robot.seg=true --robot.depth=true`."
 
 
+def image_key(camera: str) -> str:
+    """Key of a camera's pictures, (B, 3, H, W) in [0, 1]."""
+    return f"{OBS_IMAGES}.{camera}"
+
+
 def seg_image_key(camera: str) -> str:
-    """Key of the recorded class ids, (B, 1, H, W)."""
+    """Key of class ids that come with the observation, (B, 1, H, W)."""
     return f"{OBS_IMAGES}.{camera}_seg"
 
 
 def depth_image_key(camera: str) -> str:
-    """Key of the recorded depth, (B, 1, H, W), millimetres."""
+    """Key of depth that comes with the observation, (B, 1, H, W), millimetres."""
     return f"{OBS_IMAGES}.{camera}_depth"
 
 
@@ -21,6 +28,47 @@ def seg_key(camera: str) -> str:
     return f"{OBS_STR}.seg.{camera}"
 
 
+def seg_logits_key(camera: str) -> str:
+    """Key of dense scores whose softmax over C are probabilities, (B, C, h, w)."""
+    return f"{OBS_STR}.seg_logits_{camera}"
+
+
+def seg_top_k_key(camera: str) -> str:
+    """Key of the stored top-k scores, (B, 1, k, 1 + h * w); see `stored.decode_top_k`."""
+    return f"{OBS_STR}.seg_top_k.{camera}"
+
+
 def disparity_key(camera: str) -> str:
     """Key of the disparity a policy reads, (B, h, w) float32 in 0..255, near = 255."""
     return f"{OBS_STR}.disparity.{camera}"
+
+
+def camera_image(observation: RobotObservation, key: str) -> Tensor:
+    """A camera's colour pictures, (B, 3, H, W) or (B, T, 3, H, W).
+
+    Raises:
+        ValueError: they are missing or have not three channels.
+    """
+    image = _found(observation, key, "A perception model looks at colour pictures: record or render them.")
+    if image.ndim < 4 or image.shape[-3] != 3:
+        raise ValueError(f"{key}: found shape {tuple(image.shape)}, expected three channels, (B, 3, H, W).")
+    return image
+
+
+def camera_plane(observation: RobotObservation, key: str, hint: str) -> Tensor:
+    """A one-channel picture, (..., 1, H, W).
+
+    Raises:
+        ValueError: it is missing (the message ends with the hint) or has not one channel.
+    """
+    plane = _found(observation, key, hint)
+    if plane.ndim < 3 or plane.shape[-3] != 1:
+        raise ValueError(f"{key}: found shape {tuple(plane.shape)}, expected one channel, (B, 1, H, W).")
+    return plane
+
+
+def _found(observation: RobotObservation, key: str, hint: str) -> Tensor:
+    if key not in observation:
+        found = sorted(name for name in observation if name.startswith(OBS_IMAGES))
+        raise ValueError(f"found no {key!r} among the images {found}. {hint}")
+    return observation[key]

@@ -1,100 +1,189 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processor step that turns recorded masks and depth into what the policies read."""
+"""What the segmentation step and the disparity step have in common: where a feature comes from, and when."""
 
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lerobot.configs import FeatureType, PipelineFeatureType, PolicyFeature
-from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry, RobotObservation
-from lerobot.utils.constants import OBS_IMAGES
+from lerobot.processor import ObservationProcessorStep, RobotObservation
 from torch import Tensor
 
-from .disparity import depth_to_disparity
-from .keys import RECORD_HINT, depth_image_key, disparity_key, seg_image_key, seg_key
-from .resize import resize_area, resize_ids
+from .deferred import PERCEPTION, Deferred, Features
+from .identity import ModelIdentity
+from .keys import RECORD_HINT, camera_image, camera_plane, image_key
+
+OBSERVED = "observation"  # in the place of a model's name: the feature comes with the observation
 
 
-@ProcessorStepRegistry.register("so101_masks_and_disparity")
 @dataclass
-class MasksAndDisparityProcessorStep(ObservationProcessorStep):
-    """Replace `observation.images.<camera>_seg` and `_depth` by class ids and disparity.
+class PerceptionStep(ObservationProcessorStep):
+    """Add one feature per camera, from the first of these that applies:
 
-    | in                                 | out                                                      |
-    |------------------------------------|----------------------------------------------------------|
-    | `observation.images.<camera>_seg`  | `observation.seg.<camera>`, (B, h, w) uint8              |
-    | `observation.images.<camera>_depth`| `observation.disparity.<camera>`, (B, h, w) float32 0..255 |
+    - a dataset with precomputed perception (`so101-precompute`) has the feature already, in stored form;
+    - with "observation" as the model's name it is made of a picture that comes with the observation, such as a
+      simulator's ids or a depth camera's depth, which is then dropped;
+    - otherwise the model looks at `observation.images.<camera>`: once per predicted chunk if `defer`, in one call
+      for all cameras and stacked frames.
 
-    Both inputs are (B, 1, H, W) of any real dtype: LeRobot stores class ids as a native depth map whose
-    millimetres are the ids, and hands out float32 from a dataset but uint16 from a robot. Other observations
-    pass untouched.
+    The model's weights stay outside the checkpoint. Its identity is in it, and another model is refused.
 
     Attributes:
-        cameras: names of the cameras to read.
-        image_size: (h, w) of the results, in pixels.
+        cameras: names of the cameras to look through.
+        image_size: (h, w) of the feature, in pixels.
+        defer: leave the model's work to `resolve_perception`.
+        identity: of the model this step was made with; None asks the model.
     """
 
     cameras: list[str]
     image_size: list[int] = field(default_factory=lambda: [84, 84])
-    _ids_checked: bool = field(default=False, init=False, repr=False)
+    defer: bool = True
+    identity: dict[str, Any] | None = None
+    _model: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.model_name != OBSERVED and self.identity is None:
+            self.identity = self.model.identity.to_dict()  # a wrong name fails now, not an hour into training
+
+    @property
+    @abstractmethod
+    def model_name(self) -> str:
+        """Name of the model, or "observation"."""
+
+    @abstractmethod
+    def load(self) -> Any:
+        """Load the model."""
+
+    @abstractmethod
+    def feature_key(self, camera: str) -> str:
+        """Key of the feature."""
+
+    @abstractmethod
+    def observed_key(self, camera: str) -> str:
+        """Key of the picture that the feature is made of when it comes with the observation."""
+
+    @abstractmethod
+    def from_stored(self, plane: Tensor, key: str) -> Tensor:
+        """The feature from its stored form, (..., 1, H, W)."""
+
+    @abstractmethod
+    def from_observed(self, plane: Tensor, key: str) -> Tensor:
+        """The feature from what comes with the observation, (..., 1, H, W)."""
+
+    @abstractmethod
+    def perceive(self, frames: Sequence[Features]) -> list[Features]:
+        """Compute the features of several observations in one call of the model.
+
+        Args:
+            frames: (B, 3, H, W) or (B, T, 3, H, W) pictures in [0, 1] by camera, one entry per observation.
+
+        Returns:
+            The features of each observation, (B, h, w) or (B, T, h, w).
+        """
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of the feature."""
+        return self.image_size[0], self.image_size[1]
+
+    @property
+    def model(self) -> Any:
+        """The model, loaded when first needed.
+
+        Raises:
+            ValueError: there is no such model, or it is not the one of the checkpoint.
+        """
+        if self._model is None:
+            model = self.load()
+            if self.identity is not None:
+                ModelIdentity.from_dict(self.identity).check(model.identity, "this checkpoint")
+            self._model = model
+        return self._model
 
     @torch.no_grad()
     def observation(self, observation: RobotObservation) -> RobotObservation:
-        """Add ids and disparity of every camera and drop what they were made of.
+        """Add the feature of every camera, or the promise of it.
 
         Raises:
-            ValueError: a key is missing or has no single channel, or the ids are not whole numbers in 0..255.
+            ValueError: a key is missing or malformed; the message names it.
         """
-        size = (self.image_size[0], self.image_size[1])
         result = dict(observation)
+        pictures: Features = {}
         for camera in self.cameras:
-            seg_image, depth_image = seg_image_key(camera), depth_image_key(camera)
-            ids, depth = _plane(observation, seg_image), _plane(observation, depth_image)
-            if not self._ids_checked:
-                _check_ids(ids, seg_image)
-            del result[seg_image], result[depth_image]
-            result[seg_key(camera)] = resize_ids(ids, size).to(torch.uint8)
-            # Disparity is stretched to the full frame's nearest and farthest pixel, before averaging hides them.
-            result[disparity_key(camera)] = resize_area(depth_to_disparity(depth), size)
-        self._ids_checked = True  # once is enough, and each check waits for the device
+            key, observed = self.feature_key(camera), self.observed_key(camera)
+            if key in observation:
+                result[key] = self.from_stored(camera_plane(observation, key, RECORD_HINT), key)
+            elif self.model_name == OBSERVED:
+                result[key] = self.from_observed(camera_plane(observation, observed, RECORD_HINT), observed)
+                del result[observed]
+            else:
+                pictures[camera] = camera_image(observation, image_key(camera))
+        if pictures and self.defer:
+            result.setdefault(PERCEPTION, Deferred()).ask(self, pictures)
+        elif pictures:
+            result.update(self.perceive([pictures])[0])
         return result
+
+    def check_dataset(self, features: dict[str, dict]) -> None:
+        """Check that precomputed features in a dataset come from this step's model.
+
+        Args:
+            features: of the dataset's metadata.
+
+        Raises:
+            ValueError: another model made them.
+        """
+        for key in map(self.feature_key, self.cameras):
+            made_by = ((features.get(key) or {}).get("info") or {}).get("perception")
+            if made_by is None:
+                continue
+            expected = ModelIdentity.from_dict(made_by)
+            if self.identity is None:
+                raise ValueError(
+                    f"{key} in the dataset was made by {expected.name!r}, but the policy reads what comes with the "
+                    f"observation. Name the model, so that the policy can look by itself later: {expected.name!r}."
+                )
+            expected.check(ModelIdentity.from_dict(self.identity), f"{key} in the dataset")
+
+    def in_one_call(
+        self, frames: Sequence[Features], look: Callable[[list[Tensor]], list[Any]]
+    ) -> list[dict[str, tuple[Any, torch.Size]]]:
+        """Hand all pictures of all observations to a model together.
+
+        Args:
+            frames: as in `perceive`.
+            look: the model, from (N, 3, H, W) batches to one answer per batch.
+
+        Returns:
+            For each observation and camera the answer, and the leading shape, (B,) or (B, T), to give it back.
+        """
+        flat = [
+            (index, camera, images) for index, views in enumerate(frames) for camera, images in views.items()
+        ]
+        answers = look([images.flatten(0, -4) for _, _, images in flat])
+        found: list[dict[str, tuple[Any, torch.Size]]] = [{} for _ in frames]
+        for (index, camera, images), answer in zip(flat, answers, strict=True):
+            found[index][camera] = (answer, images.shape[:-3])
+        return found
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
-        return {"cameras": list(self.cameras), "image_size": list(self.image_size)}
+        return {
+            "cameras": list(self.cameras),
+            "image_size": list(self.image_size),
+            "defer": self.defer,
+            "identity": self.identity,
+        }
 
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
     ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Swap the declared features as `observation` swaps the values."""
+        """Declare what `observation` adds and drops."""
         observation = dict(features.get(PipelineFeatureType.OBSERVATION, {}))
-        plane = PolicyFeature(type=FeatureType.VISUAL, shape=(self.image_size[0], self.image_size[1]))
         for camera in self.cameras:
-            observation.pop(seg_image_key(camera), None)
-            observation.pop(depth_image_key(camera), None)
-            observation[seg_key(camera)] = plane
-            observation[disparity_key(camera)] = plane
+            if self.model_name == OBSERVED:
+                observation.pop(self.observed_key(camera), None)
+            observation[self.feature_key(camera)] = PolicyFeature(type=FeatureType.VISUAL, shape=self.size)
         return {**features, PipelineFeatureType.OBSERVATION: observation}
-
-
-def _plane(observation: RobotObservation, key: str) -> Tensor:
-    """Read a single-channel image, (..., 1, H, W), as (..., H, W)."""
-    if key not in observation:
-        found = sorted(name for name in observation if name.startswith(OBS_IMAGES))
-        raise ValueError(f"found no {key!r} among the images {found}. {RECORD_HINT}")
-    image = observation[key]
-    if image.ndim < 3 or image.shape[-3] != 1:
-        raise ValueError(f"{key}: found shape {tuple(image.shape)}, expected one channel, (B, 1, H, W).")
-    return image.squeeze(-3)
-
-
-def _check_ids(ids: Tensor, key: str) -> None:
-    if ids.is_floating_point() and bool((ids != ids.round()).any()):
-        raise ValueError(
-            f"{key}: found fractions, expected whole class ids. A dataset is being read in metres: set "
-            "`--dataset.depth_output_unit=mm`. A robot or env must hand out uint16, since uint8 images are "
-            "divided by 255."
-        )
-    low, high = (int(bound) for bound in ids.to(torch.int32).aminmax())
-    if low < 0 or high > 255:
-        raise ValueError(f"{key}: found class ids from {low} to {high}, expected 0..255.")

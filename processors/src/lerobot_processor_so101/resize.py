@@ -49,6 +49,23 @@ def resize_area(values: Tensor, size: tuple[int, int]) -> Tensor:
     return rows @ (values @ columns.mT)
 
 
+def resize_linear(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize pictures by mixing the four nearest pixels, as OpenCV's INTER_LINEAR does.
+
+    Args:
+        values: (..., H, W) floating point.
+        size: (h, w) of the result. Shrinking by more than 2 skips pixels; `resize_area` does not.
+
+    Returns:
+        (..., h, w), the dtype of `values`. `values` itself when it already has that size.
+    """
+    if values.shape[-2:] == tuple(size):
+        return values
+    frames = values.reshape(-1, 1, *values.shape[-2:])
+    resized = F.interpolate(frames, size=tuple(size), mode="bilinear", align_corners=False)
+    return resized.reshape(*values.shape[:-2], *size)
+
+
 # The tables are NumPy arrays: a cached tensor made under `inference_mode` could not be used in training later.
 
 

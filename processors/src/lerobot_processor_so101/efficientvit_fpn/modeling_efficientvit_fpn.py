@@ -22,6 +22,8 @@ from transformers.utils import ModelOutput
 
 from .configuration_efficientvit_fpn import EfficientViTFPNConfig
 
+FEATURE_LEVELS = (0, 1, 2, 3)  # of the backbone: strides 4, 8, 16 and 32
+
 
 @dataclass
 class SegmenterOutput(ModelOutput):
@@ -48,9 +50,11 @@ class EfficientViTFPNForSemanticSegmentation(PreTrainedModel):
     def __init__(self, config: EfficientViTFPNConfig) -> None:
         super().__init__(config)
         # Weights come from a checkpoint or are drawn anew: nothing is ever downloaded here.
-        self.backbone = timm.create_model(config.backbone, pretrained=False, features_only=True, out_indices=(0, 1, 2, 3))
+        self.backbone = timm.create_model(
+            config.backbone, pretrained=False, features_only=True, out_indices=FEATURE_LEVELS
+        )
         dim = config.decoder_dim
-        channels = self.backbone.feature_info.channels()
+        channels: list[int] = self.backbone.feature_info.channels()  # type: ignore[operator, union-attr]
         self.lateral_convs = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in channels)
         levels = len(channels) if config.unused_convs else 1
         self.output_convs = nn.ModuleList(_conv_bn_relu(dim) for _ in range(levels))
@@ -83,13 +87,17 @@ class EfficientViTFPNForSemanticSegmentation(PreTrainedModel):
         if self.config.disparity_head:
             disparity = self.disparity_head(features).squeeze(1).sigmoid()
         elif disparity_labels is not None:
-            raise ValueError("disparity_labels: this model has no disparity head, expected `disparity_head=True`.")
+            raise ValueError(
+                "disparity_labels: this model has no disparity head, expected `disparity_head=True`."
+            )
         loss = None
         if labels is not None:
             measure = soft_iou_loss if self.config.loss == "iou" else F.cross_entropy
             loss = measure(_enlarge(logits, labels.shape[-2:]), labels.long())
-            if disparity_labels is not None:
-                loss = loss + F.l1_loss(_enlarge(disparity[:, None], labels.shape[-2:])[:, 0], disparity_labels)
+            if disparity is not None and disparity_labels is not None:
+                loss = loss + F.l1_loss(
+                    _enlarge(disparity[:, None], labels.shape[-2:])[:, 0], disparity_labels
+                )
         return SegmenterOutput(loss=loss, logits=logits, disparity=disparity)
 
     def _decode(self, features: list[Tensor]) -> Tensor:

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every segmenter answers: evidence per class and pixel, with a declared kind."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .resize import resize_area, resize_ids
+from .stored import round_disparity
+
+ScoreKind = Literal["logits", "log_scores", "probs", "ids"]
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-class evidence of one segmenter on its own grid.
+
+    | kind         | values                | meaning                                                          |
+    |--------------|-----------------------|------------------------------------------------------------------|
+    | `logits`     | (B, C, h, w) float    | a softmax over C gives probabilities                             |
+    | `log_scores` | (B, C, h, w) float    | logarithms of evidence; a softmax over C normalises it           |
+    | `probs`      | (B, C, h, w) float >= 0 | evidence; need not sum to 1 over C (Mask2Former's does not)    |
+    | `ids`        | (B, 1, h, w) integer  | the class of each pixel                                          |
+
+    Attributes:
+        values: the evidence.
+        kind: what the values are.
+        class_names: names of the C classes.
+        disparity: (B, h, w) in [0, 1], near = 1, from segmenters that give both.
+    """
+
+    values: Tensor
+    kind: ScoreKind
+    class_names: tuple[str, ...]
+    disparity: Tensor | None = None
+
+    def as_logits(self) -> Tensor:
+        """Return (B, C, h, w) float32 whose softmax over C are the probabilities."""
+        if self.kind in ("logits", "log_scores"):
+            return self.values.float()
+        return (self._evidence() + EPSILON).log()
+
+    def as_probs(self) -> Tensor:
+        """Return (B, C, h, w) float32 that sums to 1 over C."""
+        if self.kind in ("logits", "log_scores"):
+            return self.values.float().softmax(1)
+        evidence = self._evidence() + EPSILON
+        return evidence / evidence.sum(1, keepdim=True)
+
+    def ids(self, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the class of each pixel.
+
+        Evidence is interpolated before the decision, so that edges are smoother than those of enlarged ids.
+
+        Args:
+            size: (h, w) of the result; by default the segmenter's own grid.
+
+        Returns:
+            (B, h, w) uint8, or int32 where there are more than 256 classes.
+        """
+        dtype = torch.uint8 if len(self.class_names) <= 256 else torch.int32
+        if self.kind == "ids":
+            ids = self.values[:, 0]
+            return (ids if size is None else resize_ids(ids, size)).to(dtype)
+        return self._interpolated(size).argmax(1).to(dtype)
+
+    def pooled(self, size: tuple[int, int]) -> Tensor:
+        """Return probabilities averaged over the cells of a coarser grid, (B, C, h, w) float32."""
+        return resize_area(self.as_probs(), size)
+
+    def top_k(self, k: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Keep the k classes that cover most of each picture, on a coarse grid.
+
+        Args:
+            k: how many; at most C.
+            size: (h, w) of the grid, such as the patches of a vision tower.
+
+        Returns:
+            Ids (B, k) int64 by falling share of the picture, and their probabilities (B, k, h, w) float32.
+        """
+        pooled = self.pooled(size)
+        ids = pooled.mean((-2, -1)).topk(min(k, pooled.shape[1])).indices
+        return ids, pooled.gather(1, ids[..., None, None].expand(-1, -1, *size))
+
+    def disparity_map(self, size: tuple[int, int]) -> Tensor:
+        """Return the segmenter's own disparity, (B, h, w) float32 in 0..255, rounded as a dataset stores it.
+
+        Raises:
+            ValueError: this segmenter gives none.
+        """
+        if self.disparity is None:
+            raise ValueError("disparity: this segmenter has no disparity head; name a depth model instead.")
+        maps = self.disparity[:, None].float()
+        if maps.shape[-2:] != tuple(size):
+            maps = F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+        return round_disparity(maps[:, 0] * 255)
+
+    def rows(self, start: int, end: int) -> "Scores":
+        """The scores of some pictures of the batch."""
+        disparity = None if self.disparity is None else self.disparity[start:end]
+        return replace(self, values=self.values[start:end], disparity=disparity)
+
+    def _evidence(self) -> Tensor:
+        if self.kind == "probs":
+            return self.values.float()
+        one_hot = F.one_hot(self.values[:, 0].long(), len(self.class_names))
+        return one_hot.movedim(-1, 1).float()
+
+    def _interpolated(self, size: tuple[int, int] | None) -> Tensor:
+        values = self.values.float()
+        if size is None or values.shape[-2:] == tuple(size):
+            return values
+        return F.interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)

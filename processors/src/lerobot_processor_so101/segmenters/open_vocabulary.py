@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmenters whose classes are free text, so that an instruction can choose what is segmented.
+
+Such a model answers each text by itself: how likely is this pixel a "red cube"? Class 0, "background", is what no
+text claims: 1 - the best of them. So a pixel belongs to a text only where that is likelier than not.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, BatchFeature, CLIPSegForImageSegmentation, Sam3Model
+
+from ..scores import ScoreKind, Scores
+from .base import Segmenter
+
+BACKGROUND = "background"
+
+
+class OpenVocabularySegmenter(Segmenter):
+    """Free-text classes.
+
+    Args:
+        name: Hub id or folder.
+        model: the model.
+        processor: its processor, for pictures and texts.
+        classes: what to look for.
+
+    Raises:
+        ValueError: no classes, or one twice.
+    """
+
+    kind: ScoreKind = "probs"
+
+    def __init__(self, name: str, model: Any, processor: Any, classes: Sequence[str]) -> None:
+        super().__init__(name, model, processor.image_processor)
+        texts = [text.strip() for text in classes]
+        if not texts or not all(texts) or len({BACKGROUND, *texts}) != len(texts) + 1:
+            raise ValueError(
+                f"segmenter {name!r} takes free text: found classes = {list(classes)}, expected different texts "
+                f"such as ['red cube', 'gripper'], none empty or {BACKGROUND!r} (which is class 0)."
+            )
+        self.texts = texts
+        self.tokens = processor.tokenizer(texts, padding=True, return_tensors="pt")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The background and the texts."""
+        return (BACKGROUND, *self.texts)
+
+    def score(self, inputs: BatchFeature) -> Scores:
+        """Probability of each text, and of none, at each pixel."""
+        probabilities = self.text_probabilities(inputs["pixel_values"]).float()  # (B, texts, h, w)
+        background = 1 - probabilities.amax(1, keepdim=True)
+        return Scores(torch.cat([background, probabilities], 1), self.kind, self.class_names)
+
+    def text_probabilities(self, pixel_values: Tensor) -> Tensor:
+        """How likely each pixel shows each text, (B, texts, h, w)."""
+        raise NotImplementedError
+
+
+class CLIPSegSegmenter(OpenVocabularySegmenter):
+    """CLIPSeg: quick and coarse."""
+
+    def text_probabilities(self, pixel_values: Tensor) -> Tensor:
+        """Every text against every picture, in one batch."""
+        count, texts = len(pixel_values), len(self.texts)
+        tokens = self.tokens.to(pixel_values.device)
+        logits = self.model(
+            pixel_values=pixel_values.repeat_interleave(texts, 0),
+            input_ids=tokens["input_ids"].repeat(count, 1),
+            attention_mask=tokens["attention_mask"].repeat(count, 1),
+        ).logits
+        return logits.reshape(count, texts, *logits.shape[-2:]).sigmoid()
+
+
+class Sam3Segmenter(OpenVocabularySegmenter):
+    """SAM 3: sharp and slow. Pictures are looked at once, then asked about each text."""
+
+    def text_probabilities(self, pixel_values: Tensor) -> Tensor:
+        """One decoder pass per text over the same vision features."""
+        vision = self.model.get_vision_features(pixel_values=pixel_values)
+        tokens = self.tokens.to(pixel_values.device)
+        found = []
+        for ids, mask in zip(tokens["input_ids"], tokens["attention_mask"], strict=True):
+            outputs = self.model(
+                vision_embeds=vision,
+                input_ids=ids.expand(len(pixel_values), -1),
+                attention_mask=mask.expand(len(pixel_values), -1),
+            )
+            found.append(
+                outputs.semantic_seg.float().sigmoid()
+                * outputs.presence_logits.float().sigmoid()[..., None, None]
+            )
+        return torch.cat(found, 1)
+
+
+OPEN_VOCABULARY: dict[str, tuple[type[OpenVocabularySegmenter], Any]] = {
+    "clipseg": (CLIPSegSegmenter, CLIPSegForImageSegmentation),
+    "sam3": (Sam3Segmenter, Sam3Model),
+}
+
+
+def open_vocabulary(
+    name: str, folder: str, model_type: str, classes: Sequence[str]
+) -> OpenVocabularySegmenter:
+    """Load an open-vocabulary segmenter from a folder or the Hub."""
+    segmenter, model = OPEN_VOCABULARY[model_type]
+    return segmenter(
+        name, model.from_pretrained(folder, dtype="auto"), AutoProcessor.from_pretrained(folder), classes
+    )

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One name, one segmenter."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
+
+from ..perception_model import load_config, load_processor
+from .base import Segmenter
+from .huggingface import UNIVERSAL, SemanticSegmenter, universal
+from .open_vocabulary import OPEN_VOCABULARY, open_vocabulary
+
+WORKBENCH = "workbench"
+_WORKBENCH_FOLDER = Path(__file__).resolve().parents[1] / "weights" / "workbench"
+
+
+def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmenter:
+    """Load a segmenter, on the CPU; it follows its pictures to their device.
+
+    Args:
+        name: a Hub id or folder of a semantic, universal or open-vocabulary segmenter of transformers, or
+            "workbench", the small one that comes with this package and needs no download.
+        classes: what an open-vocabulary segmenter is to look for, in free text.
+
+    Raises:
+        ValueError: no such model, a model that does not segment, or classes where they cannot be chosen.
+    """
+    folder = (
+        str(_WORKBENCH_FOLDER)
+        if name == WORKBENCH
+        else str(Path(name).expanduser())
+        if Path(name).expanduser().is_dir()
+        else name
+    )
+    config = load_config(folder)
+    if config.model_type in OPEN_VOCABULARY:
+        return open_vocabulary(name, folder, config.model_type, classes)
+    if classes:
+        raise ValueError(
+            f"segmenter {name!r} ({config.model_type}) has fixed classes, found classes = {list(classes)}. Leave them "
+            f"out, or take an open-vocabulary model ({', '.join(OPEN_VOCABULARY)})."
+        )
+    if config.model_type in UNIVERSAL:
+        model = AutoModelForUniversalSegmentation.from_pretrained(folder, dtype="auto")
+        return universal(name, model, load_processor(folder))
+    if type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
+        model = AutoModelForSemanticSegmentation.from_pretrained(folder, dtype="auto")
+        return SemanticSegmenter(name, model, load_processor(folder))
+    raise ValueError(
+        f"segmenter {name!r}: found a {config.model_type!r} model, expected a semantic one (segformer, upernet, "
+        f"efficientvit_fpn, ...), a universal one ({', '.join(UNIVERSAL)}) or an open-vocabulary one "
+        f"({', '.join(OPEN_VOCABULARY)})."
+    )

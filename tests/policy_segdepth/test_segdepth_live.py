@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""segdepth with a segmenter of its own: in training on precomputed masks, and live through `lerobot-eval`."""
+
+import json
+import sys
+
+import pytest
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies import make_pre_post_processors
+from lerobot.scripts import lerobot_eval
+
+from lerobot_policy_segdepth import SegDepthConfig
+from lerobot_processor_so101 import PERCEPTION
+from tests.tiny import tiny_efficientvit_fpn
+
+CHUNK = 50
+
+
+def config_for(segmenter, images, **options) -> SegDepthConfig:
+    inputs = {"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **images}
+    return SegDepthConfig(
+        input_features=inputs,
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
+        cameras=["top"],
+        segmenter=segmenter,
+        depth="segmenter",
+        chunk_size=CHUNK,
+        n_action_steps=CHUNK,
+        device="cpu",
+        push_to_hub=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    return tiny_efficientvit_fpn(tmp_path_factory.mktemp("segmenter"), disparity_head=True)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Number of pictures in each call of the segmenter."""
+    from lerobot_processor_so101.efficientvit_fpn import EfficientViTFPNForSemanticSegmentation as Model
+
+    seen, forward = [], Model.forward
+
+    def counting(self, pixel_values, *args, **kwargs):
+        seen.append(len(pixel_values))
+        return forward(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(Model, "forward", counting)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def checkpoint(segmenter, tmp_path_factory):
+    """An untrained policy, saved as LeRobot saves it."""
+    from lerobot_policy_segdepth.modeling_segdepth import SegDepthPolicy
+
+    torch.manual_seed(0)
+    config = config_for(segmenter, {"observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, 32, 32))})
+    folder = tmp_path_factory.mktemp("checkpoint")
+    SegDepthPolicy(config).save_pretrained(folder)
+    for pipeline in make_pre_post_processors(config):
+        pipeline.save_pretrained(folder)
+    return folder
+
+
+def test_the_segmenter_looks_once_per_chunk_in_lerobot_eval(
+    checkpoint, calls, tmp_path, monkeypatch, plugins
+):
+    from lerobot_env_so101_workbench.env import WorkbenchEnv
+    from lerobot_env_so101_workbench.tasks import LiftCube
+
+    ticks, step = [], WorkbenchEnv.step
+    monkeypatch.setattr(WorkbenchEnv, "step", lambda self, action: ticks.append(1) or step(self, action))
+    monkeypatch.setattr(LiftCube, "time_limit_s", 2 * CHUNK / 30)
+    command = (
+        f"lerobot-eval --policy.path={checkpoint} --policy.device=cpu --env.type=so101_sim --env.task=lift_cube "
+        "--env.cameras=[top] --env.height=32 --env.width=32 --eval.n_episodes=2 --eval.batch_size=1 "
+        f"--eval.use_async_envs=false --output_dir={tmp_path}"
+    )
+    monkeypatch.setattr(sys, "argv", command.split())
+    lerobot_eval.main()
+
+    assert json.loads((tmp_path / "eval_info.json").read_text())["overall"]["n_episodes"] == 2
+    assert len(ticks) == 4 * CHUNK
+    assert calls == [1] * 4  # once in 50 ticks
+
+
+def test_the_checkpoint_names_the_segmenter_and_has_no_weights_of_it(checkpoint):
+    steps = json.loads((checkpoint / "policy_preprocessor.json").read_text())["steps"]
+    (config,) = [step["config"] for step in steps if step["registry_name"] == "so101_segmentation"]
+    assert config["identity"]["class_names"][3] == "cube"
+    assert not [path.name for path in checkpoint.glob("*.safetensors") if "segmentation" in path.name]
+
+
+def test_training_resolves_in_forward(checkpoint, calls):
+    from lerobot_policy_segdepth.modeling_segdepth import SegDepthPolicy
+
+    policy = SegDepthPolicy.from_pretrained(checkpoint)
+    preprocessor, _ = make_pre_post_processors(policy.config, pretrained_path=checkpoint)
+    batch = preprocessor(
+        {
+            "observation.images.top": torch.rand(3, 3, 32, 32),
+            "observation.state": torch.zeros(3, 6),
+            "action": torch.zeros(3, CHUNK, 6),
+        }
+    )
+    assert PERCEPTION in batch
+    assert not calls
+    loss, _ = policy.train()(batch)
+    loss.backward()
+    policy.eval()(batch)
+    assert calls == [3]
+
+
+def test_a_policy_takes_pictures_or_what_was_precomputed(segmenter):
+    plane = PolicyFeature(FeatureType.VISUAL, (1, 84, 84))
+    stored = {"observation.seg.top": plane, "observation.disparity.top": plane}
+    config = config_for(segmenter, stored)
+    config.validate_features()
+    # LeRobot compares these names with those of a dataset without colours and of an arm with them.
+    assert set(config.used_features) == {*stored, "observation.state", "observation.images.top"}
+    with pytest.raises(ValueError, match=r"'observation.disparity.top' or 'observation.images.top'"):
+        config_for(segmenter, {"observation.seg.top": plane}).validate_features()
+
+
+def test_a_policy_with_other_class_names_than_the_segmenter_is_refused(segmenter):
+    colours = {"observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, 32, 32))}
+    config = config_for(segmenter, colours, class_names=["table", "cube"], watched_classes=["cube"])
+    with pytest.raises(ValueError, match=r"--policy\.class_names"):
+        make_pre_post_processors(config)
