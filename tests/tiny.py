@@ -22,19 +22,20 @@ TEXTS = ("red cube", "gripper", "table", "plate", "bowl")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 
 
-def save(folder: Path | str, model: hf.PreTrainedModel, processor: Any, scale: float = 1.0) -> str:
+def save(folder: Path | str, model: hf.PreTrainedModel, processor: Any, gain: float | None = 1.5) -> str:
     """Save a model with its processor.
 
     Args:
         folder: made if it is missing.
         model: weights and configuration.
         processor: how pictures (and texts) are prepared.
-        scale: factor on all matrices; larger ones make the answers of a random model depend on the picture.
+        gain: of the random matrices. transformers draws them so small that a tiny model's answer is a constant.
+            None leaves them.
     """
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(scale)
+            if gain is not None and parameter.ndim > 1:
+                parameter.normal_(std=gain / parameter[0].numel() ** 0.5)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
@@ -78,7 +79,7 @@ def tiny_mask2former(
     prepare = hf.Mask2FormerImageProcessor(
         size={"height": size, "width": size}, num_labels=len(LABELS), **processor
     )
-    return save(folder, hf.Mask2FormerForUniversalSegmentation(config).to(dtype), prepare, scale=5.0)
+    return save(folder, hf.Mask2FormerForUniversalSegmentation(config).to(dtype), prepare)
 
 
 def tiny_maskformer(folder: Path | str) -> str:
@@ -105,7 +106,7 @@ def tiny_maskformer(folder: Path | str) -> str:
         id2label=id2label(),
     )
     prepare = hf.MaskFormerImageProcessor(size={"height": 64, "width": 64})
-    return save(folder, hf.MaskFormerForInstanceSegmentation(config), prepare, scale=3.0)
+    return save(folder, hf.MaskFormerForInstanceSegmentation(config), prepare)
 
 
 def tiny_eomt(folder: Path | str, windows: bool = True, patch_size: int = 4) -> str:
@@ -131,7 +132,7 @@ def tiny_eomt(folder: Path | str, windows: bool = True, patch_size: int = 4) -> 
     )
     size = {"shortest_edge": 32, "longest_edge": None if windows else 32}
     prepare = hf.EomtImageProcessor(size=size, do_split_image=windows, do_pad=not windows)
-    return save(folder, hf.EomtForUniversalSegmentation(config), prepare, scale=5.0)
+    return save(folder, hf.EomtForUniversalSegmentation(config), prepare)
 
 
 def tiny_segformer(folder: Path | str, size: int = 64) -> str:
@@ -145,7 +146,7 @@ def tiny_segformer(folder: Path | str, size: int = 64) -> str:
         id2label=id2label(),
     )
     prepare = hf.SegformerImageProcessor(size={"height": size, "width": size})
-    return save(folder, hf.SegformerForSemanticSegmentation(config), prepare, scale=5.0)
+    return save(folder, hf.SegformerForSemanticSegmentation(config), prepare)
 
 
 def tiny_efficientvit_fpn(
@@ -159,7 +160,7 @@ def tiny_efficientvit_fpn(
         image_mean=[0.485, 0.456, 0.406],
         image_std=[0.229, 0.224, 0.225],
     )
-    return save(folder, model.to(dtype), prepare)
+    return save(folder, model.to(dtype), prepare, gain=None)
 
 
 def tiny_tokenizer(folder: Path | str, texts: tuple[str, ...] = TEXTS) -> hf.CLIPTokenizer:
@@ -211,9 +212,7 @@ def tiny_clipseg(folder: Path | str) -> str:
     images = hf.ViTImageProcessor(
         size={"height": 32, "width": 32}, image_mean=CLIP_MEAN, image_std=(0.27,) * 3
     )
-    return save(
-        folder, hf.CLIPSegForImageSegmentation(config), hf.CLIPSegProcessor(images, tokenizer), scale=3.0
-    )
+    return save(folder, hf.CLIPSegForImageSegmentation(config), hf.CLIPSegProcessor(images, tokenizer))
 
 
 def tiny_sam3(folder: Path | str) -> str:
@@ -245,7 +244,7 @@ def tiny_sam3(folder: Path | str) -> str:
         mask_decoder_config={"hidden_size": 16, "num_attention_heads": 2},
     )
     images = hf.Sam3ImageProcessor(size={"height": 56, "width": 56})
-    return save(folder, hf.Sam3Model(config), hf.Sam3Processor(images, tokenizer), scale=3.0)
+    return save(folder, hf.Sam3Model(config), hf.Sam3Processor(images, tokenizer))
 
 
 def dinov2() -> hf.Dinov2Config:
@@ -282,7 +281,7 @@ def tiny_depth_anything(
     model = hf.DepthAnythingForDepthEstimation(config).to(dtype)
     # Without a bias the last ReLU would answer 0 everywhere for half of all random models.
     torch.nn.init.constant_(model.head.conv3.bias, 1.0)
-    return save(folder, model, _dpt_processor(keep_aspect_ratio=True, ensure_multiple_of=14), scale=2.0)
+    return save(folder, model, _dpt_processor(keep_aspect_ratio=True, ensure_multiple_of=14))
 
 
 def tiny_dpt(folder: Path | str) -> str:
@@ -302,7 +301,7 @@ def tiny_dpt(folder: Path | str) -> str:
     )
     model = hf.DPTForDepthEstimation(config)
     torch.nn.init.constant_(model.head.head[4].bias, 1.0)
-    return save(folder, model, _dpt_processor(), scale=2.0)
+    return save(folder, model, _dpt_processor())
 
 
 def tiny_glpn(folder: Path | str) -> str:
@@ -314,7 +313,7 @@ def tiny_glpn(folder: Path | str) -> str:
         num_attention_heads=[1, 1, 2, 2],
         decoder_hidden_size=8,
     )
-    return save(folder, hf.GLPNForDepthEstimation(config), hf.GLPNImageProcessor(), scale=5.0)
+    return save(folder, hf.GLPNForDepthEstimation(config), hf.GLPNImageProcessor())
 
 
 def tiny_zoedepth(folder: Path | str, heads: int = 1) -> str:
@@ -350,7 +349,7 @@ def tiny_zoedepth(folder: Path | str, heads: int = 1) -> str:
         ],
     )
     prepare = hf.ZoeDepthImageProcessor(size={"height": 64, "width": 64}, keep_aspect_ratio=False)
-    return save(folder, hf.ZoeDepthForDepthEstimation(config), prepare, scale=2.0)
+    return save(folder, hf.ZoeDepthForDepthEstimation(config), prepare)
 
 
 def tiny_depth_pro(folder: Path | str) -> str:
@@ -378,4 +377,4 @@ def tiny_depth_pro(folder: Path | str) -> str:
         use_fov_model=True,
     )
     prepare = hf.DepthProImageProcessor(size={"height": 32, "width": 32})
-    return save(folder, hf.DepthProForDepthEstimation(config), prepare, scale=2.0)
+    return save(folder, hf.DepthProForDepthEstimation(config), prepare)

@@ -25,7 +25,9 @@ class ClassMap:
         self.owner = owner
         self._ids: dict[str, int] = {}
         for id_, name in enumerate(self.names):
-            for synonym in (name, *re.split(r"[;,]", name)):
+            self._ids.setdefault(_plain(name), id_)
+        for id_, name in enumerate(self.names):  # after all names: a synonym never hides a name
+            for synonym in re.split(r"[;,]", name):
                 self._ids.setdefault(_plain(synonym), id_)
 
     def id(self, wanted: str | int) -> int:
@@ -34,12 +36,15 @@ class ClassMap:
         Raises:
             ValueError: there is no such class; the message lists the nearest names.
         """
-        if isinstance(wanted, str) and _plain(wanted) in self._ids:
-            return self._ids[_plain(wanted)]
-        if isinstance(wanted, int) or wanted.strip().isdecimal():
+        if not isinstance(wanted, str):
             return self._by_number(int(wanted))
-        near = difflib.get_close_matches(_plain(wanted), self._ids, n=5, cutoff=0.5)
-        near += [name for name in self._ids if _plain(wanted) in name and name not in near][:5]
+        plain = _plain(wanted)
+        if plain in self._ids:
+            return self._ids[plain]
+        if plain.isdecimal():
+            return self._by_number(int(plain))
+        near = [name for name in self._ids if plain and plain in name][:5]
+        near += [name for name in difflib.get_close_matches(plain, self._ids, n=5) if name not in near]
         hint = f"the nearest are {near}" if near else f"it has {list(self.names)[:20]}"
         raise ValueError(
             f"class {wanted!r}: not among the {len(self.names)} classes of {self.owner}; {hint}."

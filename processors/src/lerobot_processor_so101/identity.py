@@ -17,7 +17,8 @@ class ModelIdentity:
         name: Hub id or folder the weights came from. Only for people: a copy elsewhere is the same model.
         weights: SHA-256 of all parameters and buffers as they were loaded.
         class_names: the segmenter's classes; empty for a depth model.
-        input_size: (height, width) that pictures are resized to, or empty where it depends on the picture.
+        input_size: (height, width) that pictures are resized to; one number where that is their shorter side; empty
+            where it depends on the picture.
     """
 
     name: str
@@ -38,8 +39,11 @@ class ModelIdentity:
         Raises:
             ValueError: an entry is missing or unknown.
         """
+        entries: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         try:
-            return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+            return cls(**entries)
         except TypeError as error:
             raise ValueError(f"identity of a perception model: found {sorted(values)}; {error}") from error
 
@@ -57,8 +61,8 @@ class ModelIdentity:
             expected, actual = getattr(self, key), getattr(found, key)
             if expected != actual:
                 raise ValueError(
-                    f"{where} expects the perception model {self.name!r} with {key} = {_short(expected)}, "
-                    f"found {found.name!r} with {key} = {_short(actual)}. Use the same model, or make the "
+                    f"{where} expects the perception model {self.name!r} with {key} = {_short(expected, actual)}, "
+                    f"found {found.name!r} with {key} = {_short(actual, expected)}. Use the same model, or make the "
                     "masks and train again with the new one."
                 )
 
@@ -73,5 +77,13 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _short(value: Any) -> str:
-    return f"{value[:12]}..." if isinstance(value, str) else str(list(value))
+def _short(value: Any, other: Any) -> str:
+    """A value for a message; of a long list, where it begins to differ from the other."""
+    if isinstance(value, str):
+        return f"{value[:12]}..."
+    first = next(
+        (i for i, pair in enumerate(zip(value, other, strict=False)) if pair[0] != pair[1]), len(other)
+    )
+    if len(value) <= 8:
+        return str(list(value))
+    return f"{len(value)} entries, from {first} on {list(value[first : first + 3])}"

@@ -6,24 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, BatchFeature, PretrainedConfig, PreTrainedModel
 
 from . import efficientvit_fpn  # noqa: F401  makes the suite's own model known to the Auto classes
 from .identity import ModelIdentity, weights_hash
 
+type Region = tuple[float, float, float, float]  # top, left, height, width, each a fraction of the picture
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
+
 
 class PerceptionModel(nn.Module):
     """A frozen transformers model that looks at pictures in [0, 1].
 
-    It resizes and normalises with the image processor that was saved beside the model, works in bfloat16 on a GPU,
-    and answers in float32.
+    It resizes and normalises with the image processor that was saved beside the model. Weights are float32; a GPU
+    computes in bfloat16 where autocast finds that safe. Answers are float32 and lie on the whole picture.
 
     Args:
         name: Hub id or folder, for messages and the identity.
         model: the model.
         processor: its image processor.
+
+    Attributes:
+        switched_off: what the image processor must not do, because scores would then not lie on the picture.
     """
+
+    switched_off: tuple[str, ...] = ("do_center_crop", "do_pad")
 
     def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
         super().__init__()
@@ -40,30 +49,49 @@ class PerceptionModel(nn.Module):
     @property
     def identity(self) -> ModelIdentity:
         """What a checkpoint or dataset remembers of this model."""
-        size = getattr(self.processor, "size", None) or {}
-        input_size = (size["height"], size["width"]) if "height" in size else ()
+        size = dict(getattr(self.processor, "size", None) or {})
+        if "height" in size:
+            input_size: tuple[int, ...] = (size["height"], size["width"])
+        else:
+            input_size = (size["shortest_edge"],) if "shortest_edge" in size else ()
         return ModelIdentity(self.name, self.weights, self.class_names, input_size)
 
     def train(self, mode: bool = True) -> "PerceptionModel":
         """Stay in evaluation mode: the model is frozen."""
         return super().train(False)
 
-    def to_device_of(self, images: Tensor) -> None:
-        """Follow the pictures: the model moves to their device, in bfloat16 where that is a GPU."""
-        dtype = torch.bfloat16 if images.device.type == "cuda" else torch.float32
-        parameter = next(self.model.parameters())
-        if parameter.device != images.device or parameter.dtype != dtype:
-            self.model.to(images.device, dtype)
-
     def prepare(self, images: Tensor) -> BatchFeature:
-        """Resize and normalise as the model wants it.
+        """Resize and normalise as the model wants it, and move the model to the pictures' device.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: pictures of another shape, dtype or range, or with NaN.
         """
-        inputs = self.processor(images=list(images), do_rescale=False, return_tensors="pt")
-        dtype = next(self.model.parameters()).dtype
-        return inputs.to(images.device, dtype)
+        check_images(images)
+        self.model.to(images.device)
+        off = {option: False for option in self.switched_off if hasattr(self.processor, option)}
+        inputs = self.processor(
+            images=list(images),
+            do_rescale=False,
+            return_tensors="pt",
+            disable_grouping=images.device.type == "cpu",  # grouping equal pictures copies them
+            **off,
+        )
+        return inputs.to(images.device)
+
+    def picture_region(self, inputs: BatchFeature, size: tuple[int, int]) -> Region:
+        """Which part of the prepared pictures shows the pictures; the rest is padding.
+
+        Args:
+            inputs: from `prepare`.
+            size: (H, W) of the pictures.
+        """
+        if "pixel_mask" not in inputs:
+            return WHOLE
+        mask = inputs["pixel_mask"][0]
+        return 0.0, 0.0, float(mask.any(1).float().mean()), float(mask.any(0).float().mean())
 
 
 def check_images(images: Tensor) -> None:
@@ -106,15 +134,48 @@ def in_batches[Answer](
     for index, batch in enumerate(inputs):
         by_size.setdefault(batch["pixel_values"].shape[1:], []).append(index)
     for members in by_size.values():
-        together = BatchFeature(
-            {"pixel_values": torch.cat([inputs[index]["pixel_values"] for index in members])}
-        )
-        answer, start = run(together), 0
+        pixels = torch.cat([inputs[index]["pixel_values"] for index in members])
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):
+            answer = run(BatchFeature({"pixel_values": pixels}))
+        start = 0
         for index in members:
             end = start + len(inputs[index]["pixel_values"])
             answers[index] = split(answer, start, end)
             start = end
     return [answers[index] for index in range(len(inputs))]
+
+
+def cut_region(maps: Tensor, region: Region) -> Tensor:
+    """Cut out a part of maps whose borders need not fall between pixels.
+
+    Args:
+        maps: (B, C, H, W) floating point.
+        region: the part.
+
+    Returns:
+        (B, C, h, w) of the same resolution, interpolated linearly; `maps` itself for the whole.
+    """
+    if region == WHOLE:
+        return maps
+    top, left, height, width = region
+    size = max(1, round(maps.shape[-2] * height)), max(1, round(maps.shape[-1] * width))
+    to_source = maps.new_tensor([[width, 0, 2 * left + width - 1], [0, height, 2 * top + height - 1]])
+    grid = F.affine_grid(
+        to_source.expand(len(maps), -1, -1), [len(maps), maps.shape[1], *size], align_corners=False
+    )
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+
+
+def local_folder(name: str) -> str:
+    """A folder's path without "~"; a Hub id as it is.
+
+    Raises:
+        ValueError: a path that is no folder.
+    """
+    folder = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) and not folder.is_dir():
+        raise ValueError(f"perception model {name!r}: there is no such folder.")
+    return str(folder) if folder.is_dir() else name
 
 
 def load_config(name: str) -> PretrainedConfig:
@@ -123,12 +184,8 @@ def load_config(name: str) -> PretrainedConfig:
     Raises:
         ValueError: there is none, with what was looked for.
     """
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise ValueError(f"perception model {name!r}: there is no such folder.")
     try:
-        return AutoConfig.from_pretrained(
-            str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-        )
+        return AutoConfig.from_pretrained(local_folder(name))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"perception model {name!r}: found neither a folder with a config.json nor a model on the Hub or in "
@@ -136,6 +193,26 @@ def load_config(name: str) -> PretrainedConfig:
         ) from error
 
 
+def load_model(name: str, auto_class: Any) -> PreTrainedModel:
+    """Read a model's weights from a folder or the Hub, in the dtype they were saved in.
+
+    Raises:
+        ValueError: there are none, or weights of another kind of model (which transformers would fill up with
+            random numbers).
+    """
+    try:
+        model, found = auto_class.from_pretrained(local_folder(name), dtype="auto", output_loading_info=True)
+    except OSError as error:
+        raise ValueError(f"perception model {name!r}: {str(error).splitlines()[0]}") from error
+    missing = sorted(found["missing_keys"] & {key for key, _ in model.named_parameters()})
+    if missing:
+        raise ValueError(
+            f"perception model {name!r}: its weights lack {len(missing)} parameters of {type(model).__name__}, such "
+            f"as {missing[0]!r}. It was made for another task; take a model of this one."
+        )
+    return model
+
+
 def load_processor(name: str) -> Any:
     """Read the image processor that was saved beside a model."""
-    return AutoImageProcessor.from_pretrained(name)
+    return AutoImageProcessor.from_pretrained(local_folder(name))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .resize import resize_area, resize_ids
+from .resize import resize_area, resize_ids, resize_linear
 from .stored import round_disparity
 
 ScoreKind = Literal["logits", "log_scores", "probs", "ids"]
@@ -31,12 +31,23 @@ class Scores:
         kind: what the values are.
         class_names: names of the C classes.
         disparity: (B, h, w) in [0, 1], near = 1, from segmenters that give both.
+
+    Raises:
+        ValueError: the shape of `values` does not fit the kind and the classes.
     """
 
     values: Tensor
     kind: ScoreKind
     class_names: tuple[str, ...]
     disparity: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        channels = 1 if self.kind == "ids" else len(self.class_names)
+        if self.values.ndim != 4 or self.values.shape[1] != channels:
+            raise ValueError(
+                f"scores of kind {self.kind!r} with {len(self.class_names)} classes: found shape "
+                f"{tuple(self.values.shape)}, expected (B, {channels}, h, w)."
+            )
 
     def as_logits(self) -> Tensor:
         """Return (B, C, h, w) float32 whose softmax over C are the probabilities."""
@@ -66,7 +77,8 @@ class Scores:
         if self.kind == "ids":
             ids = self.values[:, 0]
             return (ids if size is None else resize_ids(ids, size)).to(dtype)
-        return self._interpolated(size).argmax(1).to(dtype)
+        # One picture at a time: 150 classes at 480 x 640 are 184 MB of floats.
+        return torch.stack([_interpolated(picture, size).argmax(0).to(dtype) for picture in self.values])
 
     def pooled(self, size: tuple[int, int]) -> Tensor:
         """Return probabilities averaged over the cells of a coarser grid, (B, C, h, w) float32."""
@@ -110,8 +122,7 @@ class Scores:
         one_hot = F.one_hot(self.values[:, 0].long(), len(self.class_names))
         return one_hot.movedim(-1, 1).float()
 
-    def _interpolated(self, size: tuple[int, int] | None) -> Tensor:
-        values = self.values.float()
-        if size is None or values.shape[-2:] == tuple(size):
-            return values
-        return F.interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)
+
+def _interpolated(picture: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Evidence of one picture, (C, H, W), as (C, h, w) float32."""
+    return picture.float() if size is None else resize_linear(picture.float(), size)

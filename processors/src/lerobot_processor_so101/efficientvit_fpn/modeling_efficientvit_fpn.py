@@ -45,7 +45,7 @@ class EfficientViTFPNForSemanticSegmentation(PreTrainedModel):
 
     config_class = EfficientViTFPNConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
 
     def __init__(self, config: EfficientViTFPNConfig) -> None:
         super().__init__(config)

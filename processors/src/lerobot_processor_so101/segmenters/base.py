@@ -3,13 +3,14 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import BatchFeature
 
 from ..class_map import ClassMap
-from ..perception_model import PerceptionModel, check_images, in_batches
+from ..perception_model import PerceptionModel, cut_region, in_batches
 from ..scores import ScoreKind, Scores
 
 
@@ -29,7 +30,7 @@ class Segmenter(PerceptionModel):
 
     @property
     def gives_disparity(self) -> bool:
-        """Whether the scores come with disparity."""
+        """Whether the scores come with a disparity."""
         return bool(getattr(self.model.config, "disparity_head", False))
 
     def forward(self, images: Tensor) -> Scores:
@@ -49,11 +50,23 @@ class Segmenter(PerceptionModel):
         Raises:
             ValueError: pictures of another shape, dtype or range, or with NaN.
         """
-        for images in batches:
-            check_images(images)
-        self.to_device_of(batches[0])
-        return in_batches(self.score, Scores.rows, [self.prepare(images) for images in batches])
+        inputs = [self.prepare(images) for images in batches]
+        answers = in_batches(self.score, Scores.rows, inputs)
+        return [
+            self.on_picture(scores, prepared, (images.shape[-2], images.shape[-1]))
+            for scores, prepared, images in zip(answers, inputs, batches, strict=True)
+        ]
 
     @abstractmethod
     def score(self, inputs: BatchFeature) -> Scores:
         """Run the model on prepared pictures."""
+
+    def on_picture(self, scores: Scores, inputs: BatchFeature, size: tuple[int, int]) -> Scores:
+        """From scores of the prepared pictures to scores of the pictures: cut away what was padded.
+
+        Args:
+            scores: what `score` answered.
+            inputs: from `prepare`.
+            size: (H, W) of the pictures.
+        """
+        return replace(scores, values=cut_region(scores.values, self.picture_region(inputs, size)))

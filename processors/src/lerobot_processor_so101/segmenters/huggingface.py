@@ -2,15 +2,17 @@
 """Segmenters with fixed classes from transformers: semantic ones (one score map per class) and universal ones
 (queries, each with a class and a mask)."""
 
-from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel
+from transformers.image_transforms import get_size_with_aspect_ratio
 
-from ..perception_model import check_images
+from ..perception_model import Region
 from ..scores import ScoreKind, Scores
 from .base import Segmenter
 
@@ -30,8 +32,9 @@ def query_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     Returns:
         (B, C, h, w) float32 >= 0.
     """
-    classes = class_logits.float().softmax(-1)[..., :-1]
-    return torch.einsum("bqc,bqhw->bchw", classes, mask_logits.float().sigmoid())
+    with torch.autocast(mask_logits.device.type, enabled=False):  # which would sum in bfloat16
+        classes = class_logits.float().softmax(-1)[..., :-1]
+        return torch.einsum("bqc,bqhw->bchw", classes, mask_logits.float().sigmoid())
 
 
 class _FixedClasses(Segmenter):
@@ -60,7 +63,7 @@ class SemanticSegmenter(_FixedClasses):
 
 
 class UniversalSegmenter(_FixedClasses):
-    """Mask2Former, MaskFormer and EoMT: evidence summed over queries."""
+    """Mask2Former and MaskFormer: evidence summed over queries."""
 
     kind: ScoreKind = "probs"
 
@@ -73,43 +76,66 @@ class UniversalSegmenter(_FixedClasses):
             self.class_names,
         )
 
-    def prepare(self, images: Tensor) -> BatchFeature:
-        """Resize and normalise; EoMT's windows are handled by `SlidingWindowSegmenter`."""
-        inputs = super().prepare(images)
-        mask = inputs.get("pixel_mask")
-        if mask is not None and not bool(mask.all()):
-            raise ValueError(
-                f"{self.name}: its image processor pads pictures of {tuple(images.shape[-2:])}, so that masks would "
-                "not lie on the picture. Set its size to a fixed height and width."
-            )
-        return inputs
+
+class PaddingSegmenter(UniversalSegmenter):
+    """EoMT for panoptic segmentation: pictures keep their shape and are padded to a square, right and below."""
+
+    switched_off = ("do_center_crop",)
+
+    def picture_region(self, inputs: BatchFeature, size: tuple[int, int]) -> Region:
+        """The picture's share of the square, which the image processor does not tell."""
+        edges: Any = self.processor.size
+        height, width = get_size_with_aspect_ratio(size, edges.shortest_edge, edges.longest_edge)
+        padded_height, padded_width = inputs["pixel_values"].shape[-2:]
+        return 0.0, 0.0, height / padded_height, width / padded_width
 
 
 class SlidingWindowSegmenter(UniversalSegmenter):
-    """EoMT for semantic segmentation: square windows slide along the longer side and are averaged where they overlap."""
+    """EoMT for semantic segmentation: square windows slide along the longer side; their evidence is averaged
+    where they overlap. The windows of all pictures go through the model together."""
 
-    @torch.no_grad()
-    def segment(self, batches: Sequence[Tensor]) -> list[Scores]:
-        """See `Segmenter.segment`; the windows of all batches go through the model together."""
-        for images in batches:
-            check_images(images)
-        self.to_device_of(batches[0])
-        return [self._merged(images) for images in batches]
+    def on_picture(self, scores: Scores, inputs: BatchFeature, size: tuple[int, int]) -> Scores:
+        """Lay the windows of each picture beside each other."""
+        offsets = torch.stack(
+            list(inputs["patch_offsets"])
+        ).tolist()  # (picture, start, end) of each window, in order
+        spans = tuple((start, end) for picture, start, end in offsets if picture == 0)
+        values = scores.values.unflatten(0, (-1, len(spans)))  # (B, windows, C, h, w)
+        portrait = size[0] > size[1]
+        if portrait:
+            values = values.mT
+        lay = torch.from_numpy(_window_weights(spans, values.shape[-1])).to(values)
+        values = torch.einsum("bnchw,nwl->bchl", values, lay)
+        return replace(scores, values=values.mT if portrait else values)
 
-    def _merged(self, images: Tensor) -> Scores:
-        size: Any = self.processor.size
-        inputs = self.prepare(images)
-        windows = inputs["pixel_values"]
-        scores = self.score(inputs).values
-        scores = F.interpolate(scores, size=windows.shape[-2:], mode="bilinear", align_corners=False)
-        height, width = images.shape[-2:]
-        grid = windows.shape[-1] // 4 / min(height, width)
-        targets = [(round(height * grid), round(width * grid))] * len(images)
-        merged = self.processor.merge_image_patches(scores, inputs["patch_offsets"], targets, size)
-        return Scores(torch.stack([m.reshape(m.shape[-3:]) for m in merged]), self.kind, self.class_names)
+
+@lru_cache
+def _window_weights(spans: tuple[tuple[int, int], ...], cells: int) -> np.ndarray:
+    """How much each cell of each window counts in each cell of the whole, (windows, cells, length).
+
+    Args:
+        spans: first pixel and end of each window.
+        cells: along one window.
+
+    Returns:
+        Weights that sum to 1 over windows and their cells: a mean of the windows that cover a cell's centre, each
+        interpolated linearly.
+    """
+    pixels = spans[0][1] - spans[0][0]
+    end = spans[-1][1]
+    length = round(end * cells / pixels)
+    centres = (np.arange(length) + 0.5) * end / length  # pixels
+    starts = np.array([start for start, _ in spans])[:, None]
+    inside = (centres >= starts) & (centres < starts + pixels)  # (windows, length)
+    position = np.clip((centres - starts) * cells / pixels - 0.5, 0, cells - 1)
+    weights = np.maximum(1 - np.abs(position[:, None] - np.arange(cells)[:, None]), 0) * inside[:, None]
+    return (weights / inside.sum(0)).astype(np.float32)
 
 
 def universal(name: str, model: PreTrainedModel, processor: Any) -> UniversalSegmenter:
-    """Choose by whether the image processor cuts pictures into windows."""
-    windows = getattr(processor, "do_split_image", False)
-    return (SlidingWindowSegmenter if windows else UniversalSegmenter)(name, model, processor)
+    """Choose by how the image processor makes pictures square."""
+    if getattr(processor, "do_split_image", False):
+        return SlidingWindowSegmenter(name, model, processor)
+    if model.config.model_type.startswith("eomt") and processor.do_pad:
+        return PaddingSegmenter(name, model, processor)
+    return UniversalSegmenter(name, model, processor)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, CLIPSegForImageSegmentation, Sam3Model
 
+from ..perception_model import load_model, local_folder
 from ..scores import ScoreKind, Scores
 from .base import Segmenter
 
@@ -28,7 +29,7 @@ class OpenVocabularySegmenter(Segmenter):
         classes: what to look for.
 
     Raises:
-        ValueError: no classes, or one twice.
+        ValueError: no classes, one twice, or one too long.
     """
 
     kind: ScoreKind = "probs"
@@ -43,6 +44,12 @@ class OpenVocabularySegmenter(Segmenter):
             )
         self.texts = texts
         self.tokens = processor.tokenizer(texts, padding=True, return_tensors="pt")
+        limit = model.config.text_config.max_position_embeddings
+        if self.tokens["input_ids"].shape[1] > limit:
+            raise ValueError(
+                f"segmenter {name!r} reads at most {limit} tokens per text, found {self.tokens['input_ids'].shape[1]} in "
+                f"the longest of {texts}. Shorten it."
+            )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -61,17 +68,19 @@ class OpenVocabularySegmenter(Segmenter):
 
 
 class CLIPSegSegmenter(OpenVocabularySegmenter):
-    """CLIPSeg: quick and coarse."""
+    """CLIPSeg: quick and coarse. Pictures are looked at once, and its small decoder runs for each text."""
 
     def text_probabilities(self, pixel_values: Tensor) -> Tensor:
-        """Every text against every picture, in one batch."""
+        """Every text against every picture, in one batch of the decoder."""
         count, texts = len(pixel_values), len(self.texts)
         tokens = self.tokens.to(pixel_values.device)
-        logits = self.model(
-            pixel_values=pixel_values.repeat_interleave(texts, 0),
-            input_ids=tokens["input_ids"].repeat(count, 1),
-            attention_mask=tokens["attention_mask"].repeat(count, 1),
-        ).logits
+        asked = self.model.get_conditional_embeddings(batch_size=texts, **tokens)  # (texts, D)
+        seen = self.model.clip.get_image_features(
+            pixel_values, interpolate_pos_encoding=True, output_hidden_states=True
+        ).hidden_states
+        # Layer i is entry i + 1: the first entry is what goes into the first layer.
+        layers = [seen[layer + 1].repeat_interleave(texts, 0) for layer in self.model.extract_layers]
+        logits = self.model.decoder(layers, asked.repeat(count, 1)).logits
         return logits.reshape(count, texts, *logits.shape[-2:]).sigmoid()
 
 
@@ -107,6 +116,5 @@ def open_vocabulary(
 ) -> OpenVocabularySegmenter:
     """Load an open-vocabulary segmenter from a folder or the Hub."""
     segmenter, model = OPEN_VOCABULARY[model_type]
-    return segmenter(
-        name, model.from_pretrained(folder, dtype="auto"), AutoProcessor.from_pretrained(folder), classes
-    )
+    processor = AutoProcessor.from_pretrained(local_folder(folder))
+    return segmenter(name, load_model(folder, model), processor, classes)

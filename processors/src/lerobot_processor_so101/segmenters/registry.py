@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
-from ..perception_model import load_config, load_processor
+from ..perception_model import load_config, load_model, load_processor
 from .base import Segmenter
 from .huggingface import UNIVERSAL, SemanticSegmenter, universal
 from .open_vocabulary import OPEN_VOCABULARY, open_vocabulary
@@ -27,13 +27,7 @@ def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmen
     Raises:
         ValueError: no such model, a model that does not segment, or classes where they cannot be chosen.
     """
-    folder = (
-        str(_WORKBENCH_FOLDER)
-        if name == WORKBENCH
-        else str(Path(name).expanduser())
-        if Path(name).expanduser().is_dir()
-        else name
-    )
+    folder = _workbench() if name == WORKBENCH else name
     config = load_config(folder)
     if config.model_type in OPEN_VOCABULARY:
         return open_vocabulary(name, folder, config.model_type, classes)
@@ -43,13 +37,22 @@ def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmen
             f"out, or take an open-vocabulary model ({', '.join(OPEN_VOCABULARY)})."
         )
     if config.model_type in UNIVERSAL:
-        model = AutoModelForUniversalSegmentation.from_pretrained(folder, dtype="auto")
+        model = load_model(folder, AutoModelForUniversalSegmentation)
         return universal(name, model, load_processor(folder))
     if type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
-        model = AutoModelForSemanticSegmentation.from_pretrained(folder, dtype="auto")
+        model = load_model(folder, AutoModelForSemanticSegmentation)
         return SemanticSegmenter(name, model, load_processor(folder))
     raise ValueError(
         f"segmenter {name!r}: found a {config.model_type!r} model, expected a semantic one (segformer, upernet, "
         f"efficientvit_fpn, ...), a universal one ({', '.join(UNIVERSAL)}) or an open-vocabulary one "
         f"({', '.join(OPEN_VOCABULARY)})."
     )
+
+
+def _workbench() -> str:
+    if not _WORKBENCH_FOLDER.is_dir():
+        raise ValueError(
+            f"segmenter {WORKBENCH!r}: found no weights in {_WORKBENCH_FOLDER}. Install the package with its data, or "
+            "name a model of your own (`so101-train-segmenter` makes one)."
+        )
+    return str(_WORKBENCH_FOLDER)

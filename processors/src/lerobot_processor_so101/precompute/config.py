@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `so101-precompute`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lerobot.utils.constants import HF_LEROBOT_HOME
+
+FORMS = ("ids", "top_k", "logits")
+EXECUTORS = ("local", "slurm", "ray")
+FROM_SEGMENTER = "segmenter"
+
+
+@dataclass
+class SlurmConfig:
+    """What Slurm has to know.
+
+    Args:
+        partition: where to run.
+        time: limit per worker, such as 04:00:00. A worker that is cut off is continued by the same command.
+        qos: quality of service; empty leaves it to the cluster.
+        setup: shell command before the work; by default the Python environment of this command is used.
+    """
+
+    partition: str = ""
+    time: str = ""
+    qos: str = ""
+    setup: str = ""
+
+
+@dataclass
+class PrecomputeConfig:
+    """Options of `so101-precompute`.
+
+    Args:
+        output: folder of the new dataset; it must not exist.
+        root: folder of the source dataset; by default LeRobot's own place for `repo_id`.
+        repo_id: name of the source dataset; only needed without `root`.
+        cameras: names of the cameras to look at; by default all that have colours.
+        segmenter: name of a segmenter, such as "workbench", a folder or a Hub id.
+        classes: what an open-vocabulary segmenter is to look for.
+        forms: what to store of its scores: ids, top_k, logits.
+        depth: name of a depth model, or "segmenter" for the segmenter's own disparity.
+        height, width: size of ids and disparity [pixels].
+        top_k, grid: how many classes top_k keeps, on grid x grid patches.
+        logits_size: side of the square logits [pixels].
+        drop_rgb: leave colours out of the new dataset.
+        batch_size: frames of each camera per call of a model; 0 is 2 on a CPU and 32 elsewhere.
+        device: cpu, cuda, mps, or auto.
+        executor: local, slurm or ray.
+        workers: how many processes share the episodes.
+        cpus_per_worker, gpus_per_worker, memory_per_cpu: what Slurm and Ray reserve [memory in GB].
+        slurm: options of Slurm.
+    """
+
+    output: Path
+    root: Path | None = None
+    repo_id: str | None = None
+    cameras: list[str] = field(default_factory=list)
+    segmenter: str | None = None
+    classes: list[str] = field(default_factory=list)
+    forms: list[str] = field(default_factory=lambda: ["ids"])
+    depth: str | None = None
+    height: int = 84
+    width: int = 84
+    top_k: int = 10
+    grid: int = 32
+    logits_size: int = 512
+    drop_rgb: bool = False
+    batch_size: int = 0
+    device: str = "auto"
+    executor: str = "local"
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = 0
+    memory_per_cpu: int = 4
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+    def check(self) -> None:
+        """Say what cannot be, in the words of the command line.
+
+        Raises:
+            ValueError: an option that does not work.
+        """
+        if self.root is None and not self.repo_id:
+            raise ValueError("--root: found nothing, expected the folder of the source dataset.")
+        if self.output.resolve() == self.source_root.resolve():
+            raise ValueError("--output: found the source dataset itself, expected a folder of its own.")
+        if not self.segmenter and not self.depth:
+            raise ValueError("found neither --segmenter nor --depth, expected at least one of them.")
+        if not self.segmenter and (self.classes or self.depth == FROM_SEGMENTER):
+            raise ValueError("--classes and --depth=segmenter need a --segmenter, found none.")
+        unknown = [form for form in self.forms if form not in FORMS]
+        if unknown or len(set(self.forms)) < len(self.forms):
+            raise ValueError(f"--forms: found {self.forms}, expected different ones of {list(FORMS)}.")
+        if self.segmenter and not self.forms and self.depth != FROM_SEGMENTER:
+            raise ValueError("--forms: found none, expected one unless only --depth=segmenter is wanted.")
+        self._check_numbers()
+        if self.executor not in EXECUTORS:
+            raise ValueError(f"--executor: found {self.executor!r}, expected one of {list(EXECUTORS)}.")
+        if self.executor == "slurm" and not (self.slurm.partition and self.slurm.time):
+            raise ValueError(
+                f"--executor=slurm: found --slurm.partition={self.slurm.partition!r} and "
+                f"--slurm.time={self.slurm.time!r}, expected both."
+            )
+
+    def _check_numbers(self) -> None:
+        sizes = ("height", "width", "top_k", "grid", "logits_size")
+        for name in (*sizes, "workers", "cpus_per_worker", "memory_per_cpu"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name}: found {getattr(self, name)}, expected 1 or more.")
+        for name in ("batch_size", "gpus_per_worker"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name}: found {getattr(self, name)}, expected 0 or more.")
+
+    @property
+    def source_root(self) -> Path:
+        """Folder of the source dataset."""
+        return self.root if self.root is not None else HF_LEROBOT_HOME / str(self.repo_id)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of ids and disparity."""
+        return self.height, self.width
+
+    @property
+    def partial(self) -> Path:
+        """Folder of the unfinished work, beside the output."""
+        return self.output.with_name(self.output.name + ".partial")

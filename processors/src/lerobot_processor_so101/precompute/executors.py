@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who does the work: this process, several on this machine, Slurm or Ray, through datatrove's executors."""
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from tqdm import tqdm
+
+from .config import PrecomputeConfig
+from .job import Job
+from .models import Models
+from .work import AssembleDataset, PrecomputeEpisodes, work
+
+
+def run(config: PrecomputeConfig, job: Job, models: Models) -> bool:
+    """Look at all episodes that are not done.
+
+    Returns:
+        Whether they are done now; False when Slurm does it later, and puts the dataset together too.
+
+    Raises:
+        RuntimeError: a worker failed; the message is its error.
+    """
+    for path in job.failures():
+        path.unlink()
+    if not job.pending():
+        return True
+    if config.executor == "slurm":
+        _slurm(config, job)
+        return False
+    if config.executor == "local" and config.workers == 1:
+        work(job, models)  # without datatrove, whose helper process would outlive a killed command
+        return True
+    executor = _ray(config, job) if config.executor == "ray" else _local(config, job)
+    with _bar(job):
+        try:
+            executor.run()
+        except Exception as error:
+            if not job.failures():
+                raise RuntimeError(f"a worker died: {error}") from error
+    if failures := job.failures():
+        raise RuntimeError(failures[0].read_text().strip())
+    return True
+
+
+def _common(config: PrecomputeConfig, logs: Path) -> dict[str, Any]:
+    # Our own files say what is done; datatrove's marks would go stale when someone deletes an episode's.
+    return {
+        "tasks": config.workers,
+        "workers": config.workers,
+        "logging_dir": str(logs),
+        "skip_completed": False,
+    }
+
+
+def _resources(config: PrecomputeConfig) -> dict[str, int]:
+    return {
+        "cpus_per_task": config.cpus_per_worker,
+        "gpus_per_task": config.gpus_per_worker,
+        "mem_per_cpu_gb": config.memory_per_cpu,
+    }
+
+
+def _local(config: PrecomputeConfig, job: Job) -> LocalPipelineExecutor:
+    return LocalPipelineExecutor([PrecomputeEpisodes(config)], **_common(config, job.folder / "logs"))
+
+
+def _ray(config: PrecomputeConfig, job: Job) -> RayPipelineExecutor:
+    import ray
+
+    if not ray.is_initialized():  # joins the cluster of RAY_ADDRESS, or starts one on this machine
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    return RayPipelineExecutor(
+        [PrecomputeEpisodes(config)], **_common(config, job.folder / "logs"), **_resources(config)
+    )
+
+
+def _slurm(config: PrecomputeConfig, job: Job) -> None:
+    """Submit an array of workers and, after it, the job that puts the dataset together."""
+    logs = config.output.with_name(config.output.name + ".slurm")
+    common = {
+        **_resources(config),
+        "partition": config.slurm.partition,
+        "time": config.slurm.time,
+        "qos": config.slurm.qos,
+        "env_command": config.slurm.setup or f'export PATH="{Path(sys.executable).parent}:$PATH"',
+        "job_name": "so101-precompute",
+    }
+    workers = SlurmPipelineExecutor(
+        [PrecomputeEpisodes(config)], **{**_common(config, logs / "episodes"), **common}
+    )
+    last = {**_common(config, logs / "dataset"), **common, "tasks": 1, "workers": 1, "depends": workers}
+    SlurmPipelineExecutor([AssembleDataset(config)], **last).run()
+
+
+@contextmanager
+def _bar(job: Job) -> Iterator[None]:
+    """A bar over episodes, as they appear in the job's folder."""
+    total, stop = len(job.source.episodes), threading.Event()
+
+    def watch() -> None:
+        with tqdm(total=total, unit="episode") as bar:
+            while True:
+                over = stop.wait(0.5)
+                bar.update(total - len(job.pending()) - bar.n)
+                if over:
+                    return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frames of a dataset, in order, bit for bit as `LeRobotDataset` gives them.
+
+LeRobot's own decoder is asked for many frames at once: no frame is decoded twice, and colours are converted by the
+same code that a policy's loader uses.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import datasets
+import pyarrow.parquet as pq
+import torch
+from lerobot.datasets.io_utils import pil_to_chw_tensor
+from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
+from torch import Tensor
+
+from ..keys import image_key
+from .source import Episode, Source
+
+DECODED_AT_ONCE = 32  # frames: opening a video and seeking in it costs as much as some frames
+TOLERANCE = 1e-4  # seconds; the default of LeRobotDataset
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive frames of one episode.
+
+    Attributes:
+        episode: the episode.
+        start: number of the first frame in it.
+        pictures: (B, 3, H, W) float32 in [0, 1], by camera.
+    """
+
+    episode: Episode
+    start: int
+    pictures: dict[str, Tensor]
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+        return len(next(iter(self.pictures.values())))
+
+    @property
+    def last(self) -> bool:
+        """Whether the episode ends here."""
+        return self.start + self.length == self.episode.length
+
+
+def read_batches(
+    source: Source, episodes: Iterable[Episode], cameras: Sequence[str], batch_size: int
+) -> Iterator[Batch]:
+    """Read episodes one after another.
+
+    Raises:
+        ValueError: frames are missing; the message names the file and the episode.
+    """
+    for episode in episodes:
+        table = _rows(source, episode, cameras)
+        timestamps = table["timestamp"].to_pylist()
+        for begin in range(0, episode.length, DECODED_AT_ONCE):
+            rows = slice(begin, begin + DECODED_AT_ONCE)
+            decoded = {
+                camera: _video_frames(source, episode, image_key(camera), timestamps[rows])
+                if image_key(camera) in episode.videos
+                else table[image_key(camera)][rows].to_pylist()
+                for camera in cameras
+            }
+            for start in range(0, len(timestamps[rows]), batch_size):
+                pictures = {
+                    camera: _as_floats(frames[start : start + batch_size])
+                    for camera, frames in decoded.items()
+                }
+                yield Batch(episode, begin + start, pictures)
+
+
+def ahead[Item](items: Iterable[Item]) -> Iterator[Item]:
+    """Compute the next item in a thread while the present one is being used."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(next, iterator, end)
+        while (item := future.result()) is not end:
+            future = pool.submit(next, iterator, end)
+            yield item  # type: ignore[misc]  # the end mark never gets here
+
+
+def _rows(source: Source, episode: Episode, cameras: Sequence[str]) -> Any:
+    """Timestamps, and the pictures that are stored as images."""
+    images = [image_key(camera) for camera in cameras if image_key(camera) not in episode.videos]
+    path = source.root / episode.data_file
+    table = pq.read_table(
+        path, columns=["timestamp", *images], filters=[("episode_index", "=", episode.index)]
+    )
+    if table.num_rows != episode.length:
+        raise ValueError(
+            f"{path}: episode {episode.index}: found {table.num_rows} frames, expected {episode.length}; the dataset is damaged."
+        )
+    return table
+
+
+def _video_frames(source: Source, episode: Episode, key: str, timestamps: list[float]) -> Tensor:
+    """(B, 3, H, W) uint8."""
+    file, begin = episode.videos[key]
+    times = [begin + timestamp for timestamp in timestamps]
+    try:
+        return decode_video_frames(source.root / file, times, TOLERANCE, return_uint8=True)
+    except (FrameTimestampError, av.FFmpegError, RuntimeError, IndexError) as error:
+        found = _count_frames(source.root / file, begin, begin + episode.length / source.meta.fps)
+        raise ValueError(
+            f"{source.root / file}: episode {episode.index}: found {found} frames, expected {episode.length}; the video is "
+            "truncated or damaged. Replace it, or delete the episode with `lerobot-edit-dataset`."
+        ) from error
+
+
+def _count_frames(path: Path, start: float, end: float) -> int:
+    """How many frames of a video can be decoded from `start` until before `end` [s]."""
+    count = 0
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                if frame.time is not None and start - TOLERANCE <= frame.time < end - TOLERANCE:
+                    count += 1
+    except (av.FFmpegError, IndexError):
+        pass  # what was counted until the damage is the answer
+    return count
+
+
+def _as_floats(frames: Any) -> Tensor:
+    if isinstance(frames, Tensor):
+        return frames.type(torch.float32) / 255
+    return torch.stack([pil_to_chw_tensor(datasets.Image().decode_example(frame)) for frame in frames])

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dataset that perception is added to."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from lerobot.datasets import LeRobotDatasetMetadata
+from lerobot.utils.constants import OBS_IMAGES
+
+from ..keys import image_key
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Where the frames of one episode are.
+
+    Attributes:
+        index: number of the episode.
+        start, end: the first frame of the dataset that belongs to it, and the first that does not.
+        data_file: Parquet file, relative to the dataset.
+        videos: video file and time of the first frame [s], by feature key.
+    """
+
+    index: int
+    start: int
+    end: int
+    data_file: Path
+    videos: dict[str, tuple[Path, float]]
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+        return self.end - self.start
+
+
+class Source:
+    """A LeRobotDataset v3 in a local folder.
+
+    Args:
+        root: its folder.
+        repo_id: its name, for messages.
+
+    Raises:
+        FileNotFoundError: there is no dataset, or one of its files is missing.
+        ValueError: a dataset of another version, or data files that do not fit its episodes.
+    """
+
+    def __init__(self, root: Path, repo_id: str | None = None) -> None:
+        self.root = root
+        if not (root / "meta" / "info.json").is_file():
+            raise FileNotFoundError(
+                f"--root: found no dataset in {root} (no meta/info.json). Give the folder of a LeRobotDataset; one "
+                "from the Hub is downloaded with `hf download --repo-type dataset`."
+            )
+        self.info: dict[str, Any] = json.loads((root / "meta" / "info.json").read_text())
+        version = str(self.info.get("codebase_version"))
+        if not version.startswith("v3"):
+            raise ValueError(
+                f"--root: {root} is a dataset of version {version}, expected v3.0. Convert it with LeRobot's "
+                "convert_dataset_v21_to_v30 first."
+            )
+        self.meta = LeRobotDatasetMetadata(repo_id or f"local/{root.name}", root=root)
+        self.features: dict[str, dict[str, Any]] = self.info["features"]
+        self._check_files()
+
+    @cached_property
+    def episodes(self) -> list[Episode]:
+        """All episodes, in order."""
+        keys = self.meta.video_keys
+        rows: Sequence[dict[str, Any]] = [] if self.meta.episodes is None else self.meta.episodes.to_list()
+        return [
+            Episode(
+                row["episode_index"],
+                row["dataset_from_index"],
+                row["dataset_to_index"],
+                self.meta.get_data_file_path(number),
+                {
+                    key: (
+                        self.meta.get_video_file_path(number, key),
+                        row[f"videos/{key}/from_timestamp"],
+                    )
+                    for key in keys
+                },
+            )
+            for number, row in enumerate(rows)
+        ]
+
+    @property
+    def rgb_keys(self) -> list[str]:
+        """Features with colours."""
+        return [key for key in self.meta.camera_keys if key not in self.meta.depth_keys]
+
+    def cameras(self, wanted: Sequence[str]) -> list[str]:
+        """Names of the cameras to look at.
+
+        Args:
+            wanted: names from the command line; none means all that have colours.
+
+        Raises:
+            ValueError: there is no such camera, or none has colours.
+        """
+        prefix = f"{OBS_IMAGES}."
+        found = [key.removeprefix(prefix) for key in self.rgb_keys if key.startswith(prefix)]
+        if not found:
+            raise ValueError(
+                f"--root: found no colour camera in {self.root}, expected `{prefix}<camera>` with three channels. "
+                f"It has {sorted(self.features)}."
+            )
+        unknown = [name for name in wanted if name not in found]
+        if unknown or len(set(wanted)) < len(wanted):
+            raise ValueError(f"--cameras: found {list(wanted)}, expected different ones of {found}.")
+        cameras = list(wanted) or found
+        for camera in cameras:
+            shape = self.features[image_key(camera)]["shape"]
+            if shape[-1] != 3:
+                raise ValueError(
+                    f"{image_key(camera)}: found shape {shape}, expected (height, width, 3). "
+                    "Leave it out with --cameras."
+                )
+        return cameras
+
+    def data_files(self) -> dict[Path, list[Episode]]:
+        """Episodes by the data file that holds them, in order."""
+        files: dict[Path, list[Episode]] = {}
+        for episode in self.episodes:
+            files.setdefault(episode.data_file, []).append(episode)
+        return files
+
+    def video_files(self, keys: Sequence[str]) -> list[Path]:
+        """The different video files of some features."""
+        return sorted({episode.videos[key][0] for episode in self.episodes for key in keys})
+
+    def fingerprint(self) -> str:
+        """SHA-256 that changes when the dataset does: its metadata, and the sizes of its other files."""
+        digest = hashlib.sha256((self.root / "meta" / "info.json").read_bytes())
+        for path in sorted((self.root / "meta" / "episodes").rglob("*.parquet")):
+            digest.update(path.read_bytes())
+        for file in [*self.data_files(), *self.video_files(self.meta.video_keys)]:
+            digest.update(f"{file} {(self.root / file).stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+    def _check_files(self) -> None:
+        if not self.episodes:
+            raise ValueError(f"--root: found no episodes in {self.root}, expected one or more.")
+        for file in [*self.data_files(), *self.video_files(self.meta.video_keys)]:
+            if not (self.root / file).is_file():
+                raise FileNotFoundError(f"--root: {self.root / file} is missing; the dataset is incomplete.")
+        for file, episodes in self.data_files().items():
+            rows, expected = pq.read_metadata(self.root / file).num_rows, sum(e.length for e in episodes)
+            if rows != expected:
+                raise ValueError(
+                    f"{self.root / file}: found {rows} frames, expected {expected} (episodes {episodes[0].index} "
+                    f"to {episodes[-1].index}); the dataset is damaged."
+                )

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The work as two datatrove steps: episodes, which workers share, and putting the dataset together."""
+
+import os
+from typing import Any
+
+import torch
+from datatrove.pipeline.base import PipelineStep
+from loguru import logger as datatrove_logger
+from tqdm import tqdm
+
+from .assemble import assemble
+from .config import PrecomputeConfig
+from .frames import ahead, read_batches
+from .job import Job, PartWriter
+from .models import Models
+from .source import Source
+
+# Workers import this module before they log: the command has its own bar, and its errors are one line each.
+datatrove_logger.disable("datatrove")
+
+
+def make_job(config: PrecomputeConfig, models: Models) -> Job:
+    """What is to be done."""
+    source = Source(config.source_root, config.repo_id)
+    return Job(config, source, models.columns(source.cameras(config.cameras)))
+
+
+class PrecomputeEpisodes(PipelineStep):
+    """Look at the episodes of one worker: every `world_size`-th of those that are not done.
+
+    Args:
+        config: options of the command.
+    """
+
+    name = "so101-precompute"
+    type = "PERCEPTION"
+
+    def __init__(self, config: PrecomputeConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
+        """Do a worker's share.
+
+        Raises:
+            ValueError: frames or models that do not work.
+        """
+        if self.config.executor == "local" and world_size > 1:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
+        models = Models(self.config, rank)
+        job = make_job(self.config, models)
+        job.check()
+        try:
+            work(job, models, rank, world_size)
+        except Exception as error:
+            job.report_failure(rank, error)
+            raise
+
+
+def work(job: Job, models: Models, rank: int = 0, world_size: int = 1) -> None:
+    """Look at every `world_size`-th episode that is not done."""
+    episodes = [episode for episode in job.pending() if episode.index % world_size == rank]
+    cameras = list(dict.fromkeys(column.camera for column in job.columns))
+    batches = read_batches(job.source, episodes, cameras, models.batch_size)
+    frames = sum(episode.length for episode in job.source.episodes)
+    done = frames - sum(episode.length for episode in episodes)
+    writer: PartWriter | None = None
+    with tqdm(total=frames, initial=done, unit="frame", disable=world_size > 1) as bar:
+        for batch in ahead(batches):
+            if writer is None or writer.episode is not batch.episode:
+                writer = PartWriter(job, batch.episode)
+            try:
+                values = models.perceive(batch.pictures, job.columns)
+            except ValueError as error:
+                end = batch.start + batch.length - 1
+                raise ValueError(
+                    f"episode {batch.episode.index}, frames {batch.start} to {end}: {error}"
+                ) from error
+            writer.write(batch, {key: value.numpy() for key, value in values.items()})
+            bar.update(batch.length)
+
+
+class AssembleDataset(PipelineStep):
+    """Put the dataset together once every episode is done; a job of its own on a cluster.
+
+    Args:
+        config: options of the command.
+    """
+
+    name = "so101-precompute-assemble"
+    type = "PERCEPTION"
+
+    def __init__(self, config: PrecomputeConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
+        """Put it together."""
+        print(assemble(make_job(self.config, Models(self.config))))

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Annotated frames ready to train on: decoded once, split by recording, read by index.
+
+Frames are decoded once, at the size of the training, into memory-mapped files: H x W x 4 bytes per frame (x 6 with
+disparity), so 77 kB at 160x120 and 1.2 MB at 640x480. A random crop is enlarged from that size, by at most a fifth:
+a little blur, for a training that never waits for a decoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+from tqdm import tqdm
+
+from ..resize import resize_area, resize_ids
+from .sources import FrameInfo, Source
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Layout = dict[str, tuple[tuple[int, ...], type[np.generic]]]  # shape and type of each file
+
+
+@dataclass(frozen=True)
+class Frames:
+    """All frames at the size of the training.
+
+    Attributes:
+        infos: one per frame.
+        images: (N, H, W, 3) uint8.
+        masks: (N, H, W) uint8 class ids.
+        disparity: (N, H, W) float16 in [0, 1], near = 1, or none.
+    """
+
+    infos: list[FrameInfo]
+    images: np.ndarray
+    masks: np.ndarray
+    disparity: np.ndarray | None
+
+
+def class_table(n_classes: int, class_ids: Mapping[int, int]) -> np.ndarray:
+    """Where each stored id goes, (256,) int16; -1 where there is no such class."""
+    table = np.full(256, -1, np.int16)
+    table[:n_classes] = np.arange(n_classes)
+    for stored, class_id in class_ids.items():
+        table[stored] = class_id
+    return table
+
+
+def load_frames(
+    sources: Sequence[Source], size: tuple[int, int], table: np.ndarray, disparity: bool, cache: Path
+) -> Frames:
+    """Decode every frame, unless `cache` holds them already.
+
+    Args:
+        sources: where frames come from.
+        size: (height, width) to resize to.
+        table: class of each stored id, from `class_table`.
+        disparity: decode disparity as well.
+        cache: folder for the decoded frames; one run's files lie in a folder named by a fingerprint of all inputs.
+
+    Raises:
+        ValueError: a frame cannot be used; the message names it.
+        OSError: no room.
+    """
+    infos = [info for source in sources for info in source.frames]
+    names = ["images", "masks"] + ["disparity"] * disparity
+    key = [list(size), table.tolist(), names, [source.fingerprint() for source in sources]]
+    folder = cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    if not folder.is_dir():
+        _decode_all(sources, infos, size, table, disparity, folder)
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+    return Frames(infos, arrays["images"], arrays["masks"], arrays.get("disparity"))
+
+
+def _decode_all(
+    sources: Sequence[Source],
+    infos: Sequence[FrameInfo],
+    size: tuple[int, int],
+    table: np.ndarray,
+    disparity: bool,
+    folder: Path,
+) -> None:
+    shape = (len(infos), *size)
+    layout: Layout = {"images": ((*shape, 3), np.uint8), "masks": (shape, np.uint8)}
+    if disparity:
+        layout["disparity"] = (shape, np.float16)
+    part = folder.with_name(f"{folder.name}.part")
+    threads = torch.get_num_threads()
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        torch.set_num_threads(1)  # on pictures this small, threads cost fifteen times what they save
+        _check_room(part, layout)
+        arrays = {
+            name: np.lib.format.open_memmap(part / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+            for name, (shape, dtype) in layout.items()
+        }
+        frames = (frame for source in sources for frame in source.read())
+        progress = tqdm(zip(infos, frames, strict=True), "decoding", len(infos), unit="frame")
+        for index, (info, frame) in enumerate(progress):
+            arrays["images"][index] = _shrunk(frame.rgb, size).permute(1, 2, 0).numpy()
+            arrays["masks"][index] = _classes(frame.ids, size, table, info.name)
+            if disparity:
+                if frame.disparity is None:
+                    raise ValueError(f"{info.name}: has no depth.")
+                arrays["disparity"][index] = resize_area(frame.disparity, size).numpy() / 255
+        for array in arrays.values():
+            array.flush()
+        os.replace(part, folder)
+    finally:
+        torch.set_num_threads(threads)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_room(folder: Path, layout: Layout) -> None:
+    """Writing to a mapped file on a full disk would kill the process."""
+    needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in layout.values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"{folder}: decoded frames take {needed / 1e9:.1f} GB, found {free / 1e9:.1f} GB free. Make room, "
+            "or train on fewer frames with --every or on smaller ones with --height and --width."
+        )
+
+
+def _shrunk(rgb: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize as the image processor saved beside the model does."""
+    return functional.resize(rgb, list(size), v2.InterpolationMode.BILINEAR, antialias=True)
+
+
+def _classes(ids: torch.Tensor, size: tuple[int, int], table: np.ndarray, name: str) -> np.ndarray:
+    """Class of each pixel, (h, w)."""
+    present = np.unique(ids.numpy())
+    if (unknown := present[table[present] < 0]).size:
+        raise ValueError(
+            f"{name}: found the ids {unknown.tolist()}, expected those of {int((table >= 0).sum())} classes. Say "
+            f"what they are with --class_ids, e.g. '{{{unknown[0]}: 3}}' for \"id {unknown[0]} is class 3\", or "
+            "name more --classes."
+        )
+    return table[resize_ids(ids, size).numpy()]
+
+
+def split_by_recording(
+    infos: Sequence[FrameInfo], val_share: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Divide frames into training and validation, whole recordings at a time and every stratum alike.
+
+    A recording belongs to the stratum of most of its frames. Recordings are shuffled, put in order of their strata
+    and picked at equal steps.
+
+    Args:
+        infos: one per frame.
+        val_share: share of the recordings to validate on; at least one is, and at least one is not.
+        seed: of the shuffle.
+
+    Returns:
+        Indices into `infos` for training and for validation.
+
+    Raises:
+        ValueError: there are not two recordings.
+    """
+    strata: dict[str, list[str]] = {}
+    for info in infos:
+        strata.setdefault(info.recording, []).append(info.stratum)
+    if len(strata) < 2:
+        raise ValueError(
+            f"--data: found {len(strata)} recording ({', '.join(strata)}), expected at least 2: one to train on and "
+            "another to validate on, because neighbouring frames are too alike. A frame's recording is its episode, "
+            "or its file name up to the last number."
+        )
+    recordings = sorted(strata)
+    np.random.default_rng(seed).shuffle(recordings)
+    recordings.sort(key=lambda recording: max(sorted(strata[recording]), key=strata[recording].count))
+    count = min(max(round(val_share * len(recordings)), 1), len(recordings) - 1)
+    steps = ((np.arange(count) + 0.5) * len(recordings) / count).astype(int)
+    validation = {recordings[step] for step in steps}
+    sides: tuple[list[int], list[int]] = ([], [])
+    for index, info in enumerate(infos):
+        sides[info.recording in validation].append(index)
+    return sides
+
+
+class FrameDataset(Dataset):
+    """Some of the frames, augmented and normalised for the model.
+
+    Args:
+        frames: all frames.
+        rows: which of them.
+        augment: a torchvision v2 transform of the whole sample, or none.
+    """
+
+    def __init__(self, frames: Frames, rows: Sequence[int], augment: Callable | None = None) -> None:
+        self.frames, self.rows, self.augment = frames, rows, augment
+        self.normalise = v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One sample by the names of the model's arguments, see `EfficientViTFPNForSemanticSegmentation.forward`."""
+        row = self.rows[index]
+        image = torch.from_numpy(self.frames.images[row].transpose(2, 0, 1).copy())
+        sample: dict[str, torch.Tensor] = {
+            "pixel_values": tv_tensors.Image(image),
+            "labels": tv_tensors.Mask(torch.from_numpy(self.frames.masks[row].copy())),
+        }
+        if self.frames.disparity is not None:
+            disparity = self.frames.disparity[row].astype(np.float32)
+            sample["disparity_labels"] = tv_tensors.Mask(torch.from_numpy(disparity))
+        if self.augment is not None:
+            sample = self.augment(sample)
+        if "disparity_labels" in sample:  # near and far are those of what is still in view
+            sample["disparity_labels"] = stretched(sample["disparity_labels"])
+        scaled = functional.to_dtype(sample["pixel_values"], torch.float32, scale=True)
+        return {**sample, "pixel_values": self.normalise(scaled)}
+
+
+def stretched(values: torch.Tensor) -> torch.Tensor:
+    """Stretch to 0..1; all 0 where there is no contrast."""
+    low, high = values.aminmax()
+    return (values - low) / (high - low).clamp(min=1e-6)

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where annotated frames come from: a folder of pictures and masks, or a LeRobotDataset with class ids."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.configs.video import DepthEncoderConfig
+from lerobot.datasets import LeRobotDataset
+from PIL import Image
+
+from ..coco_annotations import IMAGE_SUFFIXES, read_json, stem
+from ..coco_masks import EXCLUDED
+from ..disparity import depth_to_disparity
+from ..keys import depth_image_key, image_key, seg_image_key, seg_key
+
+
+@dataclass(frozen=True)
+class FrameInfo:
+    """What is known of a frame before it is read.
+
+    Attributes:
+        recording: frames of one recording resemble each other and stay on one side of the split.
+        stratum: kind of frame; each kind is split alike.
+        camera: frames of one camera share the layout of the scene.
+        name: for messages.
+    """
+
+    recording: str
+    stratum: str
+    camera: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame.
+
+    Attributes:
+        rgb: (3, H, W) uint8.
+        ids: (H, W) uint8 as stored.
+        disparity: (H, W) float32 in 0..255, near = 255, if asked for.
+    """
+
+    rgb: torch.Tensor
+    ids: torch.Tensor
+    disparity: torch.Tensor | None = None
+
+
+class Source(ABC):
+    """Annotated frames, described by `frames` and read once, in that order, by `read`.
+
+    Attributes:
+        frames: one entry per frame.
+    """
+
+    frames: list[FrameInfo]
+
+    @abstractmethod
+    def read(self) -> Iterator[Frame]:
+        """Decode every frame.
+
+        Raises:
+            ValueError: a frame cannot be used; the message names it.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> Any:
+        """JSON that changes when the frames do."""
+
+
+def open_source(path: Path, every: int = 1, disparity: bool = False) -> Source:
+    """Recognise what `path` holds.
+
+    Args:
+        path: a folder with masks/ and images/, or a LeRobotDataset.
+        every: read each n-th frame of an episode; folders are read whole.
+        disparity: read depth as well.
+
+    Raises:
+        ValueError: it is neither, or lacks what is asked for.
+    """
+    if (path / "meta" / "info.json").is_file():
+        return LeRobotSource(path, every, disparity)
+    if (path / "masks").is_dir():
+        if disparity:
+            raise ValueError(
+                f"--data: {path} holds masks but no depth, which --disparity_head=true needs. Leave it out."
+            )
+        return MaskFolder(path)
+    raise ValueError(
+        f"--data: found neither masks/ nor meta/info.json in {path}, expected a folder that so101-masks wrote or "
+        "a LeRobotDataset with class ids."
+    )
+
+
+class MaskFolder(Source):
+    """Pictures in images/ or images/default/ and their masks, PNGs of class ids, in masks/.
+
+    A recording is what remains of a file name without the number of the frame: grasp_demo0_00012 is frame 12 of
+    grasp_demo0. Frames marked in selections.json show a held object and form a stratum of their own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        excluded = {name for name, value in _marks(folder / "excluded.json").items() if value == EXCLUDED}
+        held = _marks(folder / "selections.json").keys()
+        self.masks = [path for path in sorted((folder / "masks").glob("*.png")) if path.stem not in excluded]
+        if not self.masks:
+            raise ValueError(
+                f"--data: found no masks in {folder / 'masks'} ({len(excluded)} excluded), expected *.png; "
+                "so101-masks paints them from COCO annotations."
+            )
+        self.images = [_picture_of(mask, folder / "images") for mask in self.masks]
+        self.frames = [
+            FrameInfo(
+                recording=f"{folder.name}/{recording_of(mask.stem)}",
+                stratum=f"{folder}/{'grasp' if mask.stem in held else 'default'}",
+                camera=str(folder),
+                name=str(mask),
+            )
+            for mask in self.masks
+        ]
+
+    def read(self) -> Iterator[Frame]:
+        """See `Source.read`."""
+        for image, mask in zip(self.images, self.masks, strict=True):
+            rgb, ids = _decode(image, "RGB"), _decode(mask)
+            if ids.ndim != 2 or ids.dtype != np.uint8:
+                raise ValueError(
+                    f"{mask}: found {ids.dtype} of shape {ids.shape}, expected 8-bit ids in one channel, (H, W)."
+                )
+            if rgb.shape[:2] != ids.shape:
+                raise ValueError(
+                    f"{mask}: found {ids.shape[1]}x{ids.shape[0]} pixels, expected those of its picture {image}, "
+                    f"{rgb.shape[1]}x{rgb.shape[0]}."
+                )
+            yield Frame(torch.from_numpy(rgb).permute(2, 0, 1), torch.from_numpy(ids))
+
+    def fingerprint(self) -> Any:
+        """Names, sizes and times of the files."""
+        return [_stamp(path) for path in (*self.images, *self.masks)]
+
+
+def recording_of(name: str) -> str:
+    """The name of a frame's file without the number at its end."""
+    return re.sub(r"(^|[_-])\d+$", "", name) or "all"
+
+
+def _marks(path: Path) -> dict[str, Any]:
+    """`{"marks": {file name: value}}` by stem; empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    marks = read_json(path).get("marks")
+    if not isinstance(marks, dict):
+        raise ValueError(f'{path}: found no marks, expected {{"marks": {{file name: value}}}}.')
+    return {stem(name): value for name, value in marks.items()}
+
+
+def _picture_of(mask: Path, images: Path) -> Path:
+    for folder in (images / "default", images):
+        for suffix in IMAGE_SUFFIXES:
+            if (path := folder / f"{mask.stem}{suffix}").is_file():
+                return path
+    raise ValueError(f"{mask}: found no picture {mask.stem}.jpg or .png in {images} or {images / 'default'}.")
+
+
+def _decode(path: Path, mode: str | None = None) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            return np.array(picture.convert(mode) if mode else picture)
+    except (OSError, SyntaxError) as error:  # Pillow tells of a broken PNG with a SyntaxError
+        raise ValueError(f"{path}: cannot be decoded ({error}).") from None
+
+
+class LeRobotSource(Source):
+    """Pictures, class ids and depth of every camera of a LeRobotDataset that has ids.
+
+    An episode is a recording, whichever camera saw it.
+    """
+
+    def __init__(self, root: Path, every: int, disparity: bool) -> None:
+        self.root, self.every, self.disparity = root, every, disparity
+        self.dataset = LeRobotDataset(
+            f"local/{root.resolve().name}", root=root, return_uint8=True, depth_output_unit="mm"
+        )
+        self.ids_keys = self._find_ids_keys()
+        columns = self.dataset.hf_dataset.data
+        episodes = columns.column("episode_index").to_numpy()
+        ticks = columns.column("frame_index").to_numpy()
+        self.rows = np.flatnonzero(ticks % every == 0).tolist()
+        self.frames = [
+            FrameInfo(
+                recording=f"{root.name}/episode {episodes[row]}",
+                stratum=str(root),
+                camera=f"{root}/{camera}",
+                name=f"{root}: episode {episodes[row]}, frame {ticks[row]}, {self.ids_keys[camera]}",
+            )
+            for row in self.rows
+            for camera in self.ids_keys
+        ]
+
+    def _find_ids_keys(self) -> dict[str, str]:
+        """Key of the class ids of every camera that has pictures and ids."""
+        features, depth_keys = self.dataset.meta.features, self.dataset.meta.depth_keys
+        prefix = image_key("")
+        cameras = [
+            key.removeprefix(prefix)
+            for key in self.dataset.meta.camera_keys
+            if key.startswith(prefix) and key not in depth_keys
+        ]
+        found = {
+            camera: key
+            for camera in cameras
+            for key in (seg_image_key(camera), seg_key(camera))
+            if key in features
+        }
+        if not found:
+            raise ValueError(
+                f"--data: {self.root} has pictures of the cameras {cameras} but class ids of none of them, expected "
+                f"{seg_image_key('<camera>')} or {seg_key('<camera>')}. Record with --seg=true."
+            )
+        for camera, key in found.items():
+            info = features[key].get("info")
+            if key in self.dataset.meta.video_keys and DepthEncoderConfig.from_video_info(info).use_log:
+                raise ValueError(
+                    f"--data: {self.root}: {key} was stored with a logarithmic quantiser, which merges class ids. "
+                    "Record again with --dataset.depth_encoder.use_log=false."
+                )
+            if self.disparity and depth_image_key(camera) not in features:
+                raise ValueError(
+                    f"--data: found no {depth_image_key(camera)} in {self.root}, which --disparity_head=true "
+                    "needs. Record with --depth=true."
+                )
+        return found
+
+    def read(self) -> Iterator[Frame]:
+        """See `Source.read`."""
+        infos = iter(self.frames)
+        for row in self.rows:
+            item = self.dataset[row]
+            for camera, key in self.ids_keys.items():
+                rgb, ids = item[image_key(camera)], item[key].squeeze(0)
+                if rgb.is_floating_point():
+                    rgb = (rgb * 255).round().to(torch.uint8)
+                name = next(infos).name
+                if ids.shape != rgb.shape[-2:]:
+                    raise ValueError(
+                        f"{name}: found ids of {tuple(ids.shape)}, expected the picture's {tuple(rgb.shape[-2:])}."
+                    )
+                if bool((ids != ids.round()).any()) or ids.min() < 0 or ids.max() > 255:
+                    raise ValueError(f"{name}: found values that are no class ids, expected 0 to 255.")
+                disparity = None
+                if self.disparity:
+                    disparity = depth_to_disparity(item[depth_image_key(camera)].squeeze(0))
+                yield Frame(rgb, ids.to(torch.uint8), disparity)
+
+    def fingerprint(self) -> Any:
+        """Names, sizes and times of the files, and which frames of them are read."""
+        files = sorted(path for part in ("data", "videos") for path in (self.root / part).rglob("*.*"))
+        return [self.every, *(_stamp(path) for path in files)]
+
+
+def _stamp(path: Path) -> list[Any]:
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
