@@ -49,7 +49,7 @@ def test_an_unknown_name_lists_the_near_ones(classes, wanted, near):
 
 @pytest.mark.parametrize("wanted", ["zzzz", ""])
 def test_a_name_like_no_other_lists_the_classes(classes, wanted):
-    with pytest.raises(ValueError, match="it has .*'wall'"):
+    with pytest.raises(ValueError, match=r"it has .*'wall'"):
         classes.id(wanted)
 
 

@@ -24,7 +24,7 @@ def test_through_json_and_back():
 
 @pytest.mark.parametrize("values", [{"name": "a"}, {**IDENTITY.to_dict(), "revision": 1}])
 def test_missing_or_unknown_entries_are_refused(values):
-    with pytest.raises(ValueError, match="identity of a perception model: found .*name"):
+    with pytest.raises(ValueError, match=r"identity of a perception model: found .*name"):
         ModelIdentity.from_dict(values)
 
 
@@ -48,7 +48,7 @@ def test_another_model_is_refused(change, match):
 def test_of_many_classes_the_message_shows_the_first_that_differ():
     names = tuple(f"class {i}" for i in range(150))
     other = (*names[:57], "bowl", *names[58:])
-    with pytest.raises(ValueError, match="150 entries, from 57 on .*class 57") as error:
+    with pytest.raises(ValueError, match=r"150 entries, from 57 on .*class 57") as error:
         replace(IDENTITY, class_names=names).check(replace(IDENTITY, class_names=other), "checkpoint")
     assert "'bowl'" in str(error.value)
     assert "'class 3'" not in str(error.value)

@@ -302,9 +302,18 @@ def test_masks_of_another_segmenter_in_the_dataset_are_refused(segmenter, tmp_pa
 
 def test_class_names_are_the_segmenters(segmenter):
     step = SegmentationProcessorStep(CAMERAS, segmenter=segmenter)
-    step.check_class_names(step.identity["class_names"])
+    step.check_class_names(step.identity["class_names"], {})
     with pytest.raises(ValueError, match=r"--policy.class_names='\[\"unlabeled\""):
-        step.check_class_names(["cube"])
+        step.check_class_names(["cube"], {})
+
+
+def test_class_names_are_the_datasets():
+    step = SegmentationProcessorStep(CAMERAS)
+    features = {"observation.images.top_seg": {"info": {"class_names": ["table", "cube"]}}}
+    step.check_class_names(["table", "cube"], features)
+    step.check_class_names(["cube"], {"observation.images.top_seg": {"info": {"is_depth_map": True}}})
+    with pytest.raises(ValueError, match=r"top_seg: `--policy.class_names='\[\"table\", \"cube\"\]'`"):
+        step.check_class_names(["cube", "table"], features)
 
 
 @pytest.mark.parametrize("source", ["observation", "model"])

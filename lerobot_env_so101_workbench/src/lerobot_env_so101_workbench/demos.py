@@ -30,7 +30,8 @@ from .expert import Disturbance, Expert
 from .names import check_disturbance, check_level, check_task
 from .robot import SO101Sim
 from .robot_config import SO101SimConfig
-from .start import training_start
+from .scene import class_names
+from .start import props_of, training_start
 from .views import DEPTH_ENCODER, View
 from .world import World
 
@@ -132,10 +133,13 @@ def open_dataset(config: DemosConfig) -> LeRobotDataset:
             f"--root: {config.root} exists already and was left as it is. Choose another folder, or add to the "
             "dataset in it with --resume=true."
         )
+    described = features(config)
+    for key in (f"{OBS_IMAGES}.{camera}_seg" for camera in config.cameras if config.seg):
+        described[key]["info"]["class_names"] = list(class_names(props_of(config.task, config.level)))
     return LeRobotDataset.create(
         repo_id,
         FPS,
-        features(config),
+        described,
         root=config.root,
         robot_type=SO101Sim.name,
         use_videos=config.video,

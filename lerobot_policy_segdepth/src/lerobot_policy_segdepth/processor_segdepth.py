@@ -49,9 +49,10 @@ def make_segdepth_pre_post_processors(
     perception: list[PerceptionStep] = [segmentation]
     if not own_disparity:
         perception.append(DisparityProcessorStep(cameras, size, depth=config.depth))
+    features = dataset_meta.features if dataset_meta else {}
     for step in perception:
-        step.check_dataset(dataset_meta.features if dataset_meta else {})
-    segmentation.check_class_names(config.class_names)
+        step.check_dataset(features)
+    segmentation.check_class_names(config.class_names, features)
     return make_policy_processor_pipelines(
         input_steps=[
             steps.rename_observations,

@@ -44,7 +44,7 @@ def overlay(rgb: np.ndarray, ids: np.ndarray, class_names: Sequence[str], legend
     colours = class_colours(class_names)
     mixed = ((1 - _STRENGTH) * rgb + _STRENGTH * colours[ids]).astype(np.uint8)
     tinted = np.isin(ids, [id_ for id_, name in enumerate(class_names) if name not in _UNTINTED])
-    result = np.where(tinted[..., None], mixed, rgb)
+    result = np.ascontiguousarray(np.where(tinted[..., None], mixed, rgb))  # OpenCV writes into it
     if legend and width >= 160:
         _write_legend(result, [(class_names[id_], colours[id_]) for id_ in np.unique(ids[tinted])])
     return result

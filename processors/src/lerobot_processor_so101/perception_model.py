@@ -201,14 +201,17 @@ def load_model(name: str, auto_class: Any) -> PreTrainedModel:
             random numbers).
     """
     try:
-        model, found = auto_class.from_pretrained(local_folder(name), dtype="auto", output_loading_info=True)
+        model, found = auto_class.from_pretrained(
+            local_folder(name), dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except OSError as error:
         raise ValueError(f"perception model {name!r}: {str(error).splitlines()[0]}") from error
-    missing = sorted(found["missing_keys"] & {key for key, _ in model.named_parameters()})
-    if missing:
+    absent = found["missing_keys"] & {key for key, _ in model.named_parameters()}
+    wrong = sorted(absent | {key for key, *_ in found["mismatched_keys"]})
+    if wrong:
         raise ValueError(
-            f"perception model {name!r}: its weights lack {len(missing)} parameters of {type(model).__name__}, such "
-            f"as {missing[0]!r}. It was made for another task; take a model of this one."
+            f"perception model {name!r}: its weights lack {len(wrong)} parameters of {type(model).__name__}, such as "
+            f"{wrong[0]!r}, or have them in another size. It was made for another task; take a model of this one."
         )
     return model
 

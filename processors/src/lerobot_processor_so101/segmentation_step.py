@@ -76,18 +76,26 @@ class SegmentationProcessorStep(PerceptionStep):
                 result[key] = resize_area(stored, self.size)
         return result
 
-    def check_class_names(self, expected: Sequence[str]) -> None:
-        """Check that the segmenter has the classes a policy was configured with.
+    def check_class_names(self, expected: Sequence[str], features: dict[str, dict]) -> None:
+        """Check that ids mean what a policy was configured with.
+
+        Args:
+            expected: class names of the policy, position = id.
+            features: of the dataset's metadata; one that says nothing about its classes is believed.
 
         Raises:
-            ValueError: it has others; the message gives the flag that fits.
+            ValueError: the segmenter or the dataset has others; the message gives the flag that fits.
         """
-        found = (self.identity or {}).get("class_names")
-        if found is not None and list(found) != list(expected):
-            raise ValueError(
-                f"class_names: found {list(expected)}, expected those of segmenter {self.segmenter!r}: "
-                f"`--policy.class_names='{json.dumps(list(found))}'`."
-            )
+        named = {f"segmenter {self.segmenter!r}": (self.identity or {}).get("class_names")}
+        if self.segmenter == OBSERVED:
+            keys = map(seg_image_key, self.cameras)
+            named = {key: ((features.get(key) or {}).get("info") or {}).get("class_names") for key in keys}
+        for owner, names in named.items():
+            if names is not None and list(names) != list(expected):
+                raise ValueError(
+                    f"class_names: found {list(expected)}, expected those of {owner}: "
+                    f"`--policy.class_names='{json.dumps(list(names))}'`."
+                )
 
     def feature_key(self, camera: str) -> str:
         """`observation.seg.<camera>`."""

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 SEGMENTER, NONE = "segmenter", "none"
 _SUFFIXES = (".mp4", ".png", ".rrd")
+_NAMELESS = tuple(f"class {id_}" for id_ in range(256))
 _PNG_FRAMES = 6  # rows of a contact sheet
 
 
@@ -106,8 +107,25 @@ def perception_steps(config: ViewConfig, cameras: Sequence[str]) -> list[Any]:
     return steps
 
 
-def dataset_observations(config: ViewConfig) -> tuple[list[str], float, Iterator[RobotObservation]]:
-    """Cameras, frame rate and observations of an episode.
+@dataclass(frozen=True)
+class Views:
+    """Where pictures come from.
+
+    Attributes:
+        cameras: names of the cameras.
+        fps: pictures per second.
+        class_names: what ids mean that come with the observation.
+        observations: one per moment, (1, C, H, W) by key.
+    """
+
+    cameras: list[str]
+    fps: float
+    class_names: tuple[str, ...]
+    observations: Iterator[RobotObservation]
+
+
+def dataset_source(config: ViewConfig) -> Views:
+    """An episode of a dataset.
 
     Raises:
         ValueError: there is no such episode, or no camera with colour pictures.
@@ -134,11 +152,13 @@ def dataset_observations(config: ViewConfig) -> tuple[list[str], float, Iterator
             frame = dataset[index]
             yield {key: value[None] for key, value in frame.items() if key in wanted}
 
-    return cameras, dataset.fps, read()
+    infos = [dataset.meta.features.get(seg_image_key(camera), {}).get("info") or {} for camera in cameras]
+    names = next((info["class_names"] for info in infos if "class_names" in info), _NAMELESS)
+    return Views(cameras, dataset.fps, tuple(names), read())
 
 
-def live_observations(config: ViewConfig) -> tuple[list[str], float, Iterator[RobotObservation]]:
-    """Cameras, frame rate and observations as they come; the cameras close with the iterator."""
+def live_source(config: ViewConfig) -> Views:
+    """Live cameras, which close with the iterator."""
     cameras = make_cameras_from_configs(config.cameras)
 
     def read() -> Iterator[RobotObservation]:
@@ -157,7 +177,7 @@ def live_observations(config: ViewConfig) -> tuple[list[str], float, Iterator[Ro
                     camera.disconnect()
 
     fps = min((camera.fps or 30 for camera in cameras.values()), default=30)
-    return list(cameras), fps, read()
+    return Views(list(cameras), fps, _NAMELESS, read())
 
 
 @dataclass(frozen=True)
@@ -178,13 +198,14 @@ class Panel:
 
 def panels(config: ViewConfig) -> tuple[list[str], float, tuple[str, ...], Iterator[list[Panel]]]:
     """Cameras, frame rate, class names, and what the cameras saw at each moment."""
-    cameras, fps, observations = dataset_observations(config) if config.root else live_observations(config)
+    source = dataset_source(config) if config.root else live_source(config)
+    cameras, fps = source.cameras, source.fps
     steps = perception_steps(config, cameras)
     identity = next((step.identity for step in steps if isinstance(step, SegmentationProcessorStep)), None)
-    class_names = tuple(identity["class_names"]) if identity else tuple(f"class {id_}" for id_ in range(256))
+    class_names = tuple(identity["class_names"]) if identity else source.class_names
 
     def look() -> Iterator[list[Panel]]:
-        for observation in observations:
+        for observation in source.observations:
             seen = {key: value.to(config.device) for key, value in observation.items()}
             for step in steps:
                 seen = step.observation(seen)

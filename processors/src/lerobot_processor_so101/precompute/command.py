@@ -15,14 +15,14 @@ import time
 
 import datasets
 import draccus
+import transformers
 from draccus.utils import DraccusException
 
 from .assemble import assemble
 from .config import PrecomputeConfig
 from .executors import run
 from .job import Job, explain, remove_leftovers
-from .models import Models
-from .work import make_job
+from .work import prepare
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,7 @@ def precompute(config: PrecomputeConfig) -> str:
     config.check()
     if config.output.exists():
         return _already_there(config)
-    models = Models(config)
-    job = make_job(config, models)
+    job, models = prepare(config)
     job.open()
     _check_room(job)
     frames, start = sum(episode.length for episode in job.pending()), time.monotonic()
@@ -90,12 +89,14 @@ def _size(size: float) -> str:
 
 
 def _only_our_own_messages() -> None:
+    """Leave the terminal to this command: every model that is loaded would draw a bar."""
     own = logging.getLogger(__package__)
     own.addHandler(logging.StreamHandler())
     own.propagate = False
     logging.getLogger("lerobot").setLevel(logging.ERROR)
     logging.getLogger().setLevel(logging.ERROR)
     datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
 
 
 def main() -> None:

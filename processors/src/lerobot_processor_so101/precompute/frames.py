@@ -8,6 +8,7 @@ same code that a policy's loader uses.
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from lerobot.datasets.io_utils import pil_to_chw_tensor
 from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
+from lerobot.utils.import_utils import get_safe_default_video_backend
 from torch import Tensor
 
 from ..keys import image_key
@@ -24,6 +26,9 @@ from .source import Episode, Source
 
 DECODED_AT_ONCE = 32  # frames: opening a video and seeking in it costs as much as some frames
 TOLERANCE = 1e-4  # seconds; the default of LeRobotDataset
+
+# Looking for the decoder tries to load FFmpeg anew each time, where its libraries are missing.
+_backend = cache(get_safe_default_video_backend)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def _video_frames(source: Source, episode: Episode, key: str, timestamps: list[f
     file, begin = episode.videos[key]
     times = [begin + timestamp for timestamp in timestamps]
     try:
-        return decode_video_frames(source.root / file, times, TOLERANCE, return_uint8=True)
+        return decode_video_frames(source.root / file, times, TOLERANCE, _backend(), return_uint8=True)
     except (FrameTimestampError, av.FFmpegError, RuntimeError, IndexError) as error:
         found = _count_frames(source.root / file, begin, begin + episode.length / source.meta.fps)
         raise ValueError(

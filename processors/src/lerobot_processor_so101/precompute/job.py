@@ -115,7 +115,7 @@ class PartWriter:
         self.job, self.episode = job, episode
         self.tallies = {column.key: Tally() for column in job.columns}
         self.schema = schema(job.columns)
-        self.temporary = job.part(episode, f"{os.getpid()}.tmp")
+        self.temporary = self._path()
         self.file = pa.OSFile(str(self.temporary), "wb")
         self.writer = pa.ipc.new_file(self.file, self.schema)
 
@@ -129,6 +129,9 @@ class PartWriter:
         self.writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
         if batch.last:
             self._finish()
+
+    def _path(self) -> Path:
+        return self.job.part(self.episode, f"{os.getpid()}.tmp")
 
     def _finish(self) -> None:
         self.writer.close()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from lerobot.utils.device_utils import auto_select_torch_device
 from torch import Tensor
 
+from ..disparity import inverse_to_disparity
 from ..identity import ModelIdentity
 from ..keys import disparity_key, seg_key, seg_logits_key, seg_top_k_key
 from ..scores import Scores
@@ -123,8 +124,6 @@ class Models:
 
 def _stored(column: Column, scores: Scores | None, inverse: Tensor | None) -> Tensor:
     if inverse is not None and column.form == "disparity":
-        from ..depth_models import inverse_to_disparity
-
         return encode_disparity(inverse_to_disparity(inverse, column.size))
     assert scores is not None
     if column.form == "ids":

@@ -20,10 +20,16 @@ from .source import Source
 datatrove_logger.disable("datatrove")
 
 
-def make_job(config: PrecomputeConfig, models: Models) -> Job:
-    """What is to be done."""
+def prepare(config: PrecomputeConfig, rank: int = 0) -> tuple[Job, Models]:
+    """What is to be done and with which models; what is quickly found wrong comes first.
+
+    Raises:
+        ValueError, FileNotFoundError: a source or models that do not work.
+    """
     source = Source(config.source_root, config.repo_id)
-    return Job(config, source, models.columns(source.cameras(config.cameras)))
+    cameras = source.cameras(config.cameras)
+    models = Models(config, rank)
+    return Job(config, source, models.columns(cameras)), models
 
 
 class PrecomputeEpisodes(PipelineStep):
@@ -48,8 +54,7 @@ class PrecomputeEpisodes(PipelineStep):
         """
         if self.config.executor == "local" and world_size > 1:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
-        models = Models(self.config, rank)
-        job = make_job(self.config, models)
+        job, models = prepare(self.config, rank)
         job.check()
         try:
             work(job, models, rank, world_size)
@@ -97,4 +102,4 @@ class AssembleDataset(PipelineStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Put it together."""
-        print(assemble(make_job(self.config, Models(self.config))))
+        print(assemble(prepare(self.config)[0]))

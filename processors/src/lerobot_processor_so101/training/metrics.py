@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,11 +93,11 @@ def mean_disparity_error(frames: Frames, training: Sequence[int], validation: Se
     return 255 * float(np.mean(errors))
 
 
-def iou_table(scores: Mapping[str, float]) -> str:
+def iou_table(scores: Mapping[str, float | None]) -> str:
     """IoU per class, one line each."""
     width = max(map(len, scores))
     lines = [
-        f"{name:<{width}}  {'does not occur' if math.isnan(score) else f'{score:.3f}'}"
+        f"{name:<{width}}  {'does not occur' if score is None else f'{score:.3f}'}"
         for name, score in scores.items()
     ]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -192,8 +193,8 @@ def make_model(config: TrainConfig) -> EfficientViTFPNForSemanticSegmentation:
         )
     )
     initialise(model, config.init_from)
-    torch.nn.Module.to(model, memory_format=torch.channels_last)  # a quarter faster on a CPU
-    return model
+    # A quarter faster on a CPU.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
 
 
 def make_trainer(
@@ -324,7 +325,7 @@ def _report(
         "command": shlex.join(["so101-train-segmenter", *sys.argv[1:]]),
         "seed": config.seed,
         "iou": metrics["eval_iou"],
-        "classes_iou": {name: metrics[f"eval_iou_{name}"] for name in config.classes},
+        "classes_iou": {name: _number(metrics[f"eval_iou_{name}"]) for name in config.classes},
         "frames": {"training": len(training), "validation": len(validation)},
         "recordings": {
             "training": sorted({infos[row].recording for row in training}),
@@ -365,6 +366,11 @@ def _write_json(path: Path, content: Any) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(part, path)
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def _short(value: Any) -> str:

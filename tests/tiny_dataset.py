@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small LeRobotDataset with two cameras, written by LeRobot itself."""
+
+import logging
+from pathlib import Path
+
+import datasets
+import numpy as np
+from lerobot.configs.video import RGBEncoderConfig
+from lerobot.datasets import LeRobotDataset
+
+NAMES = ["height", "width", "channels"]
+
+
+def tiny_dataset(
+    root: Path | str,
+    storage: str = "image",
+    lengths: tuple[int, ...] = (7, 5, 9),
+    size: tuple[int, int] = (48, 64),
+    depth: bool = False,
+) -> Path:
+    """Write a dataset of random scenes.
+
+    Args:
+        root: folder; it must not exist.
+        storage: "image" for pictures in the Parquet files, or the codec of a video: "h264", "libsvtav1".
+        lengths: frames of each episode.
+        size: (H, W) of the pictures.
+        depth: add `observation.images.top_depth`.
+    """
+    logging.getLogger("lerobot").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    video = storage != "image"
+    picture = {"dtype": "video" if video else "image", "shape": (*size, 3), "names": NAMES}
+    joints = {"dtype": "float32", "shape": (6,), "names": [f"joint_{number}.pos" for number in range(6)]}
+    features = {"action": joints, "observation.state": joints}
+    features |= {"observation.images.top": picture, "observation.images.wrist": picture}
+    if depth:
+        plane = {"dtype": "image", "shape": (*size, 1), "names": NAMES, "info": {"is_depth_map": True}}
+        features["observation.images.top_depth"] = plane
+    encoder = {"rgb_encoder": RGBEncoderConfig(vcodec=storage)} if video else {}
+    dataset = LeRobotDataset.create(
+        "local/tiny", 30, features, root=root, robot_type="so101", use_videos=video, **encoder
+    )
+    rng = np.random.default_rng(0)
+    for length in lengths:
+        for _ in range(length):
+            frame = {"task": "Lift the cube."}
+            for key in ("action", "observation.state"):
+                frame[key] = rng.normal(size=6).astype(np.float32)
+            for camera in ("top", "wrist"):
+                blocks = rng.integers(0, 256, (size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
+                frame[f"observation.images.{camera}"] = blocks.repeat(8, 0).repeat(8, 1)
+            if depth:
+                frame["observation.images.top_depth"] = rng.integers(300, 900, (*size, 1), dtype=np.uint16)
+            dataset.add_frame(frame)
+        dataset.save_episode()
+    dataset.finalize()
+    return Path(root)
