@@ -276,9 +276,11 @@ def show_in_rerun(
 
     from .overlay import class_colours
 
-    rr.init("so101-view", spawn=path is None)
+    rr.init("so101-view")
     if path is not None:
         rr.save(path)
+    else:
+        _open_viewer()
     colours = class_colours(class_names)
     rr.log(
         "/",
@@ -304,6 +306,18 @@ def show_in_rerun(
     return count
 
 
+def _open_viewer() -> None:
+    import rerun as rr
+
+    try:
+        rr.spawn()
+    except RuntimeError as error:
+        raise ValueError(
+            f"rerun's viewer did not open ({str(error).splitlines()[0]}). Activate the environment, so that `rerun` "
+            "is on PATH, or write a file: --output=view.mp4."
+        ) from error
+
+
 def view(config: ViewConfig) -> int:
     """Show or write what the cameras saw, and return the number of moments.
 
@@ -313,6 +327,7 @@ def view(config: ViewConfig) -> int:
     """
     config.check()
     _, fps, class_names, moments = panels(config)
+    moments = itertools.chain([next(moments)], moments)  # what fails, fails before anything opens
     path = config.output
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
