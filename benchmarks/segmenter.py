@@ -187,6 +187,7 @@ def main() -> None:
         "--size", type=int, nargs=2, default=(120, 160), metavar=("H", "W"), help="where ids are compared"
     )
     args = parser.parse_args()
+    torch.set_num_threads(1)  # one small picture at a time: threads would wait for each other
     segmenter = make_segmenter(args.segmenter)
     picture, size = tuple(args.picture), tuple(args.size)
     guesses = baselines(
