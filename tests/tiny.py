@@ -32,10 +32,12 @@ def save(folder: Path | str, model: hf.PreTrainedModel, processor: Any, gain: fl
         gain: of the random matrices. transformers draws them so small that a tiny model's answer is a constant.
             None leaves them.
     """
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if gain is not None and parameter.ndim > 1:
-                parameter.normal_(std=gain / parameter[0].numel() ** 0.5)
+    torch.manual_seed(1)
+    for module in model.modules() if gain is not None else ():
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim > 1:
+                inputs = 1 if isinstance(module, torch.nn.Embedding) else parameter[0].numel()
+                torch.nn.init.normal_(parameter, std=gain / inputs**0.5)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
@@ -343,6 +345,7 @@ def tiny_zoedepth(folder: Path | str, heads: int = 1) -> str:
         patch_transformer_hidden_size=8,
         patch_transformer_intermediate_size=8,
         patch_transformer_num_attention_heads=2,
+        num_patch_transformer_layers=1,
         bin_configurations=[
             {"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": f"head{head}"}
             for head in range(heads)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lerobot_processor_so101.efficientvit_fpn import CLASS_NAMES
 from lerobot_processor_so101.perception_model import cut_region, in_batches
+from lerobot_processor_so101.scores import Scores
 from lerobot_processor_so101.segmenters import make_segmenter, registry
 from lerobot_processor_so101.segmenters.huggingface import query_scores
 from tests import tiny
@@ -184,17 +185,18 @@ def test_mask2former_evidence_has_the_argmax_of_transformers(segmenters):
     assert torch.equal(ours, expected)
 
 
-@pytest.mark.parametrize("size", [None, (96, 128)])
-def test_mask2former_ids_are_those_of_transformers(tmp_path, size):
+def test_mask2former_ids_are_those_of_transformers(tmp_path):
     """End to end: at an input of 1536 the model's own grid is the 384 x 384 that transformers enlarges to."""
     segmenter = make_segmenter(tiny.tiny_mask2former(tmp_path, size=1536))
     images = pictures(1, (96, 128))
     outputs = mask2former_outputs(segmenter, images)
-    targets = None if size is None else [size]
-    expected = segmenter.processor.post_process_semantic_segmentation(outputs, target_sizes=targets)[0]
-    ids = segmenter(images).ids(size)[0]
-    assert len(expected.unique()) > 2
-    assert torch.equal(ids.long(), expected)
+    scores = segmenter(images)
+    assert len(scores.ids().unique()) > 2
+    for size in (None, (96, 128), (480, 640)):
+        expected = segmenter.processor.post_process_semantic_segmentation(
+            outputs, target_sizes=None if size is None else [size]
+        )
+        assert torch.equal(scores.ids(size)[0].long(), expected[0])
 
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (40, 40), (32, 150), (37, 61)])
@@ -204,14 +206,16 @@ def test_eomt_windows_are_merged_as_transformers_merges_them(segmenters, size):
     inputs = segmenter.prepare(images)
     with torch.no_grad():
         outputs = segmenter.model(pixel_values=inputs["pixel_values"])
-    outputs["patch_offsets"] = inputs["patch_offsets"]
     outputs.patch_offsets = inputs["patch_offsets"]
-    expected = torch.stack(
-        segmenter.processor.post_process_semantic_segmentation(outputs, target_sizes=[size] * 2)
+    evidence = query_scores(outputs.class_queries_logits, outputs.masks_queries_logits)
+    merged = segmenter.processor.merge_image_patches(
+        evidence, inputs["patch_offsets"], [size] * 2, segmenter.processor.size
     )
-    ids = segmenter(images).ids(size)
-    assert len(expected.unique()) > 1
-    assert (ids.long() == expected).float().mean() > 0.999
+    ids = segmenter.processor.post_process_semantic_segmentation(outputs, target_sizes=[size] * 2)
+    scores = segmenter(images)
+    ours = F.interpolate(scores.values, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(ours, torch.stack(merged), atol=1e-4, rtol=1e-3)
+    assert (scores.ids(size).long() == torch.stack(ids)).float().mean() > 0.999
 
 
 def test_coarse_windows_are_merged_within_a_cell(tmp_path):
@@ -220,13 +224,8 @@ def test_coarse_windows_are_merged_within_a_cell(tmp_path):
     ramp = torch.linspace(0, 1, 75)  # prepared pictures are 32 x 75, three windows of 32
 
     def looked_at(inputs):
-        """Evidence that tells where a window's cells lie: the ramp itself, on the grid of the masks."""
+        """The ramp itself, on the grid of the masks: evidence that tells where a cell lies."""
         cells = F.avg_pool2d(inputs["pixel_values"][:, :1], 2)
-        return query_scores_of(cells)
-
-    def query_scores_of(cells):
-        from lerobot_processor_so101.scores import Scores
-
         return Scores(cells.expand(-1, 6, -1, -1), "probs", tiny.LABELS)
 
     segmenter.score = looked_at
@@ -260,6 +259,15 @@ def test_the_padding_of_eomt_is_cut_off(segmenters):
         padded = segmenter.score(segmenter.prepare(images)).values
     assert padded.shape[-2:] == (32, 32)
     torch.testing.assert_close(segmenter(images).values, padded[..., :24, :], atol=1e-4, rtol=1e-3)
+
+
+def test_the_middle_is_not_cut_out(tmp_path):
+    """An image processor that crops the centre would leave the scores on another picture."""
+    segmenter = make_segmenter(tiny.tiny_efficientvit_fpn(tmp_path))
+    expected = segmenter(pictures(1)).values
+    segmenter.processor.do_center_crop = True
+    segmenter.processor.crop_size = {"height": 32, "width": 32}
+    torch.testing.assert_close(segmenter(pictures(1)).values, expected)
 
 
 def test_a_region_between_cells_is_cut_out_in_place():

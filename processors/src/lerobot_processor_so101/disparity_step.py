@@ -9,7 +9,7 @@ from lerobot.processor import ProcessorStepRegistry
 from torch import Tensor
 
 from .deferred import Features
-from .disparity import depth_to_disparity
+from .disparity import depth_to_disparity, inverse_to_disparity
 from .keys import depth_image_key, disparity_key
 from .perception_step import OBSERVED, PerceptionStep
 from .resize import resize_area
@@ -57,12 +57,10 @@ class DisparityProcessorStep(PerceptionStep):
 
     def from_observed(self, plane: Tensor, key: str) -> Tensor:
         """Stretched on the full picture, before averaging hides its nearest and farthest pixel."""
-        return resize_area(depth_to_disparity(plane.squeeze(-3)), self.size)
+        return depth_to_disparity(plane.squeeze(-3), size=self.size)
 
     def perceive(self, frames: Sequence[Features]) -> list[Features]:
         """Estimate; see `PerceptionStep.perceive`."""
-        from .depth_models import inverse_to_disparity
-
         return [
             {
                 disparity_key(camera): inverse_to_disparity(inverse, self.size).unflatten(0, shape)

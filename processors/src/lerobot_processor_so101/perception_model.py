@@ -70,13 +70,15 @@ class PerceptionModel(nn.Module):
             ValueError: pictures of another shape, dtype or range, or with NaN.
         """
         check_images(images)
-        self.model.to(images.device)
+        if self.model.device != images.device:
+            self.model.to(images.device)
         off = {option: False for option in self.switched_off if hasattr(self.processor, option)}
         inputs = self.processor(
             images=list(images),
             do_rescale=False,
             return_tensors="pt",
-            disable_grouping=images.device.type == "cpu",  # grouping equal pictures copies them
+            disable_grouping=images.device.type
+            == "cpu",  # grouping equal pictures copies them: twice the time
             **off,
         )
         return inputs.to(images.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, BatchFeature, CLIPSegForImageSegmentation, Sam3Model
+from transformers import BatchFeature, CLIPSegForImageSegmentation, CLIPSegProcessor, Sam3Model, Sam3Processor
 
 from ..perception_model import load_model, local_folder
 from ..scores import ScoreKind, Scores
@@ -105,9 +105,14 @@ class Sam3Segmenter(OpenVocabularySegmenter):
         return torch.cat(found, 1)
 
 
-OPEN_VOCABULARY: dict[str, tuple[type[OpenVocabularySegmenter], Any]] = {
-    "clipseg": (CLIPSegSegmenter, CLIPSegForImageSegmentation),
-    "sam3": (Sam3Segmenter, Sam3Model),
+OPEN_VOCABULARY: dict[str, tuple[type[OpenVocabularySegmenter], Any, Any]] = {
+    "clipseg": (CLIPSegSegmenter, CLIPSegForImageSegmentation, CLIPSegProcessor),
+    "sam3": (Sam3Segmenter, Sam3Model, Sam3Processor),
+    "sam3_video": (
+        Sam3Segmenter,
+        Sam3Model,
+        Sam3Processor,
+    ),  # what SAM 3 is published as; the detector is in it
 }
 
 
@@ -115,6 +120,7 @@ def open_vocabulary(
     name: str, folder: str, model_type: str, classes: Sequence[str]
 ) -> OpenVocabularySegmenter:
     """Load an open-vocabulary segmenter from a folder or the Hub."""
-    segmenter, model = OPEN_VOCABULARY[model_type]
-    processor = AutoProcessor.from_pretrained(local_folder(folder))
-    return segmenter(name, load_model(folder, model), processor, classes)
+    segmenter, model, processor = OPEN_VOCABULARY[model_type]
+    return segmenter(
+        name, load_model(folder, model), processor.from_pretrained(local_folder(folder)), classes
+    )
