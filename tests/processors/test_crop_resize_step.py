@@ -84,7 +84,7 @@ def test_before_a_model_it_decides_what_is_seen_and_after_it_what_is_left(tmp_pa
 
 @pytest.mark.parametrize("crop", [[0, 0, 1], [0, 0.5, 1, 0.75], [-0.1, 0, 1, 1], [0, 0, 0, 1]])
 def test_a_crop_outside_the_picture_is_refused(crop):
-    with pytest.raises(ValueError, match="crop: found"):
+    with pytest.raises(ValueError, match="crop or region: found"):
         CropResizeProcessorStep(["top"], crop)
 
 

@@ -80,7 +80,9 @@ def test_masks_and_depth_become_ids_and_disparity(dtype):
     ids = result["observation.seg.top"]
     assert ids.dtype == torch.uint8
     torch.testing.assert_close(ids.int(), seg[:, 0].int())
-    torch.testing.assert_close(result["observation.disparity.top"], depth_to_disparity(depth[:, 0]))
+    torch.testing.assert_close(
+        result["observation.disparity.top"], depth_to_disparity(depth[:, 0], size=(84, 84))
+    )
     assert result["observation.images.top"] is frames["observation.images.top"]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .deferred import PERCEPTION, Features
 from .keys import depth_image_key, disparity_key, image_key, seg_image_key, seg_key
-from .resize import resize_area, resize_ids, resize_linear
+from .resize import cut, resize_area, resize_ids, resize_linear
 
 _SMOOTH = {"area": resize_area, "linear": resize_linear}
 
@@ -47,16 +47,7 @@ class CropResizeProcessorStep(ObservationProcessorStep):
             raise ValueError(
                 f"interpolation: found {self.interpolation!r}, expected one of {sorted(_SMOOTH)}."
             )
-        if self.crop is None:
-            return
-        inside = len(self.crop) == 4 and all(
-            start >= 0 and length > 0 and start + length <= 1
-            for start, length in zip(self.crop[:2], self.crop[2:], strict=True)
-        )
-        if not inside:
-            raise ValueError(
-                f"crop: found {self.crop}, expected [top, left, height, width] as fractions of the picture, inside it."
-            )
+        cut(torch.empty(1, 1, device="meta"), self.crop)  # a crop outside the picture is refused here
 
     @torch.no_grad()
     def observation(self, observation: RobotObservation) -> RobotObservation:
@@ -79,17 +70,8 @@ class CropResizeProcessorStep(ObservationProcessorStep):
         return changed
 
     def _change(self, frames: Tensor, resize: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
-        rows, columns = self._window(*frames.shape[-2:])
-        frames = frames[..., rows, columns]
+        frames = cut(frames, self.crop)
         return frames if self.image_size is None else resize(frames, (self.image_size[0], self.image_size[1]))
-
-    def _window(self, height: int, width: int) -> tuple[slice, slice]:
-        """Rows and columns that the crop keeps."""
-        top, left, tall, wide = self.crop or (0, 0, 1, 1)
-        return (
-            slice(round(top * height), round((top + tall) * height)),
-            slice(round(left * width), round((left + wide) * width)),
-        )
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
@@ -109,7 +91,6 @@ class CropResizeProcessorStep(ObservationProcessorStep):
         for key in (key(camera) for camera in self.cameras for key in keys):
             if key in observation:
                 old = observation[key]
-                rows, columns = self._window(*old.shape[-2:])
-                size = self.image_size or [rows.stop - rows.start, columns.stop - columns.start]
+                size = self.image_size or cut(torch.empty(old.shape, device="meta"), self.crop).shape[-2:]
                 observation[key] = PolicyFeature(type=old.type, shape=(*old.shape[:-2], *size))
         return {**features, PipelineFeatureType.OBSERVATION: observation}

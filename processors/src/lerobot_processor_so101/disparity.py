@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .resize import resize_area, resize_linear
+from .resize import cut, resize_area, resize_linear
 from .stored import round_disparity
 
 Interpolation = Literal["area", "linear"]
@@ -83,34 +83,6 @@ def inverse_to_disparity(
             "inverse depth: found NaN or infinite values, expected finite ones. The depth model's weights are damaged."
         )
     return resize_disparity(stretch(inverse), size, interpolation)
-
-
-def cut(frames: Tensor, region: Sequence[float] | None) -> Tensor:
-    """Cut a part out of pictures.
-
-    Fractions mean the same part on a camera's pixels and on a depth model's grid, which differs from them.
-
-    Args:
-        frames: (..., H, W).
-        region: top, left, height and width as fractions of the picture, such as (0, 0.125, 1, 0.75) for the central
-            square of 480 x 640. Borders go to the nearest pixel. None is the whole picture.
-
-    Raises:
-        ValueError: the region is empty or not inside the picture.
-    """
-    if region is None:
-        return frames
-    if len(region) != 4 or not all(
-        start >= 0 and length > 0 and start + length <= 1 + 1e-6
-        for start, length in zip(region[:2], region[2:], strict=True)
-    ):
-        raise ValueError(
-            f"region: found {list(region)}, expected [top, left, height, width] as fractions of the picture, inside 0..1."
-        )
-    height, width = frames.shape[-2:]
-    top, bottom = round(region[0] * height), round((region[0] + region[2]) * height)
-    left, right = round(region[1] * width), round((region[1] + region[3]) * width)
-    return frames[..., top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def stretch(inverse: Tensor, measured: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from lerobot.processor import ProcessorStepRegistry
 from torch import Tensor
 
 from .deferred import Features
-from .disparity import depth_to_disparity, inverse_to_disparity
+from .disparity import Interpolation, depth_to_disparity, inverse_to_disparity
 from .keys import depth_image_key, disparity_key
 from .perception_step import OBSERVED, PerceptionStep
 from .resize import resize_area
@@ -28,9 +28,11 @@ class DisparityProcessorStep(PerceptionStep):
     Attributes:
         depth: a name that `make_depth_estimator` knows, or "observation" for depth of any unit in
             `observation.images.<camera>_depth`.
+        interpolation: "area" or "linear", as OpenCV's INTER_AREA and INTER_LINEAR.
     """
 
     depth: str = OBSERVED
+    interpolation: Interpolation = "area"
 
     @property
     def model_name(self) -> str:
@@ -57,18 +59,21 @@ class DisparityProcessorStep(PerceptionStep):
 
     def from_observed(self, plane: Tensor, key: str) -> Tensor:
         """Stretched on the full picture, before averaging hides its nearest and farthest pixel."""
-        return depth_to_disparity(plane.squeeze(-3), size=self.size)
+        return depth_to_disparity(plane.squeeze(-3), size=self.size, interpolation=self.interpolation)
 
     def perceive(self, frames: Sequence[Features]) -> list[Features]:
         """Estimate; see `PerceptionStep.perceive`."""
         return [
             {
-                disparity_key(camera): inverse_to_disparity(inverse, self.size).unflatten(0, shape)
+                disparity_key(camera): self._disparity(inverse).unflatten(0, shape)
                 for camera, (inverse, shape) in views.items()
             }
             for views in self.in_one_call(frames, self.model.estimate)
         ]
 
+    def _disparity(self, inverse: Tensor) -> Tensor:
+        return inverse_to_disparity(inverse, self.size, interpolation=self.interpolation)
+
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
-        return {**super().get_config(), "depth": self.depth}
+        return {**super().get_config(), "depth": self.depth, "interpolation": self.interpolation}

@@ -40,7 +40,7 @@ def overlay(rgb: np.ndarray, ids: np.ndarray, class_names: Sequence[str], legend
         raise ValueError(
             f"ids: found {int(ids.max())}, expected ids of the {len(class_names)} classes {list(class_names)}."
         )
-    ids = cv2.resize(ids.astype(np.uint16), (width, height), interpolation=cv2.INTER_NEAREST).astype(np.intp)
+    ids = _enlarged(ids, (width, height))
     colours = class_colours(class_names)
     mixed = ((1 - _STRENGTH) * rgb + _STRENGTH * colours[ids]).astype(np.uint8)
     tinted = np.isin(ids, [id_ for id_, name in enumerate(class_names) if name not in _UNTINTED])
@@ -48,6 +48,10 @@ def overlay(rgb: np.ndarray, ids: np.ndarray, class_names: Sequence[str], legend
     if legend and width >= 160:
         _write_legend(result, [(class_names[id_], colours[id_]) for id_ in np.unique(ids[tinted])])
     return result
+
+
+def _enlarged(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(ids.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST).astype(np.intp)
 
 
 def disparity_picture(disparity: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -60,10 +64,10 @@ def disparity_picture(disparity: np.ndarray, size: tuple[int, int] | None = None
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    grey = np.clip(disparity, 0, 255).astype(np.uint8)
-    if size is not None:
-        grey = cv2.resize(grey, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    height, width = size or disparity.shape
+    grey = cv2.resize(disparity.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    levels = np.clip(grey, 0, 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
 def side_by_side(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resizing of class ids and of measured maps, pixel for pixel as OpenCV does it."""
+"""Resizing of class ids and of measured maps, pixel for pixel as OpenCV does it, and cropping."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -64,6 +65,34 @@ def resize_linear(values: Tensor, size: tuple[int, int]) -> Tensor:
     frames = values.reshape(-1, 1, *values.shape[-2:])
     resized = F.interpolate(frames, size=tuple(size), mode="bilinear", align_corners=False)
     return resized.reshape(*values.shape[:-2], *size)
+
+
+def cut(frames: Tensor, region: Sequence[float] | None) -> Tensor:
+    """Cut a part out of pictures.
+
+    Fractions mean the same part on a camera's pixels and on a depth model's grid, which differs from them.
+
+    Args:
+        frames: (..., H, W).
+        region: top, left, height and width as fractions of the picture, such as (0, 0.125, 1, 0.75) for the central
+            square of 480 x 640. Borders go to the nearest pixel. None is the whole picture.
+
+    Raises:
+        ValueError: the region is empty or not inside the picture.
+    """
+    if region is None:
+        return frames
+    if len(region) != 4 or not all(
+        start >= 0 and length > 0 and start + length <= 1 + 1e-6
+        for start, length in zip(region[:2], region[2:], strict=True)
+    ):
+        raise ValueError(
+            f"crop or region: found {list(region)}, expected [top, left, height, width] as fractions of the picture, inside 0..1."
+        )
+    height, width = frames.shape[-2:]
+    top, bottom = round(region[0] * height), round((region[0] + region[2]) * height)
+    left, right = round(region[1] * width), round((region[1] + region[3]) * width)
+    return frames[..., top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 # The tables are NumPy arrays: a cached tensor made under `inference_mode` could not be used in training later.
