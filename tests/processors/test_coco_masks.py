@@ -190,7 +190,7 @@ def test_own_classes_and_held_class(dataset):
 
 def test_the_default_classes_are_those_of_the_segmenter(dataset):
     dataset.add("a.jpg", boxes((MOVING, WHOLE)))
-    summary = dataset.run(class_names=[])
+    summary = make_masks(MasksConfig(dataset.root))
     assert list(summary.class_names) == NAMES
     assert (dataset.mask("a.png") == MOVING).all()
 

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lerobot.datasets import LeRobotDataset
@@ -203,7 +206,7 @@ def test_tallies_add_up_in_any_order():
     assert totals[0]["std"][0][0][0] == pytest.approx(np.concatenate(batches).std(), rel=1e-12)
 
 
-def test_several_data_files(model, tmp_path, monkeypatch):
+def test_several_data_files(model, tmp_path):
     """Each data file is rewritten under its own name."""
     root = tiny_dataset(tmp_path / "one")
     _split_data_file(root)
@@ -220,10 +223,6 @@ def test_several_data_files(model, tmp_path, monkeypatch):
 
 def _split_data_file(root: Path) -> None:
     """Move the last episode to a data file of its own, as LeRobot does when one gets too large."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     data = root / "data/chunk-000/file-000.parquet"
     table = pq.read_table(data)
     pq.write_table(table.filter(pc.field("episode_index") < 2), data)

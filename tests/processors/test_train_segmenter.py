@@ -16,7 +16,9 @@ from torchvision import tv_tensors
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, EvalPrediction
 
 from lerobot_processor_so101 import depth_to_disparity
+from lerobot_processor_so101.efficientvit_fpn import CLASS_NAMES
 from lerobot_processor_so101.training.augment import make_augmentation
+from lerobot_processor_so101.training.config import TrainConfig
 from lerobot_processor_so101.training.data import (
     FrameDataset,
     Frames,
@@ -30,7 +32,7 @@ from lerobot_processor_so101.training.metrics import (
     mean_disparity_error,
 )
 from lerobot_processor_so101.training.sources import FrameInfo, open_source, recording_of
-from lerobot_processor_so101.training.train import TrainConfig, train
+from lerobot_processor_so101.training.train import train
 
 SIZE = (32, 48)
 
@@ -95,7 +97,8 @@ def depth_of(ids: np.ndarray) -> np.ndarray:
 
 def load(path: Path, cache: Path, disparity: bool = False, **options) -> Frames:
     source = open_source(path, options.pop("every", 1), disparity)
-    return load_frames([source], options.pop("size", SIZE), class_table(6, options), disparity, cache)
+    table = class_table(CLASS_NAMES, {}, source.class_names)
+    return load_frames([source], options.pop("size", SIZE), [table], disparity, cache)
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -154,15 +157,30 @@ def test_excluded_frames_are_left_out_and_held_objects_form_a_stratum(tmp_path):
 
 
 def test_stored_ids_can_be_given_another_class(folder, tmp_path):
-    table = class_table(3, {3: 1})
-    frames = load_frames([open_source(folder)], SIZE, table, False, tmp_path)
+    table = class_table(CLASS_NAMES[:3], {3: 1})
+    frames = load_frames([open_source(folder)], SIZE, [table], False, tmp_path)
     np.testing.assert_array_equal(frames.masks[0], np.where(blobs(0) == 3, 1, blobs(0)))
 
 
 def test_an_unknown_id_is_named_with_its_frame(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"demo0_00000\.png: found the ids \[3\].*--class_ids"):
-        load_frames([open_source(folder)], SIZE, class_table(3, {}), False, tmp_path)
+    with pytest.raises(ValueError, match=r"demo0_00000\.png: found the ids 3, .*--class_ids='\{3: 3\}'"):
+        load_frames([open_source(folder)], SIZE, [class_table(CLASS_NAMES[:3], {})], False, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_classes_that_a_dataset_names_are_matched_by_name(dataset, tmp_path):
+    root = shutil.copytree(dataset, tmp_path / "named")
+    info = json.loads((root / "meta" / "info.json").read_text())
+    for camera in ("top", "wrist"):
+        names = ["unlabeled", "table", "background", "plate"]
+        info["features"][f"observation.images.{camera}_seg"]["info"]["class_names"] = names
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"frame 0, .*top_seg: found the ids 3 \(plate\)"):
+        load(root, tmp_path / "cache")
+    source = open_source(root)
+    table = class_table(CLASS_NAMES, {3: 5}, source.class_names)
+    frames = load_frames([source], SIZE, [table], False, tmp_path / "cache")
+    np.testing.assert_array_equal(frames.masks[0], np.array([0, 2, 1, 5])[blobs(0)])
 
 
 def test_frames_are_decoded_once(folder, tmp_path, monkeypatch):
@@ -369,7 +387,7 @@ def config(data: Path, output: Path, **options) -> TrainConfig:
 def trained(dataset, tmp_path_factory) -> Path:
     """What an undisturbed training of two epochs left."""
     output = tmp_path_factory.mktemp("trained") / "run"
-    train(config(dataset, output, disparity_head=True, dtype="float16", val_share=0.5))
+    train(config(dataset, output, disparity_head=True, dtype="float16", val_share=0.5, workers=1))
     return output
 
 
@@ -386,10 +404,10 @@ def test_best_weights_load_offline_and_reach_the_reported_iou(trained, dataset, 
     answers = []
     with torch.no_grad():
         for row in rows:
-            inputs = processor(images=frames.images[row], return_tensors="pt")
+            inputs = processor(images=frames.images[row].copy(), return_tensors="pt")
             logits = model(**inputs).logits
             answers.append(
-                full_size_predictions(logits, torch.from_numpy(frames.masks[row])[None])[0][0].numpy()
+                full_size_predictions(logits, torch.from_numpy(frames.masks[row].copy())[None])[0][0].numpy()
             )
     answer, truth = np.stack(answers), frames.masks[rows]
     for class_id, name in model.config.id2label.items():
@@ -415,7 +433,9 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(trained, dataset, tmp_pat
     (output / "metrics.json").unlink()
     last = max((output / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
     (last / "trainer_state.json").unlink()  # killed while it wrote its last checkpoint
-    train(config(dataset, output, disparity_head=True, dtype="float16", val_share=0.5, resume=True))
+    train(
+        config(dataset, output, disparity_head=True, dtype="float16", val_share=0.5, workers=1, resume=True)
+    )
     expected = load_file(trained / "best" / "model.safetensors")
     for name, value in load_file(output / "best" / "model.safetensors").items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0)

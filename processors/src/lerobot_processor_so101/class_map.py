@@ -6,6 +6,9 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 
+# Of seed 001 and of the simulated workbench; position = id.
+CLASS_NAMES = ("unlabeled", "background", "table", "cube", "static_finger", "moving_finger")
+
 logger = logging.getLogger(__name__)
 
 

@@ -23,7 +23,7 @@ from draccus.utils import DraccusException
 from PIL import Image
 from tqdm import tqdm
 
-from .class_map import ClassMap
+from .class_map import CLASS_NAMES, ClassMap
 from .coco_annotations import IMAGE_SUFFIXES, CocoImage, listed, read_coco, read_json, stem
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class MasksConfig:
     output_dir: Path | None = None
     selections: Path | None = None
     excluded: Path | None = None
-    class_names: list[str] = field(default_factory=list)
+    class_names: list[str] = field(default_factory=lambda: list(CLASS_NAMES))
     held: list[str] = field(default_factory=lambda: ["cube"])
     overwrite: bool = False
 
@@ -75,12 +75,7 @@ class MasksConfig:
 
     def classes(self) -> ClassMap:
         """The classes to paint, in the order of their ids."""
-        names: Sequence[str] = self.class_names
-        if not names:  # imported here, because it brings transformers
-            from .efficientvit_fpn.configuration_efficientvit_fpn import CLASS_NAMES
-
-            names = CLASS_NAMES
-        return ClassMap(names, "--class_names")
+        return ClassMap(self.class_names, "--class_names")
 
     def image_folders(self) -> tuple[Path, Path]:
         """Where images are looked for, in this order."""

@@ -3,7 +3,7 @@
 
 from transformers import PreTrainedConfig
 
-CLASS_NAMES = ("unlabeled", "background", "table", "cube", "static_finger", "moving_finger")
+from ..class_map import CLASS_NAMES
 
 
 class EfficientViTFPNConfig(PreTrainedConfig):

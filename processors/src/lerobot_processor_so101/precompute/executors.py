@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import multiprocess
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from tqdm import tqdm
 
@@ -68,6 +69,8 @@ def _resources(config: PrecomputeConfig) -> dict[str, int]:
 
 
 def _local(config: PrecomputeConfig, job: Job) -> LocalPipelineExecutor:
+    # Imports cost seconds: they are paid once, and workers are forked from the process that paid.
+    multiprocess.get_context("forkserver").set_forkserver_preload([PrecomputeEpisodes.__module__])
     return LocalPipelineExecutor([PrecomputeEpisodes(config)], **_common(config, job.folder / "logs"))
 
 
@@ -108,7 +111,8 @@ def _bar(job: Job) -> Iterator[None]:
         with tqdm(total=total, unit="episode") as bar:
             while True:
                 over = stop.wait(0.5)
-                bar.update(total - len(job.pending()) - bar.n)
+                if finished := total - len(job.pending()) - bar.n:
+                    bar.update(finished)
                 if over:
                     return
 

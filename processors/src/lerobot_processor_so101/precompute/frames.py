@@ -69,12 +69,14 @@ def read_batches(
         timestamps = table["timestamp"].to_pylist()
         for begin in range(0, episode.length, DECODED_AT_ONCE):
             rows = slice(begin, begin + DECODED_AT_ONCE)
-            decoded = {
-                camera: _video_frames(source, episode, image_key(camera), timestamps[rows])
-                if image_key(camera) in episode.videos
-                else table[image_key(camera)][rows].to_pylist()
-                for camera in cameras
-            }
+            decoded = {}
+            for camera in cameras:
+                key = image_key(camera)
+                if key in episode.videos:
+                    decoded[camera] = _video_frames(source, episode, key, timestamps[rows])
+                else:
+                    stored = table[key][rows].to_pylist()
+                    decoded[camera] = _image_frames(source, episode, key, stored, begin)
             for start in range(0, len(timestamps[rows]), batch_size):
                 pictures = {
                     camera: _as_floats(frames[start : start + batch_size])
@@ -134,7 +136,19 @@ def _count_frames(path: Path, start: float, end: float) -> int:
     return count
 
 
-def _as_floats(frames: Any) -> Tensor:
-    if isinstance(frames, Tensor):
-        return frames.type(torch.float32) / 255
-    return torch.stack([pil_to_chw_tensor(datasets.Image().decode_example(frame)) for frame in frames])
+def _image_frames(source: Source, episode: Episode, key: str, stored: list[Any], begin: int) -> Tensor:
+    """(B, 3, H, W) float32 in [0, 1]."""
+    frames = []
+    for number, picture in enumerate(stored, begin):
+        try:
+            frames.append(pil_to_chw_tensor(datasets.Image().decode_example(picture)))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{source.root / episode.data_file}: episode {episode.index}, frame {number}: {key} is no "
+                "picture that can be read. Delete the episode with `lerobot-edit-dataset`."
+            ) from error
+    return torch.stack(frames)
+
+
+def _as_floats(frames: Tensor) -> Tensor:
+    return frames if frames.is_floating_point() else frames.type(torch.float32) / 255

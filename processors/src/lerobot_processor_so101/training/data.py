@@ -49,24 +49,40 @@ class Frames:
     disparity: np.ndarray | None
 
 
-def class_table(n_classes: int, class_ids: Mapping[int, int]) -> np.ndarray:
-    """Where each stored id goes, (256,) int16; -1 where there is no such class."""
+def class_table(
+    classes: Sequence[str], class_ids: Mapping[int, int], stored: Sequence[str] = ()
+) -> np.ndarray:
+    """Where each stored id goes.
+
+    Args:
+        classes: names of the classes to train, position = id.
+        class_ids: class ids of stored ids; they have the last word.
+        stored: what the stored ids mean, position = id; the same as `classes` where nothing is known.
+
+    Returns:
+        (256,) int16; -1 where there is no such class.
+    """
     table = np.full(256, -1, np.int16)
-    table[:n_classes] = np.arange(n_classes)
-    for stored, class_id in class_ids.items():
-        table[stored] = class_id
+    for id_, name in enumerate(stored or classes):
+        table[id_] = list(classes).index(name) if name in classes else -1
+    for id_, class_id in class_ids.items():
+        table[id_] = class_id
     return table
 
 
 def load_frames(
-    sources: Sequence[Source], size: tuple[int, int], table: np.ndarray, disparity: bool, cache: Path
+    sources: Sequence[Source],
+    size: tuple[int, int],
+    tables: Sequence[np.ndarray],
+    disparity: bool,
+    cache: Path,
 ) -> Frames:
     """Decode every frame, unless `cache` holds them already.
 
     Args:
         sources: where frames come from.
         size: (height, width) to resize to.
-        table: class of each stored id, from `class_table`.
+        tables: class of each stored id, one `class_table` per source.
         disparity: decode disparity as well.
         cache: folder for the decoded frames; one run's files lie in a folder named by a fingerprint of all inputs.
 
@@ -76,10 +92,15 @@ def load_frames(
     """
     infos = [info for source in sources for info in source.frames]
     names = ["images", "masks"] + ["disparity"] * disparity
-    key = [list(size), table.tolist(), names, [source.fingerprint() for source in sources]]
+    key = [
+        list(size),
+        [table.tolist() for table in tables],
+        names,
+        [source.fingerprint() for source in sources],
+    ]
     folder = cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     if not folder.is_dir():
-        _decode_all(sources, infos, size, table, disparity, folder)
+        _decode_all(sources, infos, size, tables, disparity, folder)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
     return Frames(infos, arrays["images"], arrays["masks"], arrays.get("disparity"))
 
@@ -88,7 +109,7 @@ def _decode_all(
     sources: Sequence[Source],
     infos: Sequence[FrameInfo],
     size: tuple[int, int],
-    table: np.ndarray,
+    tables: Sequence[np.ndarray],
     disparity: bool,
     folder: Path,
 ) -> None:
@@ -107,11 +128,15 @@ def _decode_all(
             name: np.lib.format.open_memmap(part / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
             for name, (shape, dtype) in layout.items()
         }
-        frames = (frame for source in sources for frame in source.read())
+        frames = (
+            (source, table, frame)
+            for source, table in zip(sources, tables, strict=True)
+            for frame in source.read()
+        )
         progress = tqdm(zip(infos, frames, strict=True), "decoding", len(infos), unit="frame")
-        for index, (info, frame) in enumerate(progress):
+        for index, (info, (source, table, frame)) in enumerate(progress):
             arrays["images"][index] = _shrunk(frame.rgb, size).permute(1, 2, 0).numpy()
-            arrays["masks"][index] = _classes(frame.ids, size, table, info.name)
+            arrays["masks"][index] = _classes(frame.ids, size, table, info.name, source.class_names)
             if disparity:
                 if frame.disparity is None:
                     raise ValueError(f"{info.name}: has no depth.")
@@ -140,14 +165,16 @@ def _shrunk(rgb: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return functional.resize(rgb, list(size), v2.InterpolationMode.BILINEAR, antialias=True)
 
 
-def _classes(ids: torch.Tensor, size: tuple[int, int], table: np.ndarray, name: str) -> np.ndarray:
+def _classes(
+    ids: torch.Tensor, size: tuple[int, int], table: np.ndarray, name: str, stored: Sequence[str]
+) -> np.ndarray:
     """Class of each pixel, (h, w)."""
     present = np.unique(ids.numpy())
     if (unknown := present[table[present] < 0]).size:
+        named = [f"{id_} ({stored[id_]})" if id_ < len(stored) else str(id_) for id_ in unknown]
         raise ValueError(
-            f"{name}: found the ids {unknown.tolist()}, expected those of {int((table >= 0).sum())} classes. Say "
-            f"what they are with --class_ids, e.g. '{{{unknown[0]}: 3}}' for \"id {unknown[0]} is class 3\", or "
-            "name more --classes."
+            f"{name}: found the ids {', '.join(named)}, expected those of the {int((table >= 0).sum())} --classes. "
+            f"Add them to --classes, or say which class they are, e.g. --class_ids='{{{unknown[0]}: 3}}'."
         )
     return table[resize_ids(ids, size).numpy()]
 

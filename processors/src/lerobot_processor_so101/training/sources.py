@@ -59,9 +59,11 @@ class Source(ABC):
 
     Attributes:
         frames: one entry per frame.
+        class_names: what the stored ids mean, position = id; empty where the source does not say.
     """
 
     frames: list[FrameInfo]
+    class_names: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self) -> Iterator[Frame]:
@@ -191,6 +193,7 @@ class LeRobotSource(Source):
             f"local/{root.resolve().name}", root=root, return_uint8=True, depth_output_unit="mm"
         )
         self.ids_keys = self._find_ids_keys()
+        self.class_names = self._find_class_names()
         columns = self.dataset.hf_dataset.data
         episodes = columns.column("episode_index").to_numpy()
         ticks = columns.column("frame_index").to_numpy()
@@ -239,6 +242,17 @@ class LeRobotSource(Source):
                     "needs. Record with --depth=true."
                 )
         return found
+
+    def _find_class_names(self) -> tuple[str, ...]:
+        """Names beside the ids, which so101-demos and so101-precompute write there."""
+        infos = [self.dataset.meta.features[key].get("info") or {} for key in self.ids_keys.values()]
+        named = {tuple(info.get("class_names") or ()) for info in infos}
+        if len(named) > 1:
+            raise ValueError(
+                f"--data: {self.root}: found {len(named)} different lists of classes in {list(self.ids_keys.values())}, "
+                "expected one."
+            )
+        return named.pop()
 
     def read(self) -> Iterator[Frame]:
         """See `Source.read`."""

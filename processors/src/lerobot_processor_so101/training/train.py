@@ -18,7 +18,7 @@ import os
 import shlex
 import shutil
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
-from ..efficientvit_fpn import CLASS_NAMES, EfficientViTFPNConfig, EfficientViTFPNForSemanticSegmentation
-from ..efficientvit_fpn.initial_weights import IMAGENET, initialise
-from .augment import AUGMENTATIONS, make_augmentation
+from ..efficientvit_fpn import EfficientViTFPNConfig, EfficientViTFPNForSemanticSegmentation
+from ..efficientvit_fpn.initial_weights import RANDOM, initialise
+from .augment import make_augmentation
+from .config import DTYPES, MIN_LR, TrainConfig
 from .data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -53,101 +54,6 @@ from .sources import open_source
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
-
-@dataclass
-class TrainConfig:
-    """Options of `so101-train-segmenter`.
-
-    Args:
-        data: folders with images/ and masks/ (see so101-masks), and LeRobotDatasets with class ids.
-        output_dir: where everything goes.
-        height, width: size of the model's pictures, in pixels.
-        batch_size, epochs, lr, weight_decay: of AdamW; the rate falls along a cosine to 1e-6.
-        loss: iou (soft intersection over union) or ce (cross-entropy).
-        augment: full, upright (full without flips), flips or none.
-        patience: stop after so many epochs without a better mean IoU.
-        val_share: share of the recordings to validate on.
-        seed: of the split, the initial weights, the order and the augmentations.
-        classes: names of the classes, position = id.
-        class_ids: classes of stored ids that are not among `classes`, e.g. '{6: 3, 7: 1}'.
-        every: train on each n-th frame of a LeRobotDataset.
-        disparity_head: learn disparity too, from the depth of a LeRobotDataset.
-        init_from: imagenet (downloads the backbone), none (random), or a folder, Hub id or Lightning .ckpt.
-        dtype: float32, or float16 for weights that take half the room.
-        workers: processes that prepare batches.
-        resume: go on from the last finished epoch in output_dir.
-    """
-
-    data: list[Path]
-    output_dir: Path = Path("outputs/segmenter")
-    height: int = 480
-    width: int = 640
-    batch_size: int = 4
-    epochs: int = 100
-    lr: float = 1e-4
-    weight_decay: float = 1e-4
-    loss: str = "iou"
-    augment: str = "full"
-    patience: int = 20
-    val_share: float = 0.15
-    seed: int = 42
-    classes: list[str] = field(default_factory=lambda: list(CLASS_NAMES))
-    class_ids: dict[int, int] = field(default_factory=dict)
-    every: int = 1
-    disparity_head: bool = False
-    init_from: str = IMAGENET
-    dtype: str = "float32"
-    workers: int = 2
-    resume: bool = False
-
-    def check(self) -> None:
-        """Say what cannot be, in the words of the command line.
-
-        Raises:
-            ValueError: a number or name that does not work.
-        """
-        for flag in ("batch_size", "epochs", "patience", "every"):
-            if getattr(self, flag) < 1:
-                raise ValueError(f"--{flag}: found {getattr(self, flag)}, expected 1 or more.")
-        if min(self.height, self.width) < 32:
-            raise ValueError(f"--height and --width: found {self.height}x{self.width}, expected 32 or more.")
-        if self.lr <= MIN_LR:
-            raise ValueError(f"--lr: found {self.lr}, expected more than {MIN_LR}, where it ends.")
-        if not 0 < self.val_share < 1:
-            raise ValueError(f"--val_share: found {self.val_share}, expected more than 0 and less than 1.")
-        for flag, known in (("augment", AUGMENTATIONS), ("dtype", DTYPES), ("loss", ("iou", "ce"))):
-            if getattr(self, flag) not in known:
-                raise ValueError(
-                    f"--{flag}: found {getattr(self, flag)!r}, expected one of {', '.join(known)}."
-                )
-        self._check_classes()
-        if self.workers < 0:
-            raise ValueError(f"--workers: found {self.workers}, expected 0 or more.")
-
-    def _check_classes(self) -> None:
-        if not 2 <= len(self.classes) <= 255 or len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"--classes: found {self.classes}, expected 2 to 255 names, each once.")
-        for stored, class_id in self.class_ids.items():
-            if not (0 <= stored <= 255 and 0 <= class_id < len(self.classes)):
-                raise ValueError(
-                    f"--class_ids: found {stored}: {class_id}, expected a stored id (0 to 255) and a position in "
-                    f"--classes (0 to {len(self.classes) - 1})."
-                )
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width)."""
-        return self.height, self.width
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of what a resumed training needs."""
-        return self.output_dir / "checkpoints"
-
-
-MIN_LR = 1e-6
 _MAY_CHANGE = ("resume", "workers", "dtype", "patience", "output_dir")
 
 
@@ -168,22 +74,25 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if config.resume and finished.is_file():
         logger.warning("%s: this training has finished.", config.output_dir)
         return json.loads(finished.read_text())
-    frames, training, validation = _prepare_data(config)
     set_seed(config.seed)
-    model = make_model(config)
+    model = make_model(config, RANDOM if checkpoint else config.init_from)  # a checkpoint brings its weights
+    frames, training, validation = _prepare_data(config)
     trainer = make_trainer(config, model, frames, training, validation)
     trainer.train(resume_from_checkpoint=checkpoint)
     _round_weights(model, DTYPES[config.dtype])
     metrics = trainer.evaluate()
     result = _report(config, metrics, frames, training, validation, trainer)
-    model.config.training = {key: result[key] for key in ("command", "iou", "classes_iou", "recordings")}
+    model.config.training = {
+        **{key: result[key] for key in ("command", "seed", "iou", "classes_iou", "frames")},
+        "recordings": {side: len(names) for side, names in result["recordings"].items()},
+    }
     _save(config, model, trainer.processing_class)
     _write_json(config.output_dir / "metrics.json", result)
     return result
 
 
-def make_model(config: TrainConfig) -> EfficientViTFPNForSemanticSegmentation:
-    """The model that `init_from` asks for, with the classes of this training."""
+def make_model(config: TrainConfig, init_from: str) -> EfficientViTFPNForSemanticSegmentation:
+    """A model with the classes of this training and the weights of `init_from`."""
     model = EfficientViTFPNForSemanticSegmentation(
         EfficientViTFPNConfig(
             disparity_head=config.disparity_head,
@@ -192,7 +101,7 @@ def make_model(config: TrainConfig) -> EfficientViTFPNForSemanticSegmentation:
             label2id={name: id_ for id_, name in enumerate(config.classes)},
         )
     )
-    initialise(model, config.init_from)
+    initialise(model, init_from)
     # A quarter faster on a CPU.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
 
@@ -261,8 +170,8 @@ def _prepare_data(config: TrainConfig) -> tuple[Frames, list[int], list[int]]:
         raise ValueError("--data: found none, expected at least one folder.")
     infos = [info for source in sources for info in source.frames]
     training, validation = split_by_recording(infos, config.val_share, config.seed)
-    table = class_table(len(config.classes), config.class_ids)
-    frames = load_frames(sources, config.size, table, config.disparity_head, config.output_dir / "cache")
+    tables = [class_table(config.classes, config.class_ids, source.class_names) for source in sources]
+    frames = load_frames(sources, config.size, tables, config.disparity_head, config.output_dir / "cache")
     _remember(config, [infos[row].name for row in validation])
     return frames, training, validation
 
@@ -387,6 +296,9 @@ def main() -> None:
     except (ValueError, OSError, DraccusException) as error:
         print(f"so101-train-segmenter: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("so101-train-segmenter: stopped; go on with --resume=true.", file=sys.stderr)
+        raise SystemExit(130) from None
     print(iou_table(result["classes_iou"]))
     print(f"mean IoU {result['iou']:.3f} on {result['frames']['validation']} frames of recordings held out")
     if "disparity_error" in result:

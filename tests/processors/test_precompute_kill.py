@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A precompute that is killed ten times at random ends with the bytes of an undisturbed one."""
+
+import multiprocessing
+import random
+import shutil
+import time
+from pathlib import Path
+
+from lerobot_processor_so101.precompute.command import precompute
+from lerobot_processor_so101.precompute.config import PrecomputeConfig
+from tests.tiny import tiny_segformer
+from tests.tiny_dataset import tiny_dataset
+
+KILLS = 10
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_killed_ten_times(tmp_path):
+    source = tiny_dataset(tmp_path / "source", "h264", lengths=(6, 9, 7, 8))
+    options = {"root": source, "segmenter": tiny_segformer(tmp_path / "model"), "forms": ["ids", "top_k"]}
+    options |= {"height": 24, "width": 32, "grid": 8, "device": "cpu"}
+    disturbed = PrecomputeConfig(output=tmp_path / "disturbed", **options)
+    whole = PrecomputeConfig(output=tmp_path / "whole", **options)
+
+    # Children begin with everything imported, so that a kill meets the work and not the imports.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([precompute.__module__])
+
+    def begin(config: PrecomputeConfig) -> multiprocessing.Process:
+        process = processes.Process(target=precompute, args=(config,))
+        process.start()
+        return process
+
+    begin(whole).join()  # starts the server
+    expected = contents(whole.output)
+    shutil.rmtree(whole.output)
+    start = time.monotonic()
+    begin(whole).join()
+    duration = time.monotonic() - start
+    assert contents(whole.output) == expected
+    assert not whole.partial.exists()
+
+    rng, kills, results = random.Random(0), 0, 0
+    while kills < KILLS:
+        process = begin(disturbed)
+        process.join(rng.uniform(0.1, 0.9) * duration)
+        if process.is_alive():
+            process.kill()
+            kills += 1
+        process.join()
+        if disturbed.output.exists():  # it came to its end between two kills
+            results += 1
+            assert contents(disturbed.output) == expected
+            if disturbed.partial.exists():
+                precompute(disturbed)  # a kill met the very end: what is left over goes
+            shutil.rmtree(disturbed.output)
+    begin(disturbed).join()
+    assert contents(disturbed.output) == expected
+    assert not disturbed.partial.exists()
