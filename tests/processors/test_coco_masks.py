@@ -190,7 +190,8 @@ def test_own_classes_and_held_class(dataset):
 
 def test_the_default_classes_are_those_of_the_segmenter(dataset):
     dataset.add("a.jpg", boxes((MOVING, WHOLE)))
-    summary = make_masks(MasksConfig(dataset.root))
+    dataset.run()
+    summary = make_masks(MasksConfig(dataset.root, overwrite=True))
     assert list(summary.class_names) == NAMES
     assert (dataset.mask("a.png") == MOVING).all()
 

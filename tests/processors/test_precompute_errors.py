@@ -196,7 +196,7 @@ def test_nan(source, tmp_path, monkeypatch):
         return segmenter
 
     monkeypatch.setattr(models, "make_segmenter", damaged)
-    with pytest.raises(ValueError, match=r"episode 0, frames 0 to 1: .* NaN or infinite for camera 'top'"):
+    with pytest.raises(ValueError, match=r"episode 0, frames 0 to 3: .* NaN or infinite for camera 'top'"):
         precompute(config(source, tmp_path / "out", segmenter=folder))
 
 

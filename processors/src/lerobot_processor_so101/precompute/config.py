@@ -2,6 +2,7 @@
 """Options of `so101-precompute`."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from lerobot.utils.constants import HF_LEROBOT_HOME
@@ -45,7 +46,7 @@ class PrecomputeConfig:
         top_k, grid: how many classes top_k keeps, on grid x grid patches.
         logits_size: side of the square logits [pixels].
         drop_rgb: leave colours out of the new dataset.
-        batch_size: frames of each camera per call of a model; 0 is 2 on a CPU and 32 elsewhere.
+        batch_size: frames of each camera per call of a model; 0 is 4 on a CPU and 32 elsewhere.
         device: cpu, cuda, mps, or auto.
         executor: local, slurm or ray.
         workers: how many processes share the episodes.
@@ -98,6 +99,8 @@ class PrecomputeConfig:
         self._check_numbers()
         if self.executor not in EXECUTORS:
             raise ValueError(f"--executor: found {self.executor!r}, expected one of {list(EXECUTORS)}.")
+        if self.executor == "ray" and not find_spec("ray"):
+            raise ValueError("--executor=ray: Ray is not installed; `pip install ray`.")
         if self.executor == "slurm" and not (self.slurm.partition and self.slurm.time):
             raise ValueError(
                 f"--executor=slurm: found --slurm.partition={self.slurm.partition!r} and "

@@ -14,7 +14,7 @@ from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, Slurm
 from tqdm import tqdm
 
 from .config import PrecomputeConfig
-from .job import Job
+from .job import Job, failures
 from .models import Models
 from .work import AssembleDataset, PrecomputeEpisodes, work
 
@@ -28,7 +28,7 @@ def run(config: PrecomputeConfig, job: Job, models: Models) -> bool:
     Raises:
         RuntimeError: a worker failed; the message is its error.
     """
-    for path in job.failures():
+    for path in failures(job.folder):
         path.unlink()
     if not job.pending():
         return True
@@ -39,14 +39,19 @@ def run(config: PrecomputeConfig, job: Job, models: Models) -> bool:
         work(job, models)  # without datatrove, whose helper process would outlive a killed command
         return True
     executor = _ray(config, job) if config.executor == "ray" else _local(config, job)
+    cause = None
     with _bar(job):
         try:
             executor.run()
         except Exception as error:
-            if not job.failures():
-                raise RuntimeError(f"a worker died: {error}") from error
-    if failures := job.failures():
-        raise RuntimeError(failures[0].read_text().strip())
+            cause = error
+    if reported := failures(job.folder):
+        raise RuntimeError(reported[0].read_text().strip())
+    if missing := len(job.pending()):
+        raise RuntimeError(
+            f"a worker was stopped ({cause or 'by whom is unknown'}) and {missing} episodes are not done. Give the same "
+            f"command again to go on; logs are in {job.folder / 'logs'}."
+        ) from cause
     return True
 
 

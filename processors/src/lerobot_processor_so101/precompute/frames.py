@@ -87,12 +87,13 @@ def read_batches(
 
 def ahead[Item](items: Iterable[Item]) -> Iterator[Item]:
     """Compute the next item in a thread while the present one is being used."""
-    iterator, end = iter(items), object()
+    iterator = iter(items)
+    end: Any = object()
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(next, iterator, end)
         while (item := future.result()) is not end:
             future = pool.submit(next, iterator, end)
-            yield item  # type: ignore[misc]  # the end mark never gets here
+            yield item
 
 
 def _rows(source: Source, episode: Episode, cameras: Sequence[str]) -> Any:

@@ -86,15 +86,6 @@ class Job:
                 totals[key].merge(Tally(values))
         return totals
 
-    def report_failure(self, rank: int, error: Exception) -> None:
-        """Leave a worker's error where the command finds it, whoever started the worker."""
-        with suppress(OSError):  # the disk may be full
-            (self.folder / f"failed-{rank:05d}.txt").write_text(f"{explain(error)}\n")
-
-    def failures(self) -> list[Path]:
-        """What workers have reported."""
-        return sorted(self.folder.glob("failed-*.txt"))
-
     def _manifest(self) -> dict[str, Any]:
         return {
             "source": self.source.fingerprint(),
@@ -164,6 +155,17 @@ def write_json(path: Path, values: Any) -> None:
     """Write JSON as LeRobot formats it, whole or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(values, indent=4, ensure_ascii=False))
+
+
+def report_failure(partial: Path, rank: int, error: Exception) -> None:
+    """Leave a worker's error where the command finds it, whoever started the worker."""
+    with suppress(OSError):  # the disk may be full
+        (partial / f"failed-{rank:05d}.txt").write_text(f"{explain(error)}\n")
+
+
+def failures(partial: Path) -> list[Path]:
+    """What workers have reported."""
+    return sorted(partial.glob("failed-*.txt"))
 
 
 def remove_temporaries(folder: Path) -> None:

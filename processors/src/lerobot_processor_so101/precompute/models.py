@@ -51,7 +51,7 @@ class Models:
     @property
     def batch_size(self) -> int:
         """Frames of each camera per call."""
-        return self.config.batch_size or (2 if self.device.type == "cpu" else 32)
+        return self.config.batch_size or (4 if self.device.type == "cpu" else 32)
 
     @property
     def identities(self) -> list[ModelIdentity]:
