@@ -4,15 +4,20 @@
     python -m benchmarks.precompute
 
 Writes demonstrations of the workbench (two cameras, 640x480, video), then looks at them with the EfficientViT-FPN at
-480x640 with random weights: once in the plain way (`dataset[i]`, transform, one frame at a time through the
-original's decoder order, nothing stored) and once by `so101-precompute`, which also stores, in turns. Wall time and
-processor time count everything but the loading of models: a busy machine blurs the former. Then bytes per frame and
-camera of each stored form, and what reading costs.
+480x640 with random weights: in the plain way (`dataset[i]`, transform, one frame at a time through the original's
+decoder order, nothing stored), in the plain way with memory kept (glibc told not to give it back, as
+`so101-precompute` does), and by `so101-precompute`, which also stores. They take turns, each in a process of its own. Wall time
+and processor time count everything but the loading of models: a busy machine blurs the former. Then bytes per frame
+and camera of each stored form, and what reading costs.
 """
 
 import argparse
+import json
+import logging
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,6 +38,7 @@ from lerobot_processor_so101.identity import ModelIdentity
 from lerobot_processor_so101.precompute import command
 from lerobot_processor_so101.precompute.columns import Column
 from lerobot_processor_so101.precompute.config import PrecomputeConfig
+from lerobot_processor_so101.precompute.work import keep_memory
 from lerobot_processor_so101.resize import resize_ids
 from lerobot_processor_so101.stored import encode_disparity
 
@@ -42,6 +48,8 @@ from .report import save, table
 SIZE = (480, 640)
 CAMERAS = ("top", "wrist")
 CHUNK = 50
+CLOCKS = ("wall", "processor")
+PLAIN, KEPT, OURS = "plain loop", "plain loop, memory kept", "so101-precompute"
 
 
 def save_model(folder: Path) -> str:
@@ -81,7 +89,7 @@ def plain_loop(
     return frames
 
 
-def precomputed(config: PrecomputeConfig) -> dict[str, float]:
+def precomputed(config: PrecomputeConfig) -> Callable[[], int]:
     """All of `so101-precompute` after the models are there: reading, looking, storing, assembling."""
     job, models = command.prepare(config)
 
@@ -91,7 +99,47 @@ def precomputed(config: PrecomputeConfig) -> dict[str, float]:
         command.assemble(job)
         return sum(episode.length for episode in job.source.episodes)
 
-    return timed(work)
+    return work
+
+
+def one_way(way: str, root: Path, model: str, output: Path, frames: int) -> dict[str, float]:
+    """Speed of one way, in this process."""
+    if way == OURS:
+        return timed(precomputed(PrecomputeConfig(root=root, output=output, segmenter=model)))
+    if way == KEPT:
+        keep_memory()
+    network = OriginalOrder.from_pretrained(model).eval()
+    processor = hf.ViTImageProcessor.from_pretrained(model)
+    dataset = LeRobotDataset("local/bench", root=root)
+    plain_loop(dataset, network, processor, 2)
+    return timed(lambda: plain_loop(dataset, network, processor, frames))
+
+
+def compare(root: Path, work: Path, model: str, repeats: int, frames: int) -> dict[str, dict[str, float]]:
+    """Median speed of each way, over processes that take turns."""
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in (PLAIN, KEPT, OURS)}
+    for _ in range(repeats):
+        for way, found in runs.items():
+            shutil.rmtree(work / "ids", ignore_errors=True)
+            arguments = ["--way", way, "--root", root, "--model", model, "--output", work / "ids"]
+            process = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.precompute",
+                    *map(str, arguments),
+                    "--plain_frames",
+                    str(frames),
+                ],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            found.append(json.loads(process.stdout.splitlines()[-1]))
+    return {
+        way: {clock: round(statistics.median(run[clock] for run in found), 2) for clock in CLOCKS}
+        for way, found in runs.items()
+    }
 
 
 def read_ms(dataset: LeRobotDataset, key: str, count: int = 100) -> float:
@@ -120,8 +168,15 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="demonstrations to use instead of new ones")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plain_frames", type=int, default=30, help="how much of the plain loop is run")
+    for name in ("way", "model", "output"):
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
+    if options.way:
+        speed = one_way(options.way, options.root, options.model, Path(options.output), options.plain_frames)
+        print(json.dumps(speed))
+        return
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         root = options.root or work / "demos"
@@ -131,36 +186,22 @@ def main() -> None:
     print(f"\nwritten to {save('precompute', result)}")
 
 
-def measure(root: Path, work: Path, repeats: int, plain_frames: int) -> dict:
+def measure(root: Path, work: Path, repeats: int, frames: int) -> dict:
     """All numbers."""
     model = save_model(work / "model")
-    network = OriginalOrder.from_pretrained(model).eval()
-    processor = hf.ViTImageProcessor.from_pretrained(model)
-    dataset = LeRobotDataset("local/bench", root=root)
-    plain, ours = [], []
-    plain_loop(dataset, network, processor, 2)
-    for number in range(repeats):
-        plain.append(timed(lambda: plain_loop(dataset, network, processor, plain_frames)))
-        ours.append(precomputed(PrecomputeConfig(root=root, output=work / f"ids{number}", segmenter=model)))
-        shutil.rmtree(work / f"ids{number - 1}", ignore_errors=True)
-    speed = {
-        name: {
-            clock: round(statistics.median(run[clock] for run in runs), 2) for clock in ("wall", "processor")
-        }
-        for name, runs in (("plain loop", plain), ("so101-precompute", ours))
-    }
-    speed["ratio"] = {
-        clock: round(speed["so101-precompute"][clock] / speed["plain loop"][clock], 2)
-        for clock in ("wall", "processor")
-    }
-    print(table(["frames of two cameras per second", "wall", "processor"],
-                [[name, f"{v['wall']}", f"{v['processor']}"] for name, v in speed.items()]))  # fmt: skip
-
+    speed = compare(root, work, model, repeats, frames)
+    rows = [
+        [way, *(str(v[c]) for c in CLOCKS), *(f"{speed[OURS][c] / v[c]:.1f}" for c in CLOCKS)]
+        for way, v in speed.items()
+    ]
+    print(table(["frames of two cameras per second", *CLOCKS, "ours / this, wall", "processor"], rows))
     costs = {**stored_forms(root, work, model), **true_maps(work)}
-    print(table(["stored form", "bytes per frame", "read ms"],
-                [[key, f"{v['bytes']:,}", str(v.get("read_ms", ""))] for key, v in costs.items()]))  # fmt: skip
-    ids_only = work / f"ids{repeats - 1}"
-    samples = {"without": round(sample_ms(root), 1), "with ids of two cameras": round(sample_ms(ids_only), 1)}
+    rows = [[key, f"{v['bytes']:,}", str(v.get("read_ms", ""))] for key, v in costs.items()]
+    print(table(["stored form", "bytes per frame", "read ms"], rows))
+    samples = {
+        "without": round(sample_ms(root), 1),
+        "with ids of two cameras": round(sample_ms(work / "ids"), 1),
+    }
     print(table([f"sample with a chunk of {CHUNK} actions", "ms"], [[k, str(v)] for k, v in samples.items()]))
     return {"frames_per_second": speed, "stored": costs, "sample_ms": samples, "chunk": CHUNK}
 

@@ -2,8 +2,10 @@
 """Settings every test runs under: offline, out of the user's folders, on two threads."""
 
 import functools
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
 
 # Before anything imports LeRobot or huggingface_hub: both read these once, at import.
 _home = tempfile.TemporaryDirectory(prefix="so101-tests-")
@@ -28,6 +30,15 @@ torch.set_num_threads(2)
 draccus.wrappers.docstring.get_attribute_docstring = functools.cache(
     draccus.wrappers.docstring.get_attribute_docstring
 )
+
+
+@pytest.fixture(autouse=True)
+def root_log_level() -> Iterator[None]:
+    """LeRobot's commands set up logging for the whole process; a later test must not see their messages."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -117,15 +117,17 @@ def test_slurm(options, expected, tmp_path, monkeypatch):
     assert "#SBATCH --array=0-0%1\n" in last
     assert "--dependency=afterok:100" in last.splitlines()[0]
 
-    for folder, task in (("episodes", "0"), ("episodes", "1"), ("dataset", "0")):
-        subprocess.run(
-            [
-                Path(sys.executable).parent / "launch_pickled_pipeline",
-                f"{tmp_path}/out.slurm/{folder}/executor.pik",
-            ],
+    def start(folder: str, task: str) -> subprocess.Popen:
+        launch = Path(sys.executable).parent / "launch_pickled_pipeline"
+        return subprocess.Popen(
+            [launch, f"{tmp_path}/out.slurm/{folder}/executor.pik"],
             env={**os.environ, "SLURM_ARRAY_TASK_ID": task, "SLURM_NODELIST": "node1"},
-            check=True,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
+
+    workers = [start("episodes", "0"), start("episodes", "1")]
+    assert [worker.wait(300) for worker in workers] == [0, 0]
+    assert start("dataset", "0").wait(300) == 0
     assert contents(tmp_path / "out") == expected
     assert not (tmp_path / "out.partial").exists()

@@ -97,7 +97,13 @@ def test_an_interruption_keeps_the_finished_episodes(tmp_path, monkeypatch, sign
         return episode(self, seed)
 
     monkeypatch.setattr(Demonstrator, "episode", interrupted)
-    record(config(tmp_path / "d", episodes=9, video=video))
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background ignores Ctrl-C
+    try:
+        record(config(tmp_path / "d", episodes=9, video=video))
+    finally:
+        signal.signal(signal.SIGINT, before)
     dataset = LeRobotDataset("local/lift_cube_clean", root=tmp_path / "d")
     assert dataset.num_episodes == 2
     assert dataset[dataset.num_frames - 1]["task"] == "Lift the cube."

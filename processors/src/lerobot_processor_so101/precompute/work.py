@@ -68,7 +68,7 @@ class PrecomputeEpisodes(PipelineStep):
 def work(job: Job, models: Models, rank: int = 0, world_size: int = 1) -> None:
     """Look at every `world_size`-th episode that is not done."""
     if models.device.type == "cpu":
-        _keep_memory()
+        keep_memory()
     episodes = [episode for episode in job.pending() if episode.index % world_size == rank]
     cameras = list(dict.fromkeys(column.camera for column in job.columns))
     batches = read_batches(job.source, episodes, cameras, models.batch_size)
@@ -90,7 +90,7 @@ def work(job: Job, models: Models, rank: int = 0, world_size: int = 1) -> None:
             bar.update(batch.length)
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc keep large blocks that were freed for the next ones.
 
     Otherwise each goes back to the system, which clears new ones page by page: with batches of four 640x480 pictures
