@@ -5,7 +5,6 @@ import functools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
 
 # Before anything imports LeRobot or huggingface_hub: both read these once, at import.
 _home = tempfile.TemporaryDirectory(prefix="so101-tests-")
@@ -33,12 +32,9 @@ draccus.wrappers.docstring.get_attribute_docstring = functools.cache(
 
 
 @pytest.fixture(autouse=True)
-def root_log_level() -> Iterator[None]:
-    """LeRobot's commands set up logging for the whole process; a later test must not see their messages."""
-    root = logging.getLogger()
-    level = root.level
-    yield
-    root.setLevel(level)
+def root_log_level() -> None:
+    """LeRobot's commands set up logging for the whole process; no other test is to see their messages."""
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
