@@ -204,4 +204,4 @@ def _differ(key: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
             return f"{name!r}, which is not asked for now"
         if found[key][name] != wanted[key][name]:
             return f"another size, form or model for {name!r}"
-    return f"no {next(iter(set(wanted[key]) - set(found[key])))!r}, which is asked for now"
+    return f"no {next(name for name in wanted[key] if name not in found[key])!r}, which is asked for now"
