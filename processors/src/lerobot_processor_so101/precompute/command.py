@@ -91,6 +91,7 @@ def _size(size: float) -> str:
 def _only_our_own_messages() -> None:
     """Leave the terminal to this command: every model that is loaded would draw a bar."""
     own = logging.getLogger(__package__)
+    own.setLevel(logging.INFO)
     own.addHandler(logging.StreamHandler())
     own.propagate = False
     logging.getLogger("lerobot").setLevel(logging.ERROR)
