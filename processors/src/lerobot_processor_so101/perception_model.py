@@ -39,7 +39,8 @@ class PerceptionModel(nn.Module):
         self.name = name
         self.processor = processor
         self.weights = weights_hash(model)
-        self.model = model.float().eval().requires_grad_(False)
+        # Channels last is how convolutions are fastest, on CPUs as on GPUs.
+        self.model = model.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     @property
     def class_names(self) -> tuple[str, ...]:

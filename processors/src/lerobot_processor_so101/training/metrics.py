@@ -30,7 +30,7 @@ def full_size_predictions(outputs: Any, labels: Any) -> tuple[Tensor, ...]:
     masks = labels[0] if isinstance(labels, tuple) else labels
     maps = outputs if isinstance(outputs, tuple) else (outputs, None)
     size = masks.shape[-2:]
-    ids = F.interpolate(maps[0].float(), size=size, mode="bilinear").argmax(1)
+    ids = F.interpolate(maps[0].float(), size=size, mode="bilinear").max(1).indices
     if maps[1] is None:
         return (ids,)
     return ids, F.interpolate(maps[1][:, None].float(), size=size, mode="bilinear")[:, 0]
