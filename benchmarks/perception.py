@@ -96,7 +96,10 @@ def cells(row: dict) -> list[str]:
 
 
 def ratios(rows: list[dict]) -> list[dict]:
-    """How many times the suite is ahead of what it is compared with, for the same product."""
+    """How many times the suite is ahead of what it is compared with, for the same product.
+
+    Of the fastest calls: whatever else a machine does only ever adds to a call.
+    """
     found = {(row["model"], row["device"], row["way"], row["product"]): row for row in rows}
     return [
         {
@@ -111,7 +114,7 @@ def ratios(rows: list[dict]) -> list[dict]:
                     2,
                 )
                 for count in (1, 2)
-                for kind in ("ms", "memory_mb")
+                for kind in ("ms_fastest", "memory_mb")
             },
         }
         for (model, device, way, product), row in found.items()

@@ -25,6 +25,7 @@ from lerobot_processor_so101.efficientvit_fpn import (
     EfficientViTFPNForSemanticSegmentation,
     SegmenterOutput,
 )
+from lerobot_processor_so101.perception_model import keep_freed_memory
 from lerobot_processor_so101.resize import resize_ids
 from lerobot_processor_so101.segmenters import make_segmenter
 
@@ -77,8 +78,9 @@ def suite(model: Published, folder: str, product: str) -> Look:
 
 
 def original_order(model: Published, folder: str, product: str) -> Look:
-    """The original's layers and order behind the suite's preparation and in its memory layout, so that the order
-    alone is compared. (In PyTorch's default layout the original takes about twice as long.)"""
+    """The original's layers and order behind the suite's preparation, in its memory layout and with its memory kept, so
+    that the order alone is compared. (In PyTorch's default layout the original takes about twice as long.)"""
+    keep_freed_memory()
     network = OriginalOrder.from_pretrained(folder).eval().to(memory_format=torch.channels_last)
     processor = hf.AutoImageProcessor.from_pretrained(folder)
     size = PRODUCTS[product]

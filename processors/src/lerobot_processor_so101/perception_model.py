@@ -41,6 +41,7 @@ class PerceptionModel(nn.Module):
         self.weights = weights_hash(model)
         # Channels last is how convolutions are fastest, on CPUs as on GPUs.
         self.model = model.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        keep_freed_memory()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -95,6 +96,16 @@ class PerceptionModel(nn.Module):
             return WHOLE
         mask = inputs["pixel_mask"][0]
         return 0.0, 0.0, float(mask.any(1).float().mean()), float(mask.any(0).float().mean())
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep freed blocks for the next call.
+
+    It gives them back to the system, which clears them page by page when they are needed again: for a small network
+    on 640x480 pictures that takes as long as the network. Having seen a block of almost 32 MB freed, the most it
+    adapts to, it keeps twice as much. Other C libraries do not notice.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def check_images(images: Tensor) -> None:
