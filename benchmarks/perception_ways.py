@@ -35,7 +35,7 @@ hf: Any = transformers  # its overloads confuse mypy
 
 CAMERA = (480, 640)
 PRODUCTS = {"84x84": (84, 84), "480x640": CAMERA, "logits": None}  # None is the size of the model's input
-SUITE, ORIGINAL, TRANSFORMERS = "suite", "original order", "transformers"
+SUITE, ORIGINAL, ORDER, TRANSFORMERS = "suite", "original", "original order alone", "transformers"
 TOLERANCE = 1e-5
 
 type Look = Callable[[list[Any]], Any]
@@ -77,11 +77,19 @@ def suite(model: Published, folder: str, product: str) -> Look:
     return look
 
 
+def original(model: Published, folder: str, product: str) -> Look:
+    """The original's layers and order behind the suite's preparation."""
+    return _original(OriginalOrder.from_pretrained(folder).eval(), folder, product)
+
+
 def original_order(model: Published, folder: str, product: str) -> Look:
-    """The original's layers and order behind the suite's preparation, in its memory layout and with its memory kept, so
-    that the order alone is compared. (In PyTorch's default layout the original takes about twice as long.)"""
+    """The same in the suite's memory layout and with its memory kept, so that the order alone is compared."""
     keep_freed_memory()
     network = OriginalOrder.from_pretrained(folder).eval().to(memory_format=torch.channels_last)
+    return _original(network, folder, product)
+
+
+def _original(network: OriginalOrder, folder: str, product: str) -> Look:
     processor = hf.AutoImageProcessor.from_pretrained(folder)
     size = PRODUCTS[product]
 
@@ -128,7 +136,7 @@ def _plain_clipseg(model: Published, folder: str) -> Look:
     return look
 
 
-WAYS = {SUITE: suite, ORIGINAL: original_order, TRANSFORMERS: plain_transformers}
+WAYS = {SUITE: suite, ORIGINAL: original, ORDER: original_order, TRANSFORMERS: plain_transformers}
 
 
 def combinations(name: str) -> list[tuple[str, str]]:
@@ -136,7 +144,7 @@ def combinations(name: str) -> list[tuple[str, str]]:
     pairs = [(SUITE, "84x84"), (SUITE, "480x640")]
     if name.startswith("efficientvit"):
         if "disparity" not in name:
-            pairs += [(SUITE, "logits"), *((ORIGINAL, product) for product in PRODUCTS)]
+            pairs += [(SUITE, "logits"), *((way, product) for way in (ORIGINAL, ORDER) for product in PRODUCTS)]
     else:
         pairs.append((TRANSFORMERS, "480x640"))
     return pairs
