@@ -144,7 +144,10 @@ def combinations(name: str) -> list[tuple[str, str]]:
     pairs = [(SUITE, "84x84"), (SUITE, "480x640")]
     if name.startswith("efficientvit"):
         if "disparity" not in name:
-            pairs += [(SUITE, "logits"), *((way, product) for way in (ORIGINAL, ORDER) for product in PRODUCTS)]
+            pairs += [
+                (SUITE, "logits"),
+                *((way, product) for way in (ORIGINAL, ORDER) for product in PRODUCTS),
+            ]
     else:
         pairs.append((TRANSFORMERS, "480x640"))
     return pairs
