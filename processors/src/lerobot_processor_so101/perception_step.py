@@ -114,7 +114,7 @@ class PerceptionStep(ObservationProcessorStep):
         for camera in self.cameras:
             key, observed = self.feature_key(camera), self.observed_key(camera)
             if key in observation:
-                result[key] = self.from_stored(camera_plane(observation, key, RECORD_HINT), key)
+                result[key] = self.stored(observation, key)
             elif self.model_name == OBSERVED:
                 result[key] = self.from_observed(camera_plane(observation, observed, RECORD_HINT), observed)
                 del result[observed]
@@ -125,6 +125,10 @@ class PerceptionStep(ObservationProcessorStep):
         elif pictures:
             result.update(self.perceive([pictures])[0])
         return result
+
+    def stored(self, observation: RobotObservation, key: str) -> Tensor:
+        """The feature from what a dataset holds under its key."""
+        return self.from_stored(camera_plane(observation, key, RECORD_HINT), key)
 
     def check_dataset(self, features: dict[str, dict]) -> None:
         """Check that precomputed features in a dataset come from this step's model.

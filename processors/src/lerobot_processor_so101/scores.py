@@ -98,6 +98,10 @@ class Scores:
         ids = pooled.mean((-2, -1)).topk(min(k, pooled.shape[1])).indices
         return ids, pooled.gather(1, ids[..., None, None].expand(-1, -1, *size))
 
+    def stored_logits(self, size: tuple[int, int]) -> Tensor:
+        """Return logits as a dataset stores them, (B, C, h, w) float16."""
+        return F.interpolate(self.as_logits(), size=size, mode="bilinear", align_corners=False).half()
+
     def disparity_map(self, size: tuple[int, int]) -> Tensor:
         """Return the segmenter's own disparity, (B, h, w) float32 in 0..255, rounded as a dataset stores it.
 

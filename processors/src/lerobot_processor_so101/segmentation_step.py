@@ -76,12 +76,15 @@ class SegmentationProcessorStep(PerceptionStep):
                 result[key] = resize_area(stored, self.size)
         return result
 
-    def check_class_names(self, expected: Sequence[str], features: dict[str, dict]) -> None:
+    def check_class_names(
+        self, expected: Sequence[str], features: dict[str, dict], option: str = "class_names"
+    ) -> None:
         """Check that ids mean what a policy was configured with.
 
         Args:
             expected: class names of the policy, position = id.
             features: of the dataset's metadata; one that says nothing about its classes is believed.
+            option: of the policy, for the message.
 
         Raises:
             ValueError: the segmenter or the dataset has others; the message gives the flag that fits.
@@ -93,8 +96,8 @@ class SegmentationProcessorStep(PerceptionStep):
         for owner, names in named.items():
             if names is not None and list(names) != list(expected):
                 raise ValueError(
-                    f"class_names: found {list(expected)}, expected those of {owner}: "
-                    f"`--policy.class_names='{json.dumps(list(names))}'`."
+                    f"{option}: found {list(expected)}, expected those of {owner}: "
+                    f"`--policy.{option}='{json.dumps(list(names))}'`."
                 )
 
     def feature_key(self, camera: str) -> str:
@@ -120,7 +123,7 @@ class SegmentationProcessorStep(PerceptionStep):
         for views in self.in_one_call(frames, self.model.segment):
             features.append({})
             for camera, (scores, shape) in views.items():
-                features[-1][seg_key(camera)] = scores.ids(self.size).unflatten(0, shape)
+                features[-1][self.feature_key(camera)] = scores.ids(self.size).unflatten(0, shape)
                 if self.disparity:
                     features[-1][disparity_key(camera)] = scores.disparity_map(self.size).unflatten(0, shape)
         return features

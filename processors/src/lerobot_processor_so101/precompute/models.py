@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lerobot.utils.device_utils import auto_select_torch_device
 from torch import Tensor
 
@@ -131,8 +130,7 @@ def _stored(column: Column, scores: Scores | None, inverse: Tensor | None) -> Te
     if column.form == "top_k":
         return encode_top_k(*scores.top_k(column.shape[0], column.size))
     if column.form == LOGITS:
-        logits = F.interpolate(scores.as_logits(), size=column.size, mode="bilinear", align_corners=False)
-        return logits.half()
+        return scores.stored_logits(column.size)
     return encode_disparity(scores.disparity_map(column.size))
 
 

@@ -5,6 +5,7 @@ Such a model answers each text by itself: how likely is this pixel a "red cube"?
 text claims: 1 - the best of them. So a pixel belongs to a text only where that is likelier than not.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,20 +37,34 @@ class OpenVocabularySegmenter(Segmenter):
 
     def __init__(self, name: str, model: Any, processor: Any, classes: Sequence[str]) -> None:
         super().__init__(name, model, processor.image_processor)
+        self.tokenizer = processor.tokenizer
+        self._read(classes)
+
+    def _read(self, classes: Sequence[str]) -> None:
         texts = [text.strip() for text in classes]
         if not texts or not all(texts) or len({BACKGROUND, *texts}) != len(texts) + 1:
             raise ValueError(
-                f"segmenter {name!r} takes free text: found classes = {list(classes)}, expected different texts "
+                f"segmenter {self.name!r} takes free text: found classes = {list(classes)}, expected different texts "
                 f"such as ['red cube', 'gripper'], none empty or {BACKGROUND!r} (which is class 0)."
             )
         self.texts = texts
-        self.tokens = processor.tokenizer(texts, padding=True, return_tensors="pt")
-        limit = model.config.text_config.max_position_embeddings
+        self.tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
+        limit = self.model.config.text_config.max_position_embeddings
         if self.tokens["input_ids"].shape[1] > limit:
             raise ValueError(
-                f"segmenter {name!r} reads at most {limit} tokens per text, found {self.tokens['input_ids'].shape[1]} in "
-                f"the longest of {texts}. Shorten it."
+                f"segmenter {self.name!r} reads at most {limit} tokens per text, found "
+                f"{self.tokens['input_ids'].shape[1]} in the longest of {texts}. Shorten it."
             )
+
+    def asked(self, classes: Sequence[str]) -> "OpenVocabularySegmenter":
+        """The same model, looking for something else.
+
+        Raises:
+            ValueError: as for the constructor.
+        """
+        other = copy.copy(self)
+        other._read(classes)
+        return other
 
     @property
     def class_names(self) -> tuple[str, ...]:

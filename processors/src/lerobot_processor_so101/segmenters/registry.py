@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
@@ -10,10 +11,35 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 from ..perception_model import load_config, load_model, load_processor
 from .base import Segmenter
 from .huggingface import UNIVERSAL, SemanticSegmenter, universal
-from .open_vocabulary import OPEN_VOCABULARY, open_vocabulary
+from .open_vocabulary import BACKGROUND, OPEN_VOCABULARY, open_vocabulary
 
 WORKBENCH = "workbench"
 _WORKBENCH_FOLDER = Path(__file__).resolve().parents[1] / "weights" / "workbench"
+
+
+def is_open_vocabulary(name: str) -> bool:
+    """Whether a segmenter's classes are free text.
+
+    Raises:
+        ValueError: no such model.
+    """
+    return load_config(_folder(name)).model_type in OPEN_VOCABULARY
+
+
+def class_names_of(name: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
+    """Class names of a segmenter, without loading it.
+
+    Args:
+        name, classes: as for `make_segmenter`.
+
+    Raises:
+        ValueError: no such model.
+    """
+    config = load_config(_folder(name))
+    if config.model_type in OPEN_VOCABULARY:
+        return (BACKGROUND, *classes)
+    labels: Any = config.id2label
+    return tuple(labels[id_] for id_ in sorted(labels))
 
 
 def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmenter:
@@ -27,7 +53,7 @@ def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmen
     Raises:
         ValueError: no such model, a model that does not segment, or classes where they cannot be chosen.
     """
-    folder = _workbench() if name == WORKBENCH else name
+    folder = _folder(name)
     config = load_config(folder)
     if config.model_type in OPEN_VOCABULARY:
         return open_vocabulary(name, folder, config.model_type, classes)
@@ -47,6 +73,10 @@ def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmen
         f"efficientvit_fpn, ...), a universal one ({', '.join(UNIVERSAL)}) or an open-vocabulary one "
         f"({', '.join(OPEN_VOCABULARY)})."
     )
+
+
+def _folder(name: str) -> str:
+    return _workbench() if name == WORKBENCH else name
 
 
 def _workbench() -> str:

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--policy.type=segvla`: SmolVLA with segmentation cues.
+
+Importing this package registers the configuration and the processor steps that its checkpoints name; the model
+itself is imported when LeRobot builds one.
+"""
+
+import lerobot_processor_so101  # noqa: F401  registers the steps
+
+from .configuration_segvla import SegVLAConfig
+from .segmentation_step import SegVLAAddSegmentationStep
+from .tokenizer_step import SegVLATokenizerStep
+
+__all__ = ["SegVLAAddSegmentationStep", "SegVLAConfig", "SegVLATokenizerStep"]

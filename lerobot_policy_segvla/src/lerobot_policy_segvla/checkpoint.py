@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a segvla checkpoint holds beside weights, and how to start from another one.
+
+Upstream asks the Hub for the configuration and the tokenizer of the language model whenever a policy is built. Ours
+lie in the checkpoint, in `vlm/`, so that it loads on a machine without a network.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from lerobot.configs import PreTrainedConfig
+from safetensors import safe_open
+from torch import Tensor
+
+VLM_FOLDER = "vlm"
+NEW = "model.cues."  # prefix of the parameters that SmolVLA has not
+# What decides the shapes of SmolVLA's weights, and what its pictures and sentences must look like.
+_ARCHITECTURE = (
+    "vlm_model_name",
+    "num_vlm_layers",
+    "num_expert_layers",
+    "self_attn_every_n_layers",
+    "expert_width_multiplier",
+    "attention_mode",
+    "max_state_dim",
+    "max_action_dim",
+    "resize_imgs_with_padding",
+    "add_image_special_tokens",
+    "tokenizer_max_length",
+    "min_period",
+    "max_period",
+)
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointMixin:
+    """Saving, loading and warm starts of a SmolVLA policy; for a `PreTrainedPolicy`."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint; see `PreTrainedPolicy.from_pretrained`."""
+        if config is None:
+            config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **kwargs)
+        folder = checkpoint_folder(str(pretrained_name_or_path), kwargs.get("revision"))
+        return super().from_pretrained(  # type: ignore[misc]
+            pretrained_name_or_path, config=config, checkpoint=folder, **kwargs
+        )
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
+        """Load weights in the dtype they were saved in."""
+        with safe_open(model_file, "pt") as file:
+            saved = {key: _DTYPES.get(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118
+        for key, parameter in model.named_parameters():
+            dtype = saved.get(key)
+            if dtype is not None and parameter.dtype != dtype:
+                parameter.data = parameter.data.to(dtype)
+        return super()._load_as_safetensor(model, model_file, map_location, strict)  # type: ignore[misc]
+
+    def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
+        """Save weights and configuration, and what the language model's files say."""
+        super()._save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        vlm = self.model.vlm_with_expert  # type: ignore[attr-defined]
+        vlm.config.save_pretrained(save_directory / VLM_FOLDER)
+        vlm.processor.save_pretrained(save_directory / VLM_FOLDER)
+
+    @contextmanager
+    def vlm_files(self, config: Any, known: dict[str, Any]) -> Iterator[None]:
+        """Build the language model from the files of the checkpoint that is being loaded, or started from.
+
+        Args:
+            config: of the policy. Fields that decide the shapes of a checkpoint to start from are taken over.
+            known: what `from_pretrained` passed to the constructor.
+        """
+        folder = known.get("checkpoint")
+        if folder is None and config.init_from:
+            folder = checkpoint_folder(config.init_from)
+            _take_architecture(config, folder)
+        name, load = config.vlm_model_name, config.load_vlm_weights
+        if folder is not None:
+            config.load_vlm_weights = False  # the checkpoint has them
+            if (folder / VLM_FOLDER / "config.json").is_file():
+                config.vlm_model_name = str(folder / VLM_FOLDER)
+        try:
+            yield
+        finally:
+            config.vlm_model_name, config.load_vlm_weights = name, load
+
+    def warm_start(self, config: Any, known: dict[str, Any]) -> None:
+        """Load the weights of `config.init_from`, unless a checkpoint is being loaded. Logs what stays new.
+
+        Raises:
+            ValueError: a weight of SmolVLA is missing there or has another shape.
+        """
+        if config.init_from and known.get("checkpoint") is None:
+            load_weights(self, checkpoint_folder(config.init_from), config.init_from)  # type: ignore[arg-type]
+
+
+def checkpoint_folder(name: str, revision: str | None = None) -> Path:
+    """Folder of a checkpoint; from the Hub or its cache if `name` is no folder.
+
+    Raises:
+        ValueError: there is no such checkpoint.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        nested = folder / "pretrained_model"  # what lerobot-train writes
+        return nested if nested.is_dir() else folder
+    if name.startswith((".", "/", "~")):
+        raise ValueError(f"checkpoint {name!r}: there is no such folder.")
+    try:
+        patterns = ["*.json", "*.safetensors", f"{VLM_FOLDER}/*"]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint {name!r}: found neither a folder nor a repository on the Hub or in its cache. "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def load_weights(policy: torch.nn.Module, folder: Path, name: str) -> list[str]:
+    """Load a SmolVLA or segvla checkpoint into a policy.
+
+    Args:
+        policy: gets the weights.
+        folder: of the checkpoint.
+        name: for messages.
+
+    Returns:
+        The parameters that stay as they are: cues the checkpoint has not, or has in another shape.
+
+    Raises:
+        ValueError: a weight of SmolVLA is missing or has another shape, or there are no weights.
+    """
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise ValueError(
+            f"init_from: found no model.safetensors in {name!r} ({sorted(folder.glob('*'))[:5]})."
+        )
+    own = policy.state_dict()
+    with safe_open(str(file), "pt") as weights:
+        found = set(weights.keys())
+        shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in found & set(own)}
+        fits = {key for key, shape in shapes.items() if shape == tuple(own[key].shape)}
+        new = sorted(set(own) - fits)
+        wrong = [key for key in new if not key.startswith(NEW)]
+        if wrong:
+            key = wrong[0]
+            there = f"shape {shapes[key]}" if key in shapes else "none"
+            raise ValueError(
+                f"init_from: {name!r} does not fit: {len(wrong)} weights of SmolVLA are missing or differ. For {key!r} "
+                f"found {there}, expected {tuple(own[key].shape)}."
+            )
+        with torch.no_grad():
+            for key in fits:
+                tensor: Tensor = weights.get_tensor(key)
+                own[key].copy_(tensor)
+    ignored = sorted(found - set(own))
+    logger.info("init_from %s: %d weights loaded.", name, len(fits))
+    logger.warning("init_from %s: new, and trained from scratch: %s.", name, ", ".join(new) or "nothing")
+    if ignored:
+        logger.warning("init_from %s: not used: %s.", name, ", ".join(ignored))
+    return new
+
+
+def _take_architecture(config: Any, folder: Path) -> None:
+    """Take what decides the shapes from a checkpoint's configuration, and say so where it differs."""
+    file = folder / "config.json"
+    saved = json.loads(file.read_text()) if file.is_file() else {}
+    if saved.get("type") not in ("smolvla", "segvla"):
+        raise ValueError(
+            f"init_from: found a checkpoint of type {saved.get('type')!r} in {str(folder)!r}, expected smolvla or segvla."
+        )
+    for key in _ARCHITECTURE:
+        value, found = saved.get(key, getattr(config, key)), getattr(config, key)
+        value = tuple(value) if isinstance(value, list) else value
+        if value != (tuple(found) if isinstance(found, list) else found):
+            logger.warning("init_from: %s = %s, as in the checkpoint (not %s).", key, value, found)
+            setattr(config, key, value)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A SmolVLM of any size without a download: its configuration and a tokenizer made of given sentences.
+
+SmolVLA reads both from a folder (`--policy.vlm_model_name=FOLDER`) and draws the weights. For tests, for measuring
+speed at the real size, and for studies on a CPU, where a pretrained model would be too large. A policy for a real
+arm starts from a pretrained one instead.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+SPECIAL = {
+    "fake_image_token": "<fake_token_around_image>",
+    "global_image_token": "<global-img>",
+    "image_token": "<image>",
+    "end_of_utterance_token": "<end_of_utterance>",
+}
+HEAD_DIM = 16
+# SmolVLM2-500M-Video-Instruct
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "vision": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 512,
+        "patch_size": 16,
+    },
+    "text": {
+        "hidden_size": 960,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+        "head_dim": 64,
+        "vocab_size": 49280,
+    },
+}
+
+
+def save_small_vlm(
+    folder: Path | str,
+    sentences: Iterable[str],
+    image_size: int = 64,
+    patch_size: int = 8,
+    width: int = 64,
+    layers: int = 4,
+    vision_width: int = 48,
+    vision_layers: int = 2,
+) -> str:
+    """Save a small SmolVLM.
+
+    Args:
+        folder: made if it is missing.
+        sentences: what the tokenizer is made of.
+        image_size: side of a picture in pixels.
+        patch_size: side of a patch; sixteen patches make one token.
+        width, layers: of the language model; the width is a multiple of 32.
+        vision_width, vision_layers: of the vision tower; the width is a multiple of 16.
+
+    Returns:
+        The folder.
+    """
+    vision = {
+        "hidden_size": vision_width,
+        "intermediate_size": 2 * vision_width,
+        "num_hidden_layers": vision_layers,
+        "num_attention_heads": vision_width // HEAD_DIM,
+        "image_size": image_size,
+        "patch_size": patch_size,
+    }
+    text = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // HEAD_DIM,
+        "num_key_value_heads": width // (2 * HEAD_DIM),
+        "head_dim": HEAD_DIM,
+    }
+    return _save(folder, sentences, vision, text)
+
+
+def save_published_vlm(folder: Path | str, sentences: Iterable[str]) -> str:
+    """Save SmolVLM2-500M at its real size, with a small tokenizer.
+
+    Args:
+        folder: made if it is missing.
+        sentences: what the tokenizer is made of.
+
+    Returns:
+        The folder.
+    """
+    return _save(folder, sentences, dict(PUBLISHED["vision"]), dict(PUBLISHED["text"]))
+
+
+def _save(folder: Path | str, sentences: Iterable[str], vision: dict[str, Any], text: dict[str, Any]) -> str:
+    import transformers
+
+    hf: Any = transformers  # its configurations confuse mypy
+    tokenizer = _tokenizer(sentences)
+    size = {"longest_edge": vision["image_size"]}
+    processor = hf.SmolVLMProcessor(
+        image_processor=hf.SmolVLMImageProcessor(size=size, do_image_splitting=False),
+        tokenizer=tokenizer,
+        video_processor=hf.SmolVLMVideoProcessor(size=size),
+    )
+    config = hf.SmolVLMConfig(
+        vision_config=vision,
+        text_config={"model_type": "llama", "vocab_size": len(tokenizer), **text},
+        scale_factor=4,
+        image_token_id=tokenizer.convert_tokens_to_ids(SPECIAL["image_token"]),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def _tokenizer(sentences: Iterable[str]) -> Any:
+    """A byte-level BPE."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(sentences, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=SPECIAL,
+    )

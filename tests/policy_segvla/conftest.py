@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny policies and batches for segvla and SmolVLA alike."""
+
+import pytest
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+
+from lerobot_policy_segvla import SegVLAConfig
+from lerobot_policy_segvla.small_vlm import save_small_vlm
+
+CLASSES = ["background", "table", "red cube", "green cube", "blue bowl", "white bowl"]
+CAMERAS = ("top", "wrist")
+SENTENCES = (
+    "Put the red cube into the blue bowl.",
+    "Put the green cube into the white bowl.",
+    "Lift the cube.",
+)
+SIZE = (48, 64)  # of the cameras
+BATCH = 3
+
+
+@pytest.fixture(scope="session")
+def vlm(tmp_path_factory) -> str:
+    return save_small_vlm(tmp_path_factory.mktemp("vlm"), SENTENCES)
+
+
+def features(size=SIZE) -> dict:
+    pictures = {
+        f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, *size)) for camera in CAMERAS
+    }
+    return {
+        "input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **pictures},
+        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (6,))},
+    }
+
+
+@pytest.fixture(scope="session")
+def settings(vlm) -> dict:
+    """Fields that make SmolVLA tiny."""
+    return {
+        "vlm_model_name": vlm,
+        "num_vlm_layers": 2,
+        "resize_imgs_with_padding": (64, 64),
+        "chunk_size": 6,
+        "n_action_steps": 6,
+        "num_steps": 3,
+        "device": "cpu",
+        "push_to_hub": False,
+    }
+
+
+@pytest.fixture
+def smolvla_config(settings):
+    return SmolVLAConfig(**features(), **settings)
+
+
+@pytest.fixture
+def segvla_config(settings):
+    def make(**changes) -> SegVLAConfig:
+        cues = {
+            "segmentation_feature_map": {
+                f"observation.images.{camera}": f"observation.seg.{camera}" for camera in CAMERAS
+            },
+            "segmentation_class_names": CLASSES,
+            "segmentation_task_classes": ["red cube", "blue bowl"],
+            "segmentation_geometry_classes": ["red cube", "blue bowl"],
+            "segmentation_dropout_prob": 0.0,
+        }
+        return SegVLAConfig(**features(), **{**settings, **cues, **changes})
+
+    return make
+
+
+def make_batch(seed: int = 0, scores: bool = True, size=SIZE) -> dict:
+    """What a pipeline gives a policy, with class ids of both cameras."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = {
+        "observation.state": torch.randn(BATCH, 6, generator=generator),
+        "action": torch.randn(BATCH, 6, 6, generator=generator),
+        "observation.language.tokens": torch.randint(2, 200, (BATCH, 7), generator=generator),
+        "observation.language.attention_mask": torch.ones(BATCH, 7, dtype=torch.bool),
+    }
+    batch["observation.language.attention_mask"][1, 5:] = False
+    for camera in CAMERAS:
+        batch[f"observation.images.{camera}"] = torch.rand(BATCH, 3, *size, generator=generator)
+        if scores:
+            blocks = torch.randint(0, len(CLASSES), (BATCH, 6, 6), generator=generator)
+            ids = blocks.repeat_interleave(14, 1).repeat_interleave(14, 2)  # 84 x 84
+            batch[f"observation.seg.{camera}"] = ids.to(torch.uint8)
+    return batch
+
+
+def noise_and_time(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(BATCH, 6, 32, generator=generator), torch.rand(BATCH, generator=generator)

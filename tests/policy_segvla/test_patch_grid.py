@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps lie on the patches where the letterboxed picture lies."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lerobot.policies.common.vla_utils import resize_with_pad
+
+from lerobot_policy_segvla.patch_grid import letterbox_sides, pool_to_patches, region_patches
+
+BOX, GRID = (64, 64), (8, 8)
+
+
+@pytest.mark.parametrize("picture", [(48, 64), (64, 48), (480, 640), (37, 91), (91, 37), (64, 64), (20, 20)])
+def test_the_picture_lies_where_lerobot_puts_it(picture):
+    letterboxed = resize_with_pad(torch.ones(1, 1, *picture), *BOX, pad_value=0)
+    inside = letterbox_sides(picture, BOX)
+    assert letterboxed.sum() == inside[0] * inside[1]
+    expected = F.avg_pool2d(letterboxed, 8).flatten(1)
+    assert torch.allclose(pool_to_patches(torch.ones(1, 1, 5, 7), picture, BOX, GRID)[0], expected, atol=1e-6)
+    whole = region_patches(((0.0, 1.0, 0.0, 1.0),), picture, BOX, GRID, torch.device("cpu"))
+    assert torch.allclose(whole, expected, atol=1e-6)
+
+
+def test_every_pixel_counts_by_its_area():
+    maps = torch.rand(2, 3, 21, 28, generator=torch.Generator().manual_seed(0))
+    picture = (480, 640)  # inside the box 48 x 64, padded by 16 above
+    fine = maps.repeat_interleave(16, -2).repeat_interleave(16, -1)  # 336 x 448: 7 times 48 x 64
+    fine = F.pad(fine, (0, 0, 16 * 7, 0))
+    expected = F.avg_pool2d(fine.double(), 8 * 7).flatten(2).float()
+    assert torch.allclose(pool_to_patches(maps, picture, BOX, GRID), expected, atol=1e-5)
+
+
+def test_a_picture_of_the_box_is_not_padded():
+    maps = torch.rand(1, 2, 64, 64)
+    expected = F.avg_pool2d(maps, 8).flatten(2)
+    assert torch.allclose(pool_to_patches(maps, (64, 64), BOX, GRID), expected, atol=1e-6)
+
+
+def test_a_region_is_a_part_of_the_picture_and_not_of_the_box():
+    lower_right = ((0.5, 1.0, 0.5, 1.0),)
+    patches = region_patches(lower_right, (48, 64), BOX, GRID, torch.device("cpu")).reshape(8, 8)
+    expected = torch.zeros(8, 8)
+    expected[5:, 4:] = 1  # 48 pixels from row 16 on; their lower half begins at row 40
+    assert torch.equal(patches, expected)

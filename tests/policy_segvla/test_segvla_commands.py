@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""segvla through LeRobot's own commands: trained, resumed, evaluated and rolled out, with a Mask2Former that looks live
+and with scores computed before."""
+
+import json
+import shutil
+import sys
+
+import pytest
+from lerobot.scripts import lerobot_eval, lerobot_rollout, lerobot_train
+from safetensors.torch import load_file
+
+from lerobot_env_so101_workbench.demos import DemosConfig, record
+from lerobot_policy_segvla.small_vlm import save_small_vlm
+from lerobot_processor_so101.precompute.command import precompute
+from lerobot_processor_so101.precompute.config import PrecomputeConfig
+from tests.tiny import tiny_mask2former
+
+from .conftest import SENTENCES
+
+SIZE = 32
+SIM = f"--env.type=so101_sim --env.task=sort_cubes --env.cameras=[top] --env.height={SIZE} --env.width={SIZE}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Demonstrations, the same with precomputed scores, a small VLM and a Mask2Former, in one folder."""
+    folder = tmp_path_factory.mktemp("segvla")
+    config = DemosConfig(
+        root=folder / "demos",
+        task="sort_cubes",
+        episodes=1,
+        cameras=["top"],
+        height=SIZE,
+        width=SIZE,
+        video=False,
+    )
+    record(config)
+    model = tiny_mask2former(folder / "mask2former")
+    precompute(
+        PrecomputeConfig(
+            root=folder / "demos", output=folder / "seen", segmenter=model, forms=["top_k"], top_k=4, grid=8
+        )
+    )
+    save_small_vlm(folder / "vlm", SENTENCES)
+    return folder
+
+
+def run(main, monkeypatch, command: str) -> None:
+    monkeypatch.setattr(sys, "argv", command.split())
+    main()
+
+
+def train(folder, monkeypatch, dataset: str, output: str) -> None:
+    run(
+        lerobot_train.main,
+        monkeypatch,
+        f"lerobot-train --policy.type=segvla --policy.vlm_model_name={folder / 'vlm'} --policy.num_vlm_layers=2 "
+        f"--policy.resize_imgs_with_padding=[64,64] --policy.segmenter={folder / 'mask2former'} "
+        "--policy.segmentation_kind=top_k --policy.segmentation_task_classes=[table,bottle] "
+        "--policy.segmentation_geometry_classes=[plate] --policy.chunk_size=50 --policy.num_steps=2 --policy.device=cpu "
+        f"--policy.push_to_hub=false --dataset.repo_id=local/{dataset} --dataset.root={folder / dataset} "
+        f"--output_dir={folder / output} --steps=2 --save_freq=1 --batch_size=2 --num_workers=0",
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    from transformers import Mask2FormerForUniversalSegmentation as Model
+
+    seen, forward = [], Model.forward
+
+    def counting(self, pixel_values, *args, **kwargs):
+        seen.append(len(pixel_values))
+        return forward(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(Model, "forward", counting)
+    return seen
+
+
+def test_precomputed_scores(folder, monkeypatch, calls, plugins):
+    train(folder, monkeypatch, "seen", "train_seen")
+    assert not calls
+    checkpoint = folder / "train_seen" / "checkpoints" / "000001" / "pretrained_model"
+    final = load_file(
+        folder / "train_seen" / "checkpoints" / "000002" / "pretrained_model" / "model.safetensors"
+    )
+    shutil.rmtree(folder / "train_seen" / "checkpoints" / "000002")
+    run(
+        lerobot_train.main,
+        monkeypatch,
+        f"lerobot-train --resume=true --config_path={checkpoint / 'train_config.json'}",
+    )
+    again = load_file(
+        folder / "train_seen" / "checkpoints" / "000002" / "pretrained_model" / "model.safetensors"
+    )
+    assert set(again) == set(final)
+
+
+def test_live_scores_and_acting(folder, monkeypatch, calls, plugins, tmp_path):
+    from lerobot_env_so101_workbench.tasks import SortCubes
+
+    train(folder, monkeypatch, "demos", "train_live")
+    assert calls == [2, 2]  # one call per step of two samples
+    calls.clear()
+    monkeypatch.setattr(SortCubes, "time_limit_s", 100 / 30)
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(folder / "train_live" / "checkpoints" / "000002" / "pretrained_model", checkpoint)
+    away = folder / "vlm_away"
+    (folder / "vlm").rename(away)  # the checkpoint has all it needs of it
+    try:
+        run(
+            lerobot_eval.main,
+            monkeypatch,
+            f"lerobot-eval --policy.path={checkpoint} --policy.device=cpu {SIM} --eval.n_episodes=1 "
+            f"--eval.batch_size=1 --eval.use_async_envs=false --output_dir={tmp_path / 'eval'}",
+        )
+        assert json.loads((tmp_path / "eval" / "eval_info.json").read_text())["overall"]["n_episodes"] == 1
+        assert calls == [1, 1]  # once per chunk of 50, in 100 ticks
+        calls.clear()
+        for inference in ("sync", "rtc"):
+            run(
+                lerobot_rollout.main,
+                monkeypatch,
+                f"lerobot-rollout --strategy.type=base --inference.type={inference} --policy.path={checkpoint} "
+                f"--policy.device=cpu --robot.type=so101_sim --robot.task=sort_cubes --robot.views=[top] "
+                f"--robot.height={SIZE} --robot.width={SIZE} --task=Sort --duration=1 "
+                "--fps=30",
+            )
+            assert calls
+            calls.clear()
+    finally:
+        away.rename(folder / "vlm")
