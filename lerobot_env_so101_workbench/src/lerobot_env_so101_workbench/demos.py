@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import av
 import datasets
 import draccus
 import numpy as np
@@ -261,14 +262,15 @@ def _remember_attempts(root: Path, attempts: int) -> None:
 
 
 def _only_our_own_messages() -> None:
-    """Leave the terminal to this command: each saved episode would draw a bar, and LeRobot tells at length where
-    it looked for FFmpeg before it takes PyAV."""
+    """Leave the terminal to this command: each saved episode would draw a bar, the video encoder would write a page,
+    and LeRobot tells at length where it looked for FFmpeg before it takes PyAV."""
     own = logging.getLogger(__package__)
     own.setLevel(logging.INFO)
     own.addHandler(logging.StreamHandler())
     own.propagate = False
     logging.getLogger("lerobot").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
+    av.logging.set_libav_level(av.logging.ERROR)
 
 
 def main() -> None:
