@@ -420,10 +420,21 @@ class SegVLAPolicy(CheckpointMixin, SmolVLAPolicy):
             )
         return scores
 
+    def wrap_with_peft(self, *args: Any, **kwargs: Any) -> Any:
+        """Wrap in adapters, which remember as their base what this policy started from."""
+        if self.config.init_from and not self.config.pretrained_path:
+            self.name_or_path = self.config.init_from
+        return super().wrap_with_peft(*args, **kwargs)
+
     def _get_default_peft_targets(self) -> dict[str, Any]:
         """SmolVLA's targets; what is new is small and is trained whole."""
         targets = super()._get_default_peft_targets()
         return {**targets, "modules_to_save": ["cues"] if self.config.uses_cues else []}
+
+    def _validate_peft_config(self, peft_config: Any) -> None:
+        """Adapters need something trained below them: a checkpoint, or a warm start."""
+        if not self.config.init_from:
+            super()._validate_peft_config(peft_config)
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
