@@ -9,7 +9,7 @@ from lerobot_policy_segvla.cues import SegmentationCueBuilder, View
 DIM, GRID, BOX = 5, (8, 8), (64, 64)
 PICTURE = (64, 64)
 CLASSES = 6
-QUARTERS = ((0.0, 0.5, 0.0, 0.5), (0.5, 1.0, 0.0, 0.5), (0.0, 0.5, 0.5, 1.0), (0.5, 1.0, 0.5, 1.0))
+QUARTERS = [[0.0, 0.5, 0.0, 0.5], [0.5, 1.0, 0.0, 0.5], [0.0, 0.5, 0.5, 1.0], [0.5, 1.0, 0.5, 1.0]]
 
 
 def builder(kind="ids", task=(2, 4), geometry=(2, 4), class_tokens=4, top_k=10, mentions=0, classes=CLASSES):

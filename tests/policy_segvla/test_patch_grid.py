@@ -18,7 +18,7 @@ def test_the_picture_lies_where_lerobot_puts_it(picture):
     assert letterboxed.sum() == inside[0] * inside[1]
     expected = F.avg_pool2d(letterboxed, 8).flatten(1)
     assert torch.allclose(pool_to_patches(torch.ones(1, 1, 5, 7), picture, BOX, GRID)[0], expected, atol=1e-6)
-    whole = region_patches(((0.0, 1.0, 0.0, 1.0),), picture, BOX, GRID, torch.device("cpu"))
+    whole = region_patches(torch.tensor([[0.0, 1.0, 0.0, 1.0]]), picture, BOX, GRID)
     assert torch.allclose(whole, expected, atol=1e-6)
 
 
@@ -38,8 +38,8 @@ def test_a_picture_of_the_box_is_not_padded():
 
 
 def test_a_region_is_a_part_of_the_picture_and_not_of_the_box():
-    lower_right = ((0.5, 1.0, 0.5, 1.0),)
-    patches = region_patches(lower_right, (48, 64), BOX, GRID, torch.device("cpu")).reshape(8, 8)
+    lower_right = torch.tensor([[0.5, 1.0, 0.5, 1.0]])
+    patches = region_patches(lower_right, (48, 64), BOX, GRID).reshape(8, 8)
     expected = torch.zeros(8, 8)
     expected[5:, 4:] = 1  # 48 pixels from row 16 on; their lower half begins at row 40
     assert torch.equal(patches, expected)

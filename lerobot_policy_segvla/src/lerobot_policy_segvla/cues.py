@@ -15,12 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .patch_grid import Region, pool_to_patches, region_patches
+from .patch_grid import pool_to_patches, region_patches
 
 PER_CLASS = 4  # numbers of geometry per class: presence, x, y, size
 RELATION = 5  # dx, dy, distance, sine and cosine between the first two classes
 NOTHING = 1e-6
-WHOLE: Region = (0.0, 1.0, 0.0, 1.0)
 
 
 class View(NamedTuple):
@@ -83,6 +82,7 @@ class SegmentationCueBuilder(nn.Module):
 
     task_ids: Tensor
     geometry_ids: Tensor
+    places: Tensor
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class SegmentationCueBuilder(nn.Module):
         task_slots: int,
         class_tokens: int,
         top_k: int,
-        regions: tuple[Region, ...],
+        regions: list[list[float]],
         geometry_ids: list[int],
         geometry_slots: int,
         geometry_dim: int,
@@ -106,7 +106,9 @@ class SegmentationCueBuilder(nn.Module):
         self.task_slots, self.geometry_slots = task_slots, geometry_slots
         self.others = min(top_k, class_tokens - task_slots, num_classes)
         self.empty = class_tokens - task_slots - self.others
-        self.regions = regions
+        # The whole picture comes first; fractions of it.
+        places = torch.tensor([[0.0, 1.0, 0.0, 1.0], *regions])
+        self.register_buffer("places", places, persistent=False)
         self.register_buffer("task_ids", torch.tensor(task_ids, dtype=torch.long), persistent=False)
         self.register_buffer("geometry_ids", torch.tensor(geometry_ids, dtype=torch.long), persistent=False)
         self.norm = nn.LayerNorm(dim)
@@ -127,9 +129,9 @@ class SegmentationCueBuilder(nn.Module):
         class_ids = self._choose(scores, view.mentioned)  # (B, S)
         maps = self._maps(scores, class_ids)  # (B, S, h, w)
         of_classes = pool_to_patches(maps, view.picture, self.box, self.grid)  # (B, S, N)
-        of_task = self._task_patches(of_classes, view)[:, None]  # (B, 1, N)
-        regions = region_patches(self.regions, view.picture, self.box, self.grid, patches.device)  # (R, N)
-        where = torch.cat([of_task, of_classes, of_task * regions], 1)  # (B, T, N)
+        places = region_patches(self.places, view.picture, self.box, self.grid)  # (1 + R, N)
+        of_task = self._task_patches(of_classes, places[:1])[:, None]  # (B, 1, N)
+        where = torch.cat([of_task, of_classes, of_task * places[1:]], 1)  # (B, T, N)
         presence = where.sum(-1).clamp(max=1)  # one patch full of evidence is enough to be sure
         seen = where @ patches.to(where.dtype) / (where.sum(-1, keepdim=True) + NOTHING)  # (B, T, D)
         sure = presence[..., None]
@@ -168,12 +170,11 @@ class SegmentationCueBuilder(nn.Module):
         empty = others.new_full((batch, self.empty), -1)
         return torch.cat([task, others, empty], 1)
 
-    def _task_patches(self, of_classes: Tensor, view: View) -> Tensor:
+    def _task_patches(self, of_classes: Tensor, picture: Tensor) -> Tensor:
         """Where the task's classes are, (B, N); the whole picture where the task has none."""
         if self.task_slots:
             return of_classes[:, : self.task_slots].sum(1).clamp(max=1)
-        whole = region_patches((WHOLE,), view.picture, self.box, self.grid, of_classes.device)
-        return whole.expand(len(of_classes), -1)
+        return picture.expand(len(of_classes), -1)
 
     def _identities(self, class_ids: Tensor) -> Tensor:
         """What each token stands for, (B, T, D)."""

@@ -101,7 +101,7 @@ class CueInjection(nn.Module):
             task_slots=config.task_slots,
             class_tokens=config.class_tokens,
             top_k=config.segmentation_top_k_classes,
-            regions=tuple((x0, x1, y0, y1) for x0, x1, y0, y1 in config.segmentation_region_specs),
+            regions=config.segmentation_region_specs,
             geometry_ids=[] if config.segmentation_from_instruction else config.geometry_ids,
             geometry_slots=config.geometry_slots,
             geometry_dim=config.segmentation_geometry_state_dim,

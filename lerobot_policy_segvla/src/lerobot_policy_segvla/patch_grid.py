@@ -5,13 +5,8 @@ LeRobot fits the picture into a square, keeps its shape, and pads left and top. 
 nothing of a map, one at the edge shows part of it.
 """
 
-from functools import lru_cache
-
-import numpy as np
 import torch
 from torch import Tensor
-
-type Region = tuple[float, float, float, float]
 
 
 def letterbox_sides(picture: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
@@ -42,65 +37,45 @@ def pool_to_patches(
         (B, S, gh * gw).
     """
     inside = letterbox_sides(picture, box)
-    rows = _weights(maps.shape[-2], inside[0], box[0], grid[0], maps.device)
-    columns = _weights(maps.shape[-1], inside[1], box[1], grid[1], maps.device)
+    rows, columns = (
+        _pooling(maps.shape[axis - 2], inside[axis], box[axis], grid[axis], maps.device) for axis in (0, 1)
+    )
     return (rows @ maps @ columns.mT).flatten(2)
 
 
 def region_patches(
-    regions: tuple[Region, ...],
-    picture: tuple[int, int],
-    box: tuple[int, int],
-    grid: tuple[int, int],
-    device: torch.device,
+    regions: Tensor, picture: tuple[int, int], box: tuple[int, int], grid: tuple[int, int]
 ) -> Tensor:
     """How much of each patch lies in regions of the picture.
 
     Args:
-        regions: (x0, x1, y0, y1) each, fractions of the picture.
+        regions: (R, 4) float32: x0, x1, y0, y1, fractions of the picture.
         picture: (H, W) of the camera's picture.
         box: (H, W) of the square it is fitted into.
         grid: (gh, gw) patches of the square.
-        device: of the result.
 
     Returns:
-        (R, gh * gw) float32.
+        (R, gh * gw).
     """
+    x0, x1, y0, y1 = regions.unbind(1)
     inside = letterbox_sides(picture, box)
-    return _region_patches(regions, inside, box, grid, device)
+    rows, columns = (
+        _overlap(start * inside[axis] + box[axis] - inside[axis], end * inside[axis] + box[axis] - inside[axis],
+                 box[axis], grid[axis])
+        for axis, (start, end) in enumerate([(y0, y1), (x0, x1)])
+    )  # fmt: skip
+    return (rows[:, :, None] * columns[:, None, :]).flatten(1)
 
 
-@lru_cache
-def _region_patches(
-    regions: tuple[Region, ...],
-    inside: tuple[int, int],
-    box: tuple[int, int],
-    grid: tuple[int, int],
-    device: torch.device,
-) -> Tensor:
-    tables = []
-    for x0, x1, y0, y1 in regions:
-        rows = _overlap(np.array([y0, y1]) * inside[0] + box[0] - inside[0], box[0], grid[0])
-        columns = _overlap(np.array([x0, x1]) * inside[1] + box[1] - inside[1], box[1], grid[1])
-        tables.append(np.outer(rows, columns).ravel())
-    return _tensor(np.array(tables).reshape(len(regions), grid[0] * grid[1]), device)
-
-
-def _overlap(borders: np.ndarray, box: int, patches: int) -> np.ndarray:
-    """Share of each patch that lies between consecutive borders, (intervals, patches), all in pixels of the box."""
-    edges = np.arange(patches + 1) * box / patches
-    start, end = borders[:-1, None], borders[1:, None]
-    covered = np.minimum(end, edges[None, 1:]) - np.maximum(start, edges[None, :-1])
-    return np.maximum(covered, 0.0) / (box / patches)
-
-
-@lru_cache
-def _weights(cells: int, inside: int, box: int, patches: int, device: torch.device) -> Tensor:
+def _pooling(cells: int, inside: int, box: int, patches: int, device: torch.device) -> Tensor:
     """Weights that average `cells` of a map over patches, (patches, cells)."""
-    borders = box - inside + np.arange(cells + 1) * inside / cells
-    return _tensor(_overlap(borders, box, patches).T, device)
+    borders = box - inside + torch.arange(cells + 1, device=device) * (inside / cells)
+    return _overlap(borders[:-1], borders[1:], box, patches).mT
 
 
-def _tensor(table: np.ndarray, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # a cached tensor made under it could not be used in training later
-        return torch.from_numpy(np.ascontiguousarray(table, dtype=np.float32)).to(device)
+def _overlap(start: Tensor, end: Tensor, box: int, patches: int) -> Tensor:
+    """Share of each patch that lies between start and end, (intervals, patches), all in pixels of the box."""
+    side = box / patches
+    edges = torch.arange(patches + 1, device=start.device) * side
+    covered = torch.minimum(end[:, None], edges[1:]) - torch.maximum(start[:, None], edges[:-1])
+    return covered.clamp(min=0) / side
