@@ -51,7 +51,7 @@ def run(main, monkeypatch, command: str) -> None:
     main()
 
 
-def train(folder, monkeypatch, dataset: str, output: str) -> None:
+def train(folder, monkeypatch, dataset: str, output: str, options: str = "") -> None:
     run(
         lerobot_train.main,
         monkeypatch,
@@ -60,7 +60,7 @@ def train(folder, monkeypatch, dataset: str, output: str) -> None:
         "--policy.segmentation_kind=top_k --policy.segmentation_task_classes=[table,bottle] "
         "--policy.segmentation_geometry_classes=[plate] --policy.chunk_size=50 --policy.num_steps=2 --policy.device=cpu "
         f"--policy.push_to_hub=false --dataset.repo_id=local/{dataset} --dataset.root={folder / dataset} "
-        f"--output_dir={folder / output} --steps=2 --save_freq=1 --batch_size=2 --num_workers=0",
+        f"--output_dir={folder / output} --steps=2 --save_freq=1 --batch_size=2 --num_workers=0 {options}",
     )
 
 
@@ -131,3 +131,24 @@ def test_live_scores_and_acting(folder, monkeypatch, calls, plugins, tmp_path):
             calls.clear()
     finally:
         away.rename(folder / "vlm")
+
+
+def test_adapters_on_a_warm_start(folder, monkeypatch, plugins):
+    train(folder, monkeypatch, "seen", "base")
+    base = folder / "base" / "checkpoints" / "000002" / "pretrained_model"
+    train(folder, monkeypatch, "seen", "lora", f"--policy.init_from={base} --peft.method_type=LORA --peft.r=2")
+    saved = folder / "lora" / "checkpoints" / "000002" / "pretrained_model"
+    adapter = load_file(saved / "adapter_model.safetensors")
+    assert any("lora_A" in key for key in adapter)
+    assert any("cues.patch_gate" in key for key in adapter)  # what is new is trained whole
+    assert json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.datasets import LeRobotDatasetMetadata
+    from lerobot.policies import make_policy
+
+    config = PreTrainedConfig.from_pretrained(saved)
+    config.pretrained_path = saved
+    loaded = make_policy(config, ds_meta=LeRobotDatasetMetadata("local/seen", root=folder / "seen"))
+    gate = loaded.base_model.model.model.cues.patch_gate
+    assert gate.equal(next(value for key, value in adapter.items() if key.endswith("cues.patch_gate")))
