@@ -6,11 +6,13 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from lerobot.scripts import lerobot_eval, lerobot_rollout, lerobot_train
 from safetensors.torch import load_file
 
 from lerobot_env_so101_workbench.demos import DemosConfig, record
+from lerobot_policy_segvla.explain import COLUMNS, TILE
 from lerobot_policy_segvla.small_vlm import save_small_vlm
 from lerobot_processor_so101.precompute.command import precompute
 from lerobot_processor_so101.precompute.config import PrecomputeConfig
@@ -133,10 +135,30 @@ def test_live_scores_and_acting(folder, monkeypatch, calls, plugins, tmp_path):
         away.rename(folder / "vlm")
 
 
+def test_view_shows_what_the_tokens_read(folder, monkeypatch, plugins, tmp_path):
+    from PIL import Image
+
+    from lerobot_processor_so101.view import ViewConfig, view
+
+    train(folder, monkeypatch, "seen", "viewed")
+    checkpoint = folder / "viewed" / "checkpoints" / "000002" / "pretrained_model"
+    view(ViewConfig(root=folder / "seen", checkpoint=checkpoint, output=tmp_path / "view.png", frames=2))
+    picture = np.asarray(Image.open(tmp_path / "view.png"))
+    assert picture.shape == (2 * 3 * TILE, COLUMNS * TILE, 3)  # 17 tiles in three rows, two moments
+    tiles = picture[: 3 * TILE].reshape(3, TILE, COLUMNS, TILE, 3).swapaxes(1, 2)
+    assert (
+        tiles[0, 0, TILE // 2 :].mean() > tiles[2, 0, TILE // 2 :].mean()
+    )  # the picture itself is not darkened
+    with pytest.raises(ValueError, match=r"--checkpoint: found no config\.json"):
+        view(ViewConfig(root=folder / "seen", checkpoint=tmp_path, output=tmp_path / "other.png"))
+
+
 def test_adapters_on_a_warm_start(folder, monkeypatch, plugins):
     train(folder, monkeypatch, "seen", "base")
     base = folder / "base" / "checkpoints" / "000002" / "pretrained_model"
-    train(folder, monkeypatch, "seen", "lora", f"--policy.init_from={base} --peft.method_type=LORA --peft.r=2")
+    train(
+        folder, monkeypatch, "seen", "lora", f"--policy.init_from={base} --peft.method_type=LORA --peft.r=2"
+    )
     saved = folder / "lora" / "checkpoints" / "000002" / "pretrained_model"
     adapter = load_file(saved / "adapter_model.safetensors")
     assert any("lora_A" in key for key in adapter)

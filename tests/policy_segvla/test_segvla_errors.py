@@ -63,7 +63,9 @@ def test_building(segvla_config, changes, message):
 
 def test_scores(segvla_config):
     policy = SegVLAPolicy(segvla_config())
-    with pytest.raises(ValueError, match=r"found no 'observation.seg.top', the scores of 'observation.images.top'"):
+    with pytest.raises(
+        ValueError, match=r"found no 'observation.seg.top', the scores of 'observation.images.top'"
+    ):
         policy.forward(make_batch(scores=False))
     batch = make_batch()
     batch["observation.seg.top"] = torch.zeros(3, 5)

@@ -27,6 +27,7 @@ from lerobot_processor_so101 import resolve_perception
 from .checkpoint import CheckpointMixin
 from .configuration_segvla import SegVLAConfig
 from .cues import Cues, SegmentationCueBuilder, View
+from .explain import draw_cues
 from .segmentation_step import MENTIONED
 
 type Image = Tensor | View
@@ -395,6 +396,33 @@ class SegVLAPolicy(CheckpointMixin, SmolVLAPolicy):
             height, width = batch[key].shape[-2:]
             views[i] = View(images[i], scores, (height, width), batch.get(MENTIONED))
         return [views.get(i, image) for i, image in enumerate(images)], masks
+
+    def explain(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Draw what each cue token of the first sample reads; see `draw_cues`.
+
+        Args:
+            batch: from the preprocessor.
+
+        Returns:
+            (H, W, 3) uint8 by camera key.
+
+        Raises:
+            ValueError: this policy has no cues, or the batch no scores.
+        """
+        if not self.config.uses_cues:
+            raise ValueError("explain: this segvla has no cues; give it a segmenter.")
+        images, _ = self.prepare_images(resolve_perception(batch))
+        names = self.config.class_map.names
+        geometry = [names[id_] for id_ in self.config.geometry_ids]
+        drawn = {}
+        for key, view in zip(self.config.image_features, images, strict=False):
+            if isinstance(view, View):
+                patches = self.model.vlm_with_expert.patch_features(view.pixels)
+                told = geometry
+                if view.mentioned is not None:
+                    told = [names[id_] if id_ >= 0 else "-" for id_ in view.mentioned[0].tolist()]
+                drawn[key] = draw_cues(view, self.model.cues.build(patches, view), names, told)
+        return drawn
 
     def _scores(self, batch: dict[str, Any], camera: str) -> Tensor | None:
         """Class ids (B, h, w) or scores (B, C, h, w) of a camera's last frame."""

@@ -3,6 +3,7 @@
 
     so101-view --root=outputs/demos                                   # a dataset, in rerun's viewer
     so101-view --root=outputs/demos --output=view.mp4                 # the same as a film
+    so101-view --root=outputs/demos --checkpoint=outputs/segvla/checkpoints/last/pretrained_model --output=view.png
     so101-view --cameras='{wrist: {type: opencv, index_or_path: 0}}'  # live
 
 What a dataset has stored is shown as it is; the rest is computed by the very steps a policy uses.
@@ -53,6 +54,7 @@ class ViewConfig:
     Args:
         root: folder of a LeRobotDataset; or else `cameras`.
         episode: which episode of it.
+        checkpoint: of a policy that draws what it reads, such as segvla; that is shown instead.
         cameras: live cameras, as in `--robot.cameras`.
         segmenter: "workbench", a Hub id or folder, "observation" for a simulator's ids, or "none".
         depth: "segmenter" for the segmenter's own head, a Hub id or folder, "observation" for recorded depth, or "none".
@@ -65,6 +67,7 @@ class ViewConfig:
 
     root: Path | None = None
     episode: int = 0
+    checkpoint: Path | None = None
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
     segmenter: str = "workbench"
     depth: str = SEGMENTER
@@ -83,6 +86,8 @@ class ViewConfig:
         """
         if (self.root is None) == (not self.cameras):
             raise ValueError("--root or --cameras: expected one of them.")
+        if self.checkpoint is not None and self.root is None:
+            raise ValueError("--checkpoint: expected a dataset with it, --root=...")
         if self.segmenter == NONE and self.depth in (NONE, SEGMENTER):
             raise ValueError(f"--segmenter={NONE} --depth={self.depth}: nothing is left to look at.")
         if self.output is not None and self.output.suffix not in _SUFFIXES:
@@ -124,23 +129,33 @@ class Views:
     observations: Iterator[RobotObservation]
 
 
+def _episode(config: ViewConfig) -> tuple[LeRobotDataset, range]:
+    """A dataset and the indices of an episode's frames.
+
+    Raises:
+        ValueError: there is no such episode.
+    """
+    assert config.root is not None
+    dataset = LeRobotDataset(f"local/{config.root.name}", root=config.root)
+    if not 0 <= config.episode < dataset.num_episodes:
+        raise ValueError(f"--episode: found {config.episode}, expected 0 to {dataset.num_episodes - 1}.")
+    start, end = (dataset.meta.episodes[config.episode][f"dataset_{bound}_index"] for bound in ("from", "to"))
+    return dataset, range(start, end)
+
+
 def dataset_source(config: ViewConfig) -> Views:
     """An episode of a dataset.
 
     Raises:
         ValueError: there is no such episode, or no camera with colour pictures.
     """
-    assert config.root is not None
-    dataset = LeRobotDataset(f"local/{config.root.name}", root=config.root)
-    if not 0 <= config.episode < dataset.num_episodes:
-        raise ValueError(f"--episode: found {config.episode}, expected 0 to {dataset.num_episodes - 1}.")
+    dataset, episode = _episode(config)
     cameras = [
         key.removeprefix(image_key("")) for key in dataset.meta.camera_keys if key.startswith(image_key(""))
     ]
     cameras = [camera for camera in cameras if image_key(camera) not in dataset.meta.depth_keys]
     if not cameras:
         raise ValueError(f"--root: {config.root} has no colour pictures, found {dataset.meta.camera_keys}.")
-    start, end = (dataset.meta.episodes[config.episode][f"dataset_{bound}_index"] for bound in ("from", "to"))
     wanted = {
         key(camera)
         for camera in cameras
@@ -148,7 +163,7 @@ def dataset_source(config: ViewConfig) -> Views:
     }
 
     def read() -> Iterator[RobotObservation]:
-        for index in range(start, end):
+        for index in episode:
             frame = dataset[index]
             yield {key: value[None] for key, value in frame.items() if key in wanted}
 
@@ -194,6 +209,17 @@ class Panel:
     rgb: np.ndarray
     ids: np.ndarray | None
     disparity: np.ndarray | None
+
+
+def policy_panels(config: ViewConfig) -> tuple[list[str], float, tuple[str, ...], Iterator[list[Panel]]]:
+    """As `panels`, with what a policy draws in the place of pictures."""
+    from .view_policy import explained
+
+    assert config.checkpoint is not None
+    dataset, episode = _episode(config)
+    pictures = explained(config.checkpoint, dataset, episode[: config.frames or None], config.device)
+    moments = ([Panel(camera, drawn, None, None) for camera, drawn in one.items()] for one in pictures)
+    return [], dataset.fps, (), moments
 
 
 def panels(config: ViewConfig) -> tuple[list[str], float, tuple[str, ...], Iterator[list[Panel]]]:
@@ -326,7 +352,7 @@ def view(config: ViewConfig) -> int:
         OSError: a camera that does not answer, or no room.
     """
     config.check()
-    _, fps, class_names, moments = panels(config)
+    _, fps, class_names, moments = policy_panels(config) if config.checkpoint else panels(config)
     moments = itertools.chain([next(moments)], moments)  # what fails, fails before anything opens
     path = config.output
     if path is not None:
