@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -30,6 +30,21 @@ def percent(entry: dict) -> str:
     """A `rate` for a table: 95.0 % (190/200, 91.0 to 97.3)."""
     low, high = (100 * bound for bound in entry["wilson95"])
     return f"{100 * entry['rate']:.1f} % ({entry['successes']}/{entry['n']}, {low:.1f} to {high:.1f})"
+
+
+def paired_gain(first: list[list[int]], second: list[list[int]]) -> dict:
+    """Mean gain of the first arm over the second per start, with a 95 % bootstrap interval over starts.
+
+    Args:
+        first, second: successes (0 or 1) at the same starts, one list per training seed.
+    """
+    means = [[sum(column) / len(column) for column in zip(*runs, strict=True)] for runs in (first, second)]
+    gains = [a - b for a, b in zip(*means, strict=True)]
+    mean = round(sum(gains) / len(gains), 4)
+    if len(set(gains)) == 1:  # nothing to resample
+        return {"gain": mean, "bootstrap95": [mean, mean]}
+    interval = bootstrap((gains,), lambda x, axis: x.mean(axis), random_state=0).confidence_interval
+    return {"gain": mean, "bootstrap95": [round(float(interval.low), 4), round(float(interval.high), 4)]}
 
 
 def circumstances() -> dict:

@@ -16,11 +16,10 @@ import os
 from pathlib import Path
 
 from examples.demo import run
-from scipy.stats import bootstrap
 
 from lerobot_policy_segvla.small_vlm import save_small_vlm
 
-from .report import percent, rate, save, table
+from .report import paired_gain, percent, rate, save, table
 
 SIDE = 96
 CUBES, BOWLS = ("red cube", "green cube", "yellow cube"), ("blue bowl", "white bowl")
@@ -165,21 +164,6 @@ class Study:
         return [f"lerobot-{what}"]
 
 
-def paired(rows: list[dict], first: str, second: str) -> dict:
-    """Mean difference in success per start, with a 95 % bootstrap interval over starts."""
-    means = [
-        [sum(column) / len(column) for column in zip(*runs, strict=True)]
-        for runs in ([row["per_start"] for row in rows if row["arm"] == arm] for arm in (first, second))
-    ]
-    gains = [a - b for a, b in zip(*means, strict=True)]
-    mean = sum(gains) / len(gains)
-    if len(set(gains)) == 1:  # nothing to resample
-        return {"first": first, "second": second, "gain": mean, "bootstrap95": [mean, mean]}
-    interval = bootstrap((gains,), lambda x, axis: x.mean(axis), random_state=0).confidence_interval
-    bounds = [round(float(interval.low), 4), round(float(interval.high), 4)]
-    return {"first": first, "second": second, "gain": round(mean, 4), "bootstrap95": bounds}
-
-
 def main() -> None:
     full = os.environ.get("BENCH") == "full"
     parser = argparse.ArgumentParser(
@@ -212,8 +196,14 @@ def main() -> None:
             ["arm", "seed", "success (Wilson 95 %)"], [[r["arm"], str(r["seed"]), percent(r)] for r in rows]
         )
     )
-    found = list(dict.fromkeys(row["arm"] for row in rows))
-    gains = [paired(rows, arm, "smolvla") for arm in found if arm != "smolvla" and "smolvla" in found]
+    per_start: dict[str, list[list[int]]] = {}
+    for row in rows:
+        per_start.setdefault(row["arm"], []).append(row["per_start"])
+    gains = [
+        {"first": arm, "second": "smolvla", **paired_gain(runs, per_start["smolvla"])}
+        for arm, runs in per_start.items()
+        if arm != "smolvla" and "smolvla" in per_start
+    ]
     for gain in gains:
         print(f"{gain['first']} over {gain['second']}: {gain['gain']:+.3f}, {gain['bootstrap95']}")
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "arms")}

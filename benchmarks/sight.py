@@ -13,9 +13,8 @@ from itertools import product
 from pathlib import Path
 
 from examples.demo import PICTURES, commands, run
-from scipy.stats import bootstrap
 
-from .report import percent, rate, save, table
+from .report import paired_gain, percent, rate, save, table
 
 
 def train_and_evaluate(out: Path, dataset: Path, blind: bool, seed: int, steps: int, starts: int) -> dict:
@@ -35,26 +34,6 @@ def train_and_evaluate(out: Path, dataset: Path, blind: bool, seed: int, steps: 
         **rate(sum(metrics["successes"]), len(metrics["successes"])),
         "train_s": seconds,
         "per_start": [int(success) for success in metrics["successes"]],
-    }
-
-
-def paired_gain(rows: list[dict]) -> dict:
-    """Mean gain in success of sight over blindness, per start, with a 95 % bootstrap interval over starts."""
-    means = {
-        arm: [
-            sum(column) / len(column)
-            for column in zip(*(r["per_start"] for r in rows if r["arm"] == arm), strict=True)
-        ]
-        for arm in ("sighted", "blind")
-    }
-    gains = [s - b for s, b in zip(means["sighted"], means["blind"], strict=True)]
-    mean = sum(gains) / len(gains)
-    if len(set(gains)) == 1:  # nothing to resample
-        return {"gain": mean, "bootstrap95": [mean, mean]}
-    interval = bootstrap((gains,), lambda x, axis: x.mean(axis), random_state=0).confidence_interval
-    return {
-        "gain": round(mean, 4),
-        "bootstrap95": [round(float(interval.low), 4), round(float(interval.high), 4)],
     }
 
 
@@ -82,7 +61,9 @@ def main() -> None:
         )
         for seed, blind in product(range(args.seeds), (False, True))
     ]
-    gain = paired_gain(rows)
+    gain = paired_gain(
+        *([row["per_start"] for row in rows if row["arm"] == arm] for arm in ("sighted", "blind"))
+    )
     print(table(["arm", "seed", "success (Wilson 95 %)"], [[r["arm"], r["seed"], percent(r)] for r in rows]))
     print(f"gain by sight, paired over starts: {gain}")
     settings = {"episodes": args.episodes, "steps": args.steps, "batch": 32, **PICTURES}
