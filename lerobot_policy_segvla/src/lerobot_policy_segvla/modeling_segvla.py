@@ -153,9 +153,8 @@ class CueInjection(nn.Module):
         """Add the cues of one camera to what is seen."""
         told = told[..., None]
         if self.injection == "residual":
-            painted = (
-                cues.where.mT @ cues.tokens
-            )  # (B, N, D): on each patch, the tokens that have evidence there
+            # (B, N, D): on each patch, the tokens that have evidence there
+            painted = cues.where.mT @ cues.tokens
             added = self.patch_gate * self.patch_proj(painted) * told
             return Seen(patches + added.to(patches.dtype), None)
         tokens = torch.lerp(self.null_tokens, cues.tokens, told)
