@@ -13,6 +13,7 @@ other numbers of demonstrations, for a machine with a GPU. Writes results/segvla
 import argparse
 import json
 import os
+import shutil
 from pathlib import Path
 
 from examples.demo import run
@@ -136,14 +137,19 @@ class Study:
     def train(self, name: str, policy: list[str], root: Path, steps: int, seed: int) -> Path:
         """Train, and return the checkpoint."""
         out = self.out / name.replace(" ", "_").replace("'", "")
-        last = out / "checkpoints" / "last" / "pretrained_model"
+        done = out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
+        last = out / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
         options = [
             *POLICY, *policy, f"--policy.scheduler_decay_steps={steps}", f"--policy.vlm_model_name={self.vlm}",
             "--dataset.repo_id=local/study", f"--dataset.root={root}", f"--output_dir={out}", f"--steps={steps}",
-            "--batch_size=32", "--num_workers=1", "--log_freq=100", f"--save_freq={steps}", f"--seed={seed}",
+            "--batch_size=32", "--num_workers=1", "--log_freq=100", "--save_freq=1000", f"--seed={seed}",
         ]  # fmt: skip
-        self.step(f"train {name}", [*self.command("train", name, root), *options], last / "model.safetensors")
-        return last
+        if last.is_file():  # stopped on the way
+            options = ["--resume=true", f"--config_path={last}"]
+        elif out.exists():  # stopped before its first checkpoint; LeRobot wants a new folder
+            shutil.rmtree(out)
+        self.step(f"train {name}", [*self.command("train", name, root), *options], done / "model.safetensors")
+        return done
 
     def evaluate(self, name: str, checkpoint: Path, root: Path, level: str) -> list[int]:
         """Success at each of the frozen starts."""
