@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,8 @@ def in_turn(vlm: str, device: str, rounds: int, batch_size: int) -> dict[str, di
     for turn in range(rounds + 1):
         for arm, policy in policies.items():
             found = {
-                "chunk": seconds(lambda p=policy: act(p, one), device),  # type: ignore[misc]
-                "step": seconds(lambda p=policy, o=optimizers[arm]: learn(p, many, o), device),  # type: ignore[misc]
+                "chunk": seconds(partial(act, policy, one), device),
+                "step": seconds(partial(learn, policy, many, optimizers[arm]), device),
             }
             for kind, value in found.items():
                 if turn:

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointMixin:
-    """Saving, loading and warm starts of a SmolVLA policy; for a `PreTrainedPolicy`."""
+    """Saving and loading of a SmolVLA policy; for a `PreTrainedPolicy`."""
 
     @classmethod
     def from_pretrained(
@@ -60,7 +60,7 @@ class CheckpointMixin:
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
         """Load weights in the dtype they were saved in."""
         with safe_open(model_file, "pt") as file:
-            saved = {key: _DTYPES.get(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118
+            saved = {key: _DTYPES.get(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  it is no mapping
         for key, parameter in model.named_parameters():
             dtype = saved.get(key)
             if dtype is not None and parameter.dtype != dtype:
@@ -74,36 +74,24 @@ class CheckpointMixin:
         vlm.config.save_pretrained(save_directory / VLM_FOLDER)
         vlm.processor.save_pretrained(save_directory / VLM_FOLDER)
 
-    @contextmanager
-    def vlm_files(self, config: Any, known: dict[str, Any]) -> Iterator[None]:
-        """Build the language model from the files of the checkpoint that is being loaded, or started from.
 
-        Args:
-            config: of the policy. Fields that decide the shapes of a checkpoint to start from are taken over.
-            known: what `from_pretrained` passed to the constructor.
-        """
-        folder = known.get("checkpoint")
-        if folder is None and config.init_from:
-            folder = checkpoint_folder(config.init_from)
-            _take_architecture(config, folder)
-        name, load = config.vlm_model_name, config.load_vlm_weights
-        if folder is not None:
-            config.load_vlm_weights = False  # the checkpoint has them
-            if (folder / VLM_FOLDER / "config.json").is_file():
-                config.vlm_model_name = str(folder / VLM_FOLDER)
-        try:
-            yield
-        finally:
-            config.vlm_model_name, config.load_vlm_weights = name, load
+@contextmanager
+def vlm_files(config: Any, folder: Path | None) -> Iterator[None]:
+    """Build the language model from the files of a checkpoint that brings its weights.
 
-    def warm_start(self, config: Any, known: dict[str, Any]) -> None:
-        """Load the weights of `config.init_from`, unless a checkpoint is being loaded. Logs what stays new.
-
-        Raises:
-            ValueError: a weight of SmolVLA is missing there or has another shape.
-        """
-        if config.init_from and known.get("checkpoint") is None:
-            load_weights(self, checkpoint_folder(config.init_from), config.init_from)  # type: ignore[arg-type]
+    Args:
+        config: of the policy.
+        folder: of the checkpoint that is loaded or started from; None for a new policy.
+    """
+    name, load = config.vlm_model_name, config.load_vlm_weights
+    if folder is not None:
+        config.load_vlm_weights = False
+        if (folder / VLM_FOLDER / "config.json").is_file():
+            config.vlm_model_name = str(folder / VLM_FOLDER)
+    try:
+        yield
+    finally:
+        config.vlm_model_name, config.load_vlm_weights = name, load
 
 
 def checkpoint_folder(name: str, revision: str | None = None) -> Path:
@@ -173,7 +161,7 @@ def load_weights(policy: torch.nn.Module, folder: Path, name: str) -> list[str]:
     return new
 
 
-def _take_architecture(config: Any, folder: Path) -> None:
+def take_architecture(config: Any, folder: Path) -> None:
     """Take what decides the shapes from a checkpoint's configuration, and say so where it differs."""
     file = folder / "config.json"
     saved = json.loads(file.read_text()) if file.is_file() else {}

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from lerobot_processor_so101 import resolve_perception
 
-from .checkpoint import CheckpointMixin
+from .checkpoint import CheckpointMixin, checkpoint_folder, load_weights, take_architecture, vlm_files
 from .configuration_segvla import SegVLAConfig
 from .cues import Cues, SegmentationCueBuilder, View
 from .explain import draw_cues
-from .segmentation_step import MENTIONED
+from .segmentation_step import MENTIONED, missing_scores
 
 type Image = Tensor | View
 
@@ -107,7 +107,6 @@ class CueInjection(nn.Module):
             geometry_slots=config.geometry_slots,
             geometry_dim=config.segmentation_geometry_state_dim,
         )
-        self.null_tokens = nn.Parameter(torch.zeros(config.segmentation_max_tokens, dim))
         self.context_proj = _zero(nn.Linear(dim, vlm.expert_hidden_size))
         if self.injection == "residual":
             self.patch_proj = nn.Linear(dim, dim)
@@ -115,7 +114,9 @@ class CueInjection(nn.Module):
             if config.geometry_slots:
                 geometry = self.cameras * config.segmentation_geometry_state_dim
                 self.geometry_proj = _zero(nn.Linear(geometry, width))
-        elif self.injection == "tokens":
+        else:
+            self.null_tokens = nn.Parameter(torch.zeros(config.segmentation_max_tokens, dim))
+        if self.injection == "tokens":
             self.token_proj = nn.Linear(dim, width)
 
     def forward(self, vlm: CuedVLM, images: Sequence[Image]) -> tuple[list[Tensor | Seen], "Conditions"]:
@@ -229,25 +230,24 @@ class SegVLAFlowMatching(VLAFlowMatching):
         added = self.cues.geometry_proj(geometry.flatten(1))[:, None].to(embeddings)
         return embeddings + att_masks[..., None] * added, pad_masks, att_masks  # 1 where the state is, else 0
 
-    def embed_suffix(
-        self, noisy_actions: Tensor, timestep: "Tensor | Moment", context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def embed_suffix(self, noisy_actions: Tensor, timestep: Tensor | Moment) -> tuple[Tensor, Tensor, Tensor]:
         """Upstream's suffix of noisy actions and time, with the context added to the embedding of time.
 
         Args:
             noisy_actions: (B, chunk, max_action_dim).
-            timestep: (B,), 1 is noise.
-            context: (B, expert width).
+            timestep: (B,), 1 is noise; with cues a moment.
         """
-        if isinstance(timestep, Moment):  # from upstream's `denoise_step`
-            timestep, context = timestep
-        if context is None:
+        if not isinstance(timestep, Moment):
             return super().embed_suffix(noisy_actions, timestep)
         actions = self.action_in_proj(noisy_actions)
         time = create_sinusoidal_pos_embedding(
-            timestep, actions.shape[-1], self.config.min_period, self.config.max_period, device=actions.device
+            timestep.time,
+            actions.shape[-1],
+            self.config.min_period,
+            self.config.max_period,
+            device=actions.device,
         )
-        time = time.to(actions.dtype) + context.to(actions.dtype)
+        time = time.to(actions.dtype) + timestep.context.to(actions.dtype)
         mixed = torch.cat([actions, time[:, None].expand_as(actions)], 2)
         embeddings = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(mixed)))
         ones = torch.ones(embeddings.shape[:2], device=embeddings.device)
@@ -283,7 +283,7 @@ class SegVLAFlowMatching(VLAFlowMatching):
         along = time[:, None, None]
         seen, told = self.cues(self.vlm_with_expert, images)
         prefix = self.embed_prefix(seen, img_masks, lang_tokens, lang_masks, state, told.geometry)
-        suffix = self.embed_suffix(along * noise + (1 - along) * actions, time, told.context)
+        suffix = self.embed_suffix(along * noise + (1 - along) * actions, Moment(time, told.context))
         embeddings, pad_masks, att_masks = zip(prefix, suffix, strict=True)
         pads = torch.cat(pad_masks, 1)
         (_, out), _ = self.vlm_with_expert.forward(
@@ -364,9 +364,14 @@ class SegVLAPolicy(CheckpointMixin, SmolVLAPolicy):
         PreTrainedPolicy.__init__(self, config)
         config.validate_features()
         self.init_rtc_processor()
-        with self.vlm_files(config, kwargs):
+        checkpoint, start = kwargs.get("checkpoint"), None
+        if config.init_from and checkpoint is None:
+            start = checkpoint_folder(config.init_from)
+            take_architecture(config, start)
+        with vlm_files(config, checkpoint or start):
             self.model = SegVLAFlowMatching(config, rtc_processor=self.rtc_processor)
-        self.warm_start(config, kwargs)
+        if start is not None:
+            load_weights(self, start, config.init_from)
         self.reset()
 
     def forward(self, batch: dict[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, dict]:
@@ -428,11 +433,7 @@ class SegVLAPolicy(CheckpointMixin, SmolVLAPolicy):
         key = self.config.segmentation_feature_map[camera]
         if key not in batch:
             if self.config.segmentation_required:
-                raise ValueError(
-                    f"segmentation: found no {key!r}, the scores of {camera!r}. Precompute them (`so101-precompute`), "
-                    "let a model look (`--policy.segmenter=workbench`), or act as SmolVLA without them: "
-                    "`--policy.segmentation_required=false`."
-                )
+                raise ValueError(missing_scores(key, camera))
             return None
         scores = batch[key]
         dense = self.config.segmentation_kind != "ids"

@@ -4,13 +4,14 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from lerobot.processor import ProcessorStepRegistry, RobotObservation, TransitionKey
 from torch import Tensor
 
-from lerobot_processor_so101 import OBSERVED, PERCEPTION, Deferred, SegmentationProcessorStep, image_key
+from lerobot_processor_so101 import OBSERVED, SegmentationProcessorStep, image_key
 from lerobot_processor_so101.deferred import Features
 from lerobot_processor_so101.keys import camera_image
 from lerobot_processor_so101.stored import decode_top_k, encode_top_k
@@ -20,6 +21,15 @@ from .instruction import Vocabulary, noun_phrases
 MENTIONED = "observation.segmentation_mentioned"
 
 logger = logging.getLogger(__name__)
+
+
+def missing_scores(key: str, camera: str) -> str:
+    """What to do about scores that are required and not there."""
+    return (
+        f"segmentation: found no {key!r}, the scores of {camera!r}. Precompute them (`so101-precompute`), let a model "
+        "look (`--policy.segmenter=workbench`), or act as SmolVLA without them: "
+        "`--policy.segmentation_required=false`."
+    )
 
 
 @ProcessorStepRegistry.register("segvla_add_segmentation")
@@ -61,9 +71,9 @@ class SegVLAAddSegmentationStep(SegmentationProcessorStep):
             )
         self._vocabulary = Vocabulary(self.class_names, self.synonyms) if self.from_instruction else None
 
-    @property
+    @cached_property
     def asks_by_sentence(self) -> bool:
-        """Whether each sentence tells the segmenter what to look for."""
+        """Whether each sentence tells the segmenter what to look for. Its configuration is read once."""
         return (
             self.from_instruction
             and self.segmenter not in ("", OBSERVED)
@@ -85,16 +95,14 @@ class SegVLAAddSegmentationStep(SegmentationProcessorStep):
         Raises:
             ValueError: scores are missing or malformed; the message names the key.
         """
-        missing = [key for key in self.keys.values() if key not in observation]
+        missing = [camera for camera, key in self.keys.items() if key not in observation]
         if missing and not self.segmenter:
             if self.required:
-                raise ValueError(
-                    f"segmentation: found no {missing[0]!r}. Precompute it (`so101-precompute`), let a model look "
-                    "(`--policy.segmenter=workbench`), or act as SmolVLA without it: "
-                    "`--policy.segmentation_required=false`."
-                )
+                raise ValueError(missing_scores(self.keys[missing[0]], image_key(missing[0])))
             if not self._told:
-                logger.warning("segmentation: no %r, so segvla acts as SmolVLA without cues.", missing[0])
+                logger.warning(
+                    "segmentation: no %r, so segvla acts as SmolVLA without cues.", self.keys[missing[0]]
+                )
                 self._told = True
             return observation
         sentences = self._sentences(observation) if self.from_instruction else []
@@ -189,12 +197,8 @@ class SegVLAAddSegmentationStep(SegmentationProcessorStep):
     def _ask_by_sentence(self, observation: RobotObservation, sentences: list[str]) -> RobotObservation:
         pictures = {camera: camera_image(observation, image_key(camera)) for camera in self.cameras}
         texts = [tuple(noun_phrases(sentence)[: self.max_mentions]) for sentence in sentences]
-        asker = AskBySentence(self, texts)
         result = dict(observation)
-        if self.defer:
-            result.setdefault(PERCEPTION, Deferred()).ask(asker, pictures)
-        else:
-            result.update(asker.perceive([pictures])[0])
+        self.ask(AskBySentence(self, texts), pictures, result)
         return result
 
     def get_config(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lerobot.configs import FeatureType, PipelineFeatureType, PolicyFeature
 from lerobot.processor import ObservationProcessorStep, RobotObservation
 from torch import Tensor
 
-from .deferred import PERCEPTION, Deferred, Features
+from .deferred import PERCEPTION, Deferred, Features, Perceiver
 from .identity import ModelIdentity
 from .keys import RECORD_HINT, camera_image, camera_plane, image_key
 
@@ -120,11 +120,16 @@ class PerceptionStep(ObservationProcessorStep):
                 del result[observed]
             else:
                 pictures[camera] = camera_image(observation, image_key(camera))
-        if pictures and self.defer:
-            result.setdefault(PERCEPTION, Deferred()).ask(self, pictures)
-        elif pictures:
-            result.update(self.perceive([pictures])[0])
+        if pictures:
+            self.ask(self, pictures, result)
         return result
+
+    def ask(self, perceiver: Perceiver, pictures: Features, result: RobotObservation) -> None:
+        """Add what a perceiver makes of pictures, or the promise of it, to an observation."""
+        if self.defer:
+            result.setdefault(PERCEPTION, Deferred()).ask(perceiver, pictures)
+        else:
+            result.update(perceiver.perceive([pictures])[0])
 
     def stored(self, observation: RobotObservation, key: str) -> Tensor:
         """The feature from what a dataset holds under its key."""
