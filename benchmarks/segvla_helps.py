@@ -41,7 +41,8 @@ POLICY = [
     "--policy.num_steps=5",
     "--policy.train_expert_only=false",
     "--policy.freeze_vision_encoder=false",
-    "--policy.optimizer_lr=5e-4",
+    "--policy.tokenizer_max_length=16",
+    "--policy.optimizer_lr=1e-3",
     "--policy.scheduler_warmup_steps=100",
 ]
 
@@ -86,7 +87,7 @@ class Study:
         self.vlm = out / "vlm"
         if not self.vlm.is_dir():
             save_small_vlm(
-                self.vlm, SENTENCES, SIDE, 8, width=128, layers=4, vision_width=96, vision_layers=4
+                self.vlm, SENTENCES, SIDE, 8, width=128, layers=4, vision_width=96, vision_layers=2
             )
 
     def step(self, name: str, command: list[str], done: Path) -> None:
@@ -176,7 +177,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/segvla_helps"))
-    parser.add_argument("--base_steps", type=int, default=8000)
+    parser.add_argument("--base_steps", type=int, default=5000)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--episodes", type=int, default=30, help="demonstrations to fine-tune on")
     parser.add_argument("--seeds", type=int, default=3 if full else 1)

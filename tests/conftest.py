@@ -43,3 +43,15 @@ def plugins() -> None:
     from lerobot.utils.import_utils import register_third_party_plugins
 
     register_third_party_plugins()
+
+
+def count_pictures(monkeypatch, model: type) -> list[int]:
+    """Number of pictures in each call of a model's `forward` from now on."""
+    seen, forward = [], model.forward
+
+    def counting(self, pixel_values, *args, **kwargs):
+        seen.append(len(pixel_values))
+        return forward(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counting)
+    return seen

@@ -12,6 +12,7 @@ from lerobot.scripts import lerobot_eval
 
 from lerobot_policy_segdepth import SegDepthConfig
 from lerobot_processor_so101 import PERCEPTION
+from tests.conftest import count_pictures
 from tests.tiny import tiny_efficientvit_fpn
 
 CHUNK = 50
@@ -43,14 +44,7 @@ def calls(monkeypatch):
     """Number of pictures in each call of the segmenter."""
     from lerobot_processor_so101.efficientvit_fpn import EfficientViTFPNForSemanticSegmentation as Model
 
-    seen, forward = [], Model.forward
-
-    def counting(self, pixel_values, *args, **kwargs):
-        seen.append(len(pixel_values))
-        return forward(self, pixel_values, *args, **kwargs)
-
-    monkeypatch.setattr(Model, "forward", counting)
-    return seen
+    return count_pictures(monkeypatch, Model)
 
 
 @pytest.fixture(scope="module")

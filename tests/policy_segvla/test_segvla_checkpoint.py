@@ -15,7 +15,7 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from lerobot_policy_segvla.modeling_segvla import SegVLAPolicy
 from lerobot_policy_segvla.small_vlm import save_small_vlm
 
-from .conftest import SENTENCES, features, make_batch, noise_and_time
+from .conftest import CAMERAS, SENTENCES, features, make_batch, noise_and_time
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,13 @@ def chunk(policy):
     return policy.predict_action_chunk(make_batch(), noise=noise_and_time()[0])
 
 
+def tokens_of(pipeline):
+    sample = {"observation.state": torch.zeros(6), "task": "Put the red cube into the blue bowl."}
+    sample |= {f"observation.images.{camera}": torch.zeros(3, 48, 64) for camera in CAMERAS}
+    sample |= {f"observation.seg.{camera}": torch.zeros(1, 1, 84, 84) for camera in CAMERAS}
+    return pipeline(sample)["observation.language.tokens"]
+
+
 def test_a_checkpoint_needs_no_other_file(segvla_config, settings, tmp_path):
     own_vlm = save_small_vlm(tmp_path / "vlm", SENTENCES)
     config = segvla_config(vlm_model_name=own_vlm)
@@ -41,10 +48,7 @@ def test_a_checkpoint_needs_no_other_file(segvla_config, settings, tmp_path):
     policy.save_pretrained(folder)
     for pipeline in make_pre_post_processors(config):
         pipeline.save_pretrained(folder)
-    sentence = {"observation.state": torch.zeros(6), "task": "Put the red cube into the blue bowl."}
-    sentence |= {f"observation.images.{camera}": torch.zeros(3, 48, 64) for camera in ("top", "wrist")}
-    sentence |= {f"observation.seg.{camera}": torch.zeros(1, 1, 84, 84) for camera in ("top", "wrist")}
-    tokens = make_pre_post_processors(config)[0](dict(sentence))["observation.language.tokens"]
+    tokens = tokens_of(make_pre_post_processors(config)[0])
     shutil.rmtree(own_vlm)
 
     found = SegVLAPolicy.from_pretrained(folder)
@@ -52,7 +56,7 @@ def test_a_checkpoint_needs_no_other_file(segvla_config, settings, tmp_path):
     assert found.config.vlm_model_name == own_vlm  # its name is kept, its files are not needed
     loaded = PreTrainedConfig.from_pretrained(folder)
     pipeline = make_pre_post_processors(loaded, pretrained_path=str(folder))[0]
-    assert torch.equal(pipeline(dict(sentence))["observation.language.tokens"], tokens)
+    assert torch.equal(tokens_of(pipeline), tokens)
     found.save_pretrained(tmp_path / "again")
     assert torch.equal(chunk(SegVLAPolicy.from_pretrained(tmp_path / "again")), expected)
 
@@ -78,6 +82,17 @@ def test_warm_start_from_segvla_with_other_classes(segvla_config, tmp_path, capl
     assert torch.equal(second.state_dict()[kept], first.state_dict()[kept])
     (message,) = [record.message for record in caplog.records if "trained from scratch" in record.message]
     assert message.endswith("scratch: model.cues.build.class_embedding.weight.")
+
+
+def test_warm_start_from_segvla_needs_no_other_file(segvla_config, tmp_path):
+    own_vlm = save_small_vlm(tmp_path / "vlm", SENTENCES)
+    first = segvla_config(vlm_model_name=own_vlm)
+    SegVLAPolicy(first).save_pretrained(tmp_path / "first")
+    tokens = tokens_of(make_pre_post_processors(first)[0])
+    shutil.rmtree(own_vlm)
+    second = segvla_config(vlm_model_name=own_vlm, init_from=str(tmp_path / "first"))
+    SegVLAPolicy(second)
+    assert torch.equal(tokens_of(make_pre_post_processors(second)[0]), tokens)
 
 
 def test_the_architecture_comes_from_the_checkpoint(segvla_config, smolvla_checkpoint, tmp_path, caplog):

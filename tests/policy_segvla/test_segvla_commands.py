@@ -16,6 +16,7 @@ from lerobot_policy_segvla.explain import COLUMNS, TILE
 from lerobot_policy_segvla.small_vlm import save_small_vlm
 from lerobot_processor_so101.precompute.command import precompute
 from lerobot_processor_so101.precompute.config import PrecomputeConfig
+from tests.conftest import count_pictures
 from tests.tiny import tiny_mask2former
 
 from .conftest import SENTENCES
@@ -70,14 +71,7 @@ def train(folder, monkeypatch, dataset: str, output: str, options: str = "") -> 
 def calls(monkeypatch):
     from transformers import Mask2FormerForUniversalSegmentation as Model
 
-    seen, forward = [], Model.forward
-
-    def counting(self, pixel_values, *args, **kwargs):
-        seen.append(len(pixel_values))
-        return forward(self, pixel_values, *args, **kwargs)
-
-    monkeypatch.setattr(Model, "forward", counting)
-    return seen
+    return count_pictures(monkeypatch, Model)
 
 
 def test_precomputed_scores(folder, monkeypatch, calls, plugins):

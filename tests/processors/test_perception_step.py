@@ -17,6 +17,7 @@ from lerobot_processor_so101 import (
     resolve_perception,
 )
 from lerobot_processor_so101.stored import encode_disparity, encode_ids
+from tests.conftest import count_pictures
 from tests.tiny import tiny_depth_anything, tiny_efficientvit_fpn
 
 CAMERAS = ["top", "wrist"]
@@ -51,14 +52,7 @@ def calls(monkeypatch):
     """Number of pictures in each call of the segmenter."""
     from lerobot_processor_so101.efficientvit_fpn import EfficientViTFPNForSemanticSegmentation as Model
 
-    seen, forward = [], Model.forward
-
-    def counting(self, pixel_values, *args, **kwargs):
-        seen.append(len(pixel_values))
-        return forward(self, pixel_values, *args, **kwargs)
-
-    monkeypatch.setattr(Model, "forward", counting)
-    return seen
+    return count_pictures(monkeypatch, Model)
 
 
 # --- what comes with the observation -----------------------------------------------------------------------

@@ -86,12 +86,23 @@ def vlm_files(config: Any, folder: Path | None) -> Iterator[None]:
     name, load = config.vlm_model_name, config.load_vlm_weights
     if folder is not None:
         config.load_vlm_weights = False
-        if (folder / VLM_FOLDER / "config.json").is_file():
-            config.vlm_model_name = str(folder / VLM_FOLDER)
+        config.vlm_model_name = vlm_source(config, folder)
     try:
         yield
     finally:
         config.vlm_model_name, config.load_vlm_weights = name, load
+
+
+def vlm_source(config: Any, folder: Path | None) -> str:
+    """Where the language model's configuration and tokenizer are: in a checkpoint that has them, or under the model's name.
+
+    Args:
+        config: of the policy.
+        folder: of the checkpoint that is loaded or started from; None for a new policy.
+    """
+    if folder is not None and (folder / VLM_FOLDER / "config.json").is_file():
+        return str(folder / VLM_FOLDER)
+    return config.vlm_model_name
 
 
 def checkpoint_folder(name: str, revision: str | None = None) -> Path:

@@ -15,6 +15,7 @@ from lerobot.processor import (
 from lerobot.utils.constants import OBS_IMAGES
 from torch import Tensor
 
+from .checkpoint import checkpoint_folder, vlm_source
 from .configuration_segvla import SegVLAConfig
 from .segmentation_step import SegVLAAddSegmentationStep
 from .tokenizer_step import SegVLATokenizerStep
@@ -43,6 +44,7 @@ def make_segvla_pre_post_processors(
         ValueError: the segmenter is not that of the dataset, or has other classes than the configuration.
     """
     config.validate_features()
+    start = checkpoint_folder(config.init_from) if config.init_from else None
     steps = make_default_policy_processor_steps(_without_scores(config), dataset_stats)
     segmentation = (
         [make_step(config, dataset_meta.features if dataset_meta else {})] if config.uses_cues else []
@@ -53,7 +55,7 @@ def make_segvla_pre_post_processors(
             steps.add_batch_dim,
             NewLineTaskProcessorStep(),
             SegVLATokenizerStep(
-                tokenizer_name=config.vlm_model_name,
+                tokenizer_name=vlm_source(config, start),
                 padding=config.pad_language_to,
                 padding_side="right",
                 max_length=config.tokenizer_max_length,
