@@ -42,7 +42,6 @@ POLICY = [
     "--policy.train_expert_only=false",
     "--policy.freeze_vision_encoder=false",
     "--policy.tokenizer_max_length=16",
-    "--policy.optimizer_lr=1e-3",
     "--policy.scheduler_warmup_steps=100",
 ]
 
@@ -54,19 +53,17 @@ def listed(names: list[str] | tuple[str, ...]) -> str:
 
 def arms(segmenter: Path) -> dict[str, list[str]]:
     """Options of each arm beside those that all have."""
-    told = [
-        f"--policy.segmentation_task_classes={listed([*CUBES, *BOWLS])}",
-        f"--policy.segmentation_geometry_classes={listed(TOLD)}",
-    ]
-    true = ["--policy.segmenter=observation", *told]
+    chosen = ["--policy.segmentation_from_instruction=true"]
+    true = ["--policy.segmenter=observation", *chosen]
     return {
         "smolvla": [],
         "true masks": true,
         "shuffled masks": true,
-        "EfficientViT's masks": [f"--policy.segmenter={segmenter}", *told],
-        "instruction chooses": [
+        "EfficientViT's masks": [f"--policy.segmenter={segmenter}", *chosen],
+        "fixed classes": [
             "--policy.segmenter=observation",
-            "--policy.segmentation_from_instruction=true",
+            f"--policy.segmentation_task_classes={listed([*CUBES, *BOWLS])}",
+            f"--policy.segmentation_geometry_classes={listed(TOLD)}",
         ],
         "connector": [*true, "--policy.segmentation_injection=connector"],
         "tokens": [*true, "--policy.segmentation_injection=tokens"],
@@ -104,7 +101,9 @@ class Study:
                  "--repo_id=local/mix", f"--resume={str(number > 0).lower()}", f"--seed={1000 * number}"],
                 root / "meta" / "info.json",
             )  # fmt: skip
-        return self.train("base", ["--policy.type=smolvla"], root, self.options.base_steps, seed=0)
+        return self.train(
+            "base", ["--policy.type=smolvla"], root, self.options.base_steps, batch=32, lr=1e-3, seed=0
+        )
 
     def few(self) -> Path:
         """The few demonstrations, with true masks."""
@@ -135,15 +134,17 @@ class Study:
         )  # fmt: skip
         return out / "best"
 
-    def train(self, name: str, policy: list[str], root: Path, steps: int, seed: int) -> Path:
+    def train(
+        self, name: str, policy: list[str], root: Path, steps: int, batch: int, lr: float, seed: int
+    ) -> Path:
         """Train, and return the checkpoint."""
         out = self.out / name.replace(" ", "_").replace("'", "")
         done = out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
         last = out / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
         options = [
-            *POLICY, *policy, f"--policy.scheduler_decay_steps={steps}", f"--policy.vlm_model_name={self.vlm}",
+            *POLICY, *policy, f"--policy.optimizer_lr={lr}", f"--policy.scheduler_decay_steps={steps}", f"--policy.vlm_model_name={self.vlm}",
             "--dataset.repo_id=local/study", f"--dataset.root={root}", f"--output_dir={out}", f"--steps={steps}",
-            "--batch_size=32", "--num_workers=1", "--log_freq=100", "--save_freq=1000", f"--seed={seed}",
+            f"--batch_size={batch}", "--num_workers=1", "--log_freq=100", "--save_freq=1000", f"--seed={seed}",
         ]  # fmt: skip
         if last.is_file():  # stopped on the way
             options = ["--resume=true", f"--config_path={last}"]
@@ -152,13 +153,13 @@ class Study:
         self.step(f"train {name}", [*self.command("train", name, root), *options], done / "model.safetensors")
         return done
 
-    def evaluate(self, name: str, checkpoint: Path, root: Path, level: str) -> list[int]:
-        """Success at each of the frozen starts."""
+    def evaluate(self, name: str, checkpoint: Path, root: Path, level: str, seg: bool) -> list[int]:
+        """Success at each of the frozen starts, with true masks among what is observed or without."""
         out = self.out / f"eval_{name}_{level}".replace(" ", "_").replace("'", "")
         options = [
             f"--policy.path={checkpoint}", "--policy.device=cpu", "--env.type=so101_sim", "--env.task=sort_cubes",
-            f"--env.level={level}", f"--env.height={SIDE}", f"--env.width={SIDE}", "--env.seg=true",
-            f"--eval.n_episodes={self.options.starts}", "--eval.batch_size=1", f"--output_dir={out}",
+            f"--env.level={level}", f"--env.height={SIDE}", f"--env.width={SIDE}", f"--env.seg={str(seg).lower()}",
+            f"--eval.n_episodes={self.options.starts}", "--eval.batch_size=10", "--eval.use_async_envs=false", f"--output_dir={out}",
         ]  # fmt: skip
         self.step(out.name, [*self.command("eval", name, root), *options], out / "eval_info.json")
         metrics = json.loads((out / "eval_info.json").read_text())["per_task"][0]["metrics"]
@@ -178,8 +179,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/segvla_helps"))
     parser.add_argument("--base_steps", type=int, default=5000)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--episodes", type=int, default=30, help="demonstrations to fine-tune on")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--episodes", type=int, default=100, help="demonstrations to fine-tune on")
     parser.add_argument("--seeds", type=int, default=3 if full else 1)
     parser.add_argument("--starts", type=int, default=1000 if full else 200)
     parser.add_argument("--arms", nargs="+", help="only these")
@@ -193,8 +194,9 @@ def main() -> None:
                 continue
             run_name = f"{name} {options.episodes} {seed}"
             start = ["--policy.type=segvla", f"--policy.init_from={base}", *policy]
-            checkpoint = study.train(run_name, start, few, options.steps, seed)
-            successes = study.evaluate(run_name, checkpoint, few, "distractors")
+            checkpoint = study.train(run_name, start, few, options.steps, batch=16, lr=3e-4, seed=seed)
+            seg = "--policy.segmenter=observation" in policy
+            successes = study.evaluate(run_name, checkpoint, few, "distractors", seg)
             rows.append(
                 {"arm": name, "seed": seed, **rate(sum(successes), len(successes)), "per_start": successes}
             )
