@@ -5,9 +5,10 @@
 
 One small SmolVLA (random weights, its language model unfrozen) is first trained without cues on a mix of the
 workbench's tasks. Every arm starts from it and fine-tunes equally on `sort_cubes` with distractors, and is evaluated on
-the same frozen starts. Stock commands only, but for the arm with shuffled masks (`benchmarks.segvla_shuffled`).
-Stopped and started again, it goes on where it was; some hours on two cores. BENCH=full: three seeds, 1000 starts and
-other numbers of demonstrations, for a machine with a GPU. Writes results/segvla_helps.json.
+the same frozen starts. In all arms with masks but one the sentence chooses the classes; in "fixed classes" all cubes and
+bowls are told. Stock commands only, but for the arm with shuffled masks (`benchmarks.segvla_shuffled`).
+Stopped and started again, it goes on where it was; some three hours on two cores. BENCH=full: five
+seeds, for a machine with a GPU; `--episodes` for other numbers of demonstrations. Writes results/segvla_helps.json.
 """
 
 import argparse
@@ -181,8 +182,8 @@ def main() -> None:
     parser.add_argument("--base_steps", type=int, default=5000)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--episodes", type=int, default=100, help="demonstrations to fine-tune on")
-    parser.add_argument("--seeds", type=int, default=3 if full else 1)
-    parser.add_argument("--starts", type=int, default=1000 if full else 200)
+    parser.add_argument("--seeds", type=int, default=5 if full else 1)
+    parser.add_argument("--starts", type=int, default=200)
     parser.add_argument("--arms", nargs="+", help="only these")
     options = parser.parse_args()
     study = Study(options.out, options)
@@ -208,10 +209,11 @@ def main() -> None:
     per_start: dict[str, list[list[int]]] = {}
     for row in rows:
         per_start.setdefault(row["arm"], []).append(row["per_start"])
+    pairs = [(arm, "smolvla") for arm in per_start] + [("true masks", arm) for arm in per_start]
     gains = [
-        {"first": arm, "second": "smolvla", **paired_gain(runs, per_start["smolvla"])}
-        for arm, runs in per_start.items()
-        if arm != "smolvla" and "smolvla" in per_start
+        {"first": first, "second": second, **paired_gain(per_start[first], per_start[second])}
+        for first, second in dict.fromkeys(pairs)
+        if first != second and {first, second} <= set(per_start)
     ]
     for gain in gains:
         print(f"{gain['first']} over {gain['second']}: {gain['gain']:+.3f}, {gain['bootstrap95']}")
