@@ -52,6 +52,11 @@ def listed(names: list[str] | tuple[str, ...]) -> str:
     return json.dumps(list(names))
 
 
+def file_name(name: str) -> str:
+    """A name of an arm as that of a file."""
+    return name.replace(" ", "_").replace("'", "")
+
+
 def arms(segmenter: Path) -> dict[str, list[str]]:
     """Options of each arm beside those that all have."""
     chosen = ["--policy.segmentation_from_instruction=true"]
@@ -90,7 +95,7 @@ class Study:
 
     def step(self, name: str, command: list[str], done: Path) -> None:
         """Run a command unless its result is there."""
-        run(name.replace(" ", "_").replace("'", ""), command, done, self.out)
+        run(file_name(name), command, done, self.out)
 
     def base(self) -> Path:
         """Demonstrations of the mix, and SmolVLA trained on them."""
@@ -139,11 +144,12 @@ class Study:
         self, name: str, policy: list[str], root: Path, steps: int, batch: int, lr: float, seed: int
     ) -> Path:
         """Train, and return the checkpoint."""
-        out = self.out / name.replace(" ", "_").replace("'", "")
+        out = self.out / file_name(name)
         done = out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
         last = out / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
         options = [
-            *POLICY, *policy, f"--policy.optimizer_lr={lr}", f"--policy.scheduler_decay_steps={steps}", f"--policy.vlm_model_name={self.vlm}",
+            *POLICY, *policy, f"--policy.vlm_model_name={self.vlm}",
+            f"--policy.optimizer_lr={lr}", f"--policy.scheduler_decay_steps={steps}",
             "--dataset.repo_id=local/study", f"--dataset.root={root}", f"--output_dir={out}", f"--steps={steps}",
             f"--batch_size={batch}", "--num_workers=1", "--log_freq=100", "--save_freq=1000", f"--seed={seed}",
         ]  # fmt: skip
@@ -156,11 +162,12 @@ class Study:
 
     def evaluate(self, name: str, checkpoint: Path, root: Path, level: str, seg: bool) -> list[int]:
         """Success at each of the frozen starts, with true masks among what is observed or without."""
-        out = self.out / f"eval_{name}_{level}".replace(" ", "_").replace("'", "")
+        out = self.out / file_name(f"eval_{name}_{level}")
         options = [
             f"--policy.path={checkpoint}", "--policy.device=cpu", "--env.type=so101_sim", "--env.task=sort_cubes",
             f"--env.level={level}", f"--env.height={SIDE}", f"--env.width={SIDE}", f"--env.seg={str(seg).lower()}",
-            f"--eval.n_episodes={self.options.starts}", "--eval.batch_size=10", "--eval.use_async_envs=false", f"--output_dir={out}",
+            f"--eval.n_episodes={self.options.starts}", "--eval.batch_size=10", "--eval.use_async_envs=false",
+            f"--output_dir={out}",
         ]  # fmt: skip
         self.step(out.name, [*self.command("eval", name, root), *options], out / "eval_info.json")
         metrics = json.loads((out / "eval_info.json").read_text())["per_task"][0]["metrics"]

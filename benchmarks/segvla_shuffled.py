@@ -37,6 +37,7 @@ def main() -> None:
         other = masks[key][torch.randint(len(masks[key]), (count,), generator=generator)]
         return real(self, other.reshape(plane.shape).to(plane), key)
 
+    # A patch and not a subclass: a saved pipeline names the step, and stock commands rebuild it by that name.
     SegVLAAddSegmentationStep.from_observed = from_observed  # type: ignore[method-assign]
     sys.argv = [f"lerobot-{command}", *options]
     {"train": lerobot_train, "eval": lerobot_eval}[command].main()

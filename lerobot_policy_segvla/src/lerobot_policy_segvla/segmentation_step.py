@@ -74,12 +74,11 @@ class SegVLAAddSegmentationStep(SegmentationProcessorStep):
     @cached_property
     def asks_by_sentence(self) -> bool:
         """Whether each sentence tells the segmenter what to look for. Its configuration is read once."""
-        return (
-            self.from_instruction
-            and self.segmenter not in ("", OBSERVED)
-            and _is_open(self.segmenter)
-            and not self.classes
-        )
+        from lerobot_processor_so101.segmenters import is_open_vocabulary
+
+        if not self.from_instruction or self.classes or self.segmenter in ("", OBSERVED):
+            return False
+        return is_open_vocabulary(self.segmenter)
 
     def load(self) -> Any:
         """Load the segmenter."""
@@ -105,7 +104,7 @@ class SegVLAAddSegmentationStep(SegmentationProcessorStep):
                 )
                 self._told = True
             return observation
-        sentences = self._sentences(observation) if self.from_instruction else []
+        sentences = self._sentences() if self.from_instruction else []
         if self.asks_by_sentence and missing:
             result = self._ask_by_sentence(observation, sentences)
         else:
@@ -170,7 +169,8 @@ class SegVLAAddSegmentationStep(SegmentationProcessorStep):
         index = ids[..., None, None].expand_as(probabilities)
         return probabilities.new_zeros(shape).scatter_(-3, index, probabilities)
 
-    def _sentences(self, observation: RobotObservation) -> list[str]:
+    def _sentences(self) -> list[str]:
+        """The task of each sample."""
         data = self.transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}
         task = data.get("task")
         if task is None:
@@ -246,9 +246,3 @@ class AskBySentence:
                 found[key] = images.new_zeros(count, self.step.max_mentions, 1, 1)
             found[key] = found[key].unflatten(0, pictures[camera].shape[:-3])
         return found
-
-
-def _is_open(name: str) -> bool:
-    from lerobot_processor_so101.segmenters import is_open_vocabulary
-
-    return is_open_vocabulary(name)
