@@ -9,6 +9,7 @@ import pytest
 from lerobot_env_so101_workbench import assets, scene
 from lerobot_env_so101_workbench.start import evaluation_start, props_of
 from lerobot_env_so101_workbench.tasks import TASKS
+from lerobot_processor_so101.arm_model import arm_model_path
 
 BASE = ("unlabeled", "background", "table", "cube", "static_finger", "moving_finger")
 OWN_CLASSES = {
@@ -66,9 +67,9 @@ def test_meshes_are_made_once_and_then_kept(tmp_path, monkeypatch):
 
 def test_a_missing_asset_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assets.model_path.cache_clear()
+    arm_model_path.cache_clear()
     try:
         with pytest.raises(FileNotFoundError, match=r"pip install 'so101-nexus>=0\.10,<0\.11'"):
-            assets.model_path()
+            arm_model_path()
     finally:
-        assets.model_path.cache_clear()
+        arm_model_path.cache_clear()

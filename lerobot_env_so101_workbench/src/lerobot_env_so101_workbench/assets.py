@@ -8,14 +8,14 @@ used as they are.
 """
 
 import hashlib
-import importlib.util
 import os
-from functools import cache
 from pathlib import Path
 
 import fast_simplification
 import numpy as np
 import trimesh
+
+from lerobot_processor_so101.arm_model import arm_model_path
 
 _RECIPE = "weld1mm-v2"  # part of the cache key: change it with the procedure
 _FACES = 1000
@@ -23,25 +23,6 @@ _JAW_FACES = 2000
 JAW_MESHES = ("wrist_roll_follower_so101_v1", "moving_jaw_so101_v1")
 FINGER_MESH = "static_finger"
 _FINGER_SOURCE = "wrist_roll_follower_so101_v1"
-
-
-@cache
-def model_path() -> Path:
-    """Path of Menagerie's `so101.xml` inside the installed asset package.
-
-    Raises:
-        FileNotFoundError: the package is missing or no longer carries the model.
-    """
-    spec = importlib.util.find_spec("so101_nexus")  # found, not imported: only its files are used
-    roots = list(spec.submodule_search_locations or []) if spec else []
-    for root in roots:
-        path = Path(root) / "assets" / "SO101_menagerie" / "so101.xml"
-        if path.is_file():
-            return path
-    raise FileNotFoundError(
-        "The SO-101 model was not found: expected assets/SO101_menagerie/so101.xml in the installed package "
-        "so101-nexus 0.10. Install it with: pip install 'so101-nexus>=0.10,<0.11'"
-    )
 
 
 def cache_dir() -> Path:
@@ -58,7 +39,7 @@ def visual_mesh(name: str) -> Path:
     `static_finger` is cut out of the wrist-roll follower (and missing from that mesh), so that the finger is a
     geom, hence a class, of its own.
     """
-    source = model_path().parent / "assets" / f"{_FINGER_SOURCE if name == FINGER_MESH else name}.stl"
+    source = arm_model_path().parent / "assets" / f"{_FINGER_SOURCE if name == FINGER_MESH else name}.stl"
     digest = hashlib.sha256(source.read_bytes() + _RECIPE.encode()).hexdigest()[:12]
     path = cache_dir() / f"{name}-{digest}.stl"
     if not path.is_file():

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from lerobot_processor_so101.arm_model import arm_model_path
+
 from . import arm, assets
 
 BASE_CLASSES = ("unlabeled", "background", "table", "cube", "static_finger", "moving_finger")
@@ -67,7 +69,7 @@ def class_names(props: Sequence[Prop]) -> tuple[str, ...]:
 
 def build(props: Sequence[Prop], shadows: bool = False) -> mujoco.MjModel:
     """Compile the scene with the given props on the table."""
-    spec = mujoco.MjSpec.from_file(str(assets.model_path()))
+    spec = mujoco.MjSpec.from_file(str(arm_model_path()))
     _set_options(spec, shadows)
     _lighten_arm(spec)
     _set_servos(spec)
