@@ -10,7 +10,10 @@ from typing import Any
 import gymnasium as gym
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
+from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+
+from lerobot_processor_so101 import TellFPSProcessorStep
 
 from .names import check_level, check_task
 from .views import View
@@ -90,6 +93,12 @@ class SO101SimEnvConfig(EnvConfig):
             "renderer": self.renderer,
             "shadows": self.shadows,
         }
+
+    def get_env_processors(self) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
+        """Tell policies the rate, which LeRobot does not."""
+        return PolicyProcessorPipeline(steps=[TellFPSProcessorStep(self.fps)]), PolicyProcessorPipeline(
+            steps=[]
+        )
 
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False

@@ -6,7 +6,8 @@ imported only where one is asked for: `lerobot_processor_so101.segmenters.make_s
 `lerobot_processor_so101.depth_models.make_depth_estimator`.
 """
 
-from .class_map import ClassMap
+from .check_observation_step import CheckObservationProcessorStep, TellFPSProcessorStep
+from .class_map import CLASS_NAMES, ClassMap
 from .crop_resize_step import CropResizeProcessorStep
 from .deferred import PERCEPTION, Deferred, resolve_all, resolve_perception
 from .disparity import depth_to_disparity
@@ -28,9 +29,11 @@ from .scores import Scores
 from .segmentation_step import SegmentationProcessorStep
 
 __all__ = [
+    "CLASS_NAMES",
     "GEOMETRY_FEATURES",
     "OBSERVED",
     "PERCEPTION",
+    "CheckObservationProcessorStep",
     "ClassMap",
     "CropResizeProcessorStep",
     "Deferred",
@@ -38,6 +41,7 @@ __all__ = [
     "ModelIdentity",
     "Scores",
     "SegmentationProcessorStep",
+    "TellFPSProcessorStep",
     "class_masks",
     "depth_image_key",
     "depth_to_disparity",

@@ -5,6 +5,7 @@ from lerobot.processor import RobotObservation
 from lerobot.utils.constants import OBS_IMAGES, OBS_STR
 from torch import Tensor
 
+FPS = f"{OBS_STR}.fps"  # control periods per second, where an environment tells them
 RECORD_HINT = "Record masks and depth: `so101-demos --seg=true --depth=true`, or on a robot `--robot.seg=true --robot.depth=true`."
 
 
