@@ -163,6 +163,23 @@ def test_live_and_stored_are_equal_to_the_bit(segmenter):
     assert all(torch.equal(read[key], live[key]) for key in stored)
 
 
+def test_disparity_without_fractions_is_that_of_bytes_live_and_stored(segmenter, depth_model):
+    frames = colours(cameras=("top",))
+    for step, whole in (
+        [
+            SegmentationProcessorStep(["top"], segmenter=segmenter, disparity=True, defer=False, whole=w)
+            for w in (0, 1)
+        ],
+        [DisparityProcessorStep(["top"], depth=depth_model, defer=False, whole=w) for w in (0, 1)],
+    ):
+        fine, cut = (s.observation(frames)["observation.disparity.top"] for s in (step, whole))
+        assert not torch.equal(fine, cut)
+        assert torch.equal(fine.floor(), cut)
+        seen = {"observation.seg.top": torch.zeros(2, 1, 84, 84)}
+        seen["observation.disparity.top"] = encode_disparity(cut).float()
+        assert torch.equal(whole.observation(seen)["observation.disparity.top"], cut)
+
+
 def test_stored_ids_without_stored_disparity_say_what_to_precompute(segmenter):
     step = SegmentationProcessorStep(["top"], segmenter=segmenter, disparity=True)
     with pytest.raises(ValueError, match="so101-precompute --depth=segmenter"):
@@ -187,6 +204,16 @@ def test_a_model_runs_once_for_all_cameras_and_frames_when_resolved(segmenter, c
     assert resolved["observation.disparity.top"].shape == (2, 3, 32, 48)
     assert all(resolved[key] is again[key] for key in resolved)
     assert resolve_perception(resolved) is resolved
+
+
+def test_blue_first_is_turned_round(segmenter):
+    frames = colours(cameras=("top",))
+    turned = {"observation.images.top": frames["observation.images.top"].flip(1)}
+    red_first = SegmentationProcessorStep(["top"], segmenter=segmenter, defer=False).observation(frames)
+    step = SegmentationProcessorStep(["top"], segmenter=segmenter, defer=False, color_order="bgr")
+    assert torch.equal(step.observation(turned)["observation.seg.top"], red_first["observation.seg.top"])
+    with pytest.raises(ValueError, match="color_order: found 'gbr', expected 'rgb' or 'bgr'"):
+        SegmentationProcessorStep(["top"], color_order="gbr")
 
 
 def test_deferred_equals_immediate(segmenter):

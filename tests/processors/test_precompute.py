@@ -122,6 +122,16 @@ def test_one_frame_at_a_time_gives_the_same(images, model, tmp_path):
     assert other <= 1e-3 * len(result) * 24 * 32
 
 
+def test_disparity_may_be_cut_off_as_bytes_are(images, model, tmp_path):
+    for whole in (False, True):
+        precompute(config(images, tmp_path / f"{whole}", model, depth="segmenter", whole_disparity=whole))
+    fine, cut = dataset(tmp_path / "False"), dataset(tmp_path / "True")
+    key = "observation.disparity.top"
+    assert torch.equal(decode_disparity(fine[0][key]).floor(), decode_disparity(cut[0][key]))
+    assert cut.features[key]["info"]["whole"]
+    assert "whole" not in fine.features[key]["info"]
+
+
 def test_depth_model_beside_a_segmenter(images, tmp_path):
     segmenter, depth = tiny_segformer(tmp_path / "s"), tiny_depth_anything(tmp_path / "d")
     precompute(config(images, tmp_path / "out", segmenter, depth=depth, cameras=["wrist"]))

@@ -29,10 +29,12 @@ class DisparityProcessorStep(PerceptionStep):
         depth: a name that `make_depth_estimator` knows, or "observation" for depth of any unit in
             `observation.images.<camera>_depth`.
         interpolation: "area" or "linear", as OpenCV's INTER_AREA and INTER_LINEAR.
+        whole: cut off the fractions, as bytes do.
     """
 
     depth: str = OBSERVED
     interpolation: Interpolation = "area"
+    whole: bool = False
 
     @property
     def model_name(self) -> str:
@@ -55,11 +57,14 @@ class DisparityProcessorStep(PerceptionStep):
 
     def from_stored(self, plane: Tensor, key: str) -> Tensor:
         """Disparity of another size is averaged."""
-        return resize_area(decode_disparity(plane), self.size)
+        return self._cut_off(resize_area(decode_disparity(plane), self.size))
 
     def from_observed(self, plane: Tensor, key: str) -> Tensor:
         """Stretched on the full picture, before averaging hides its nearest and farthest pixel."""
-        return depth_to_disparity(plane.squeeze(-3), size=self.size, interpolation=self.interpolation)
+        depth = plane.squeeze(-3)
+        if self.whole and depth.shape[-2:] == self.size:
+            return depth_to_disparity(depth).floor()  # before anything rounds
+        return self._cut_off(depth_to_disparity(depth, size=self.size, interpolation=self.interpolation))
 
     def perceive(self, frames: Sequence[Features]) -> list[Features]:
         """Estimate; see `PerceptionStep.perceive`."""
@@ -72,8 +77,12 @@ class DisparityProcessorStep(PerceptionStep):
         ]
 
     def _disparity(self, inverse: Tensor) -> Tensor:
-        return inverse_to_disparity(inverse, self.size, interpolation=self.interpolation)
+        return self._cut_off(inverse_to_disparity(inverse, self.size, interpolation=self.interpolation))
+
+    def _cut_off(self, disparity: Tensor) -> Tensor:
+        return disparity.floor() if self.whole else disparity
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
-        return {**super().get_config(), "depth": self.depth, "interpolation": self.interpolation}
+        own = {"depth": self.depth, "interpolation": self.interpolation, "whole": self.whole}
+        return {**super().get_config(), **own}

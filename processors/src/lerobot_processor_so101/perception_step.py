@@ -35,15 +35,22 @@ class PerceptionStep(ObservationProcessorStep):
         image_size: (h, w) of the feature, in pixels.
         defer: leave the model's work to `resolve_perception`.
         identity: of the model this step was made with; None asks the model.
+        color_order: of the pictures as they arrive, "rgb" or "bgr"; models look at RGB.
+
+    Raises:
+        ValueError: an unknown order of colours.
     """
 
     cameras: list[str]
     image_size: list[int] = field(default_factory=lambda: [84, 84])
     defer: bool = True
     identity: dict[str, Any] | None = None
+    color_order: str = "rgb"
     _model: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.color_order not in ("rgb", "bgr"):
+            raise ValueError(f"color_order: found {self.color_order!r}, expected 'rgb' or 'bgr'.")
         if self.model_name != OBSERVED and self.identity is None:
             self.identity = self.model.identity.to_dict()  # a wrong name fails now, not an hour into training
 
@@ -119,7 +126,8 @@ class PerceptionStep(ObservationProcessorStep):
                 result[key] = self.from_observed(camera_plane(observation, observed, RECORD_HINT), observed)
                 del result[observed]
             else:
-                pictures[camera] = camera_image(observation, image_key(camera))
+                image = camera_image(observation, image_key(camera))
+                pictures[camera] = image.flip(-3) if self.color_order == "bgr" else image
         if pictures:
             self.ask(self, pictures, result)
         return result
@@ -184,6 +192,7 @@ class PerceptionStep(ObservationProcessorStep):
             "image_size": list(self.image_size),
             "defer": self.defer,
             "identity": self.identity,
+            "color_order": self.color_order,
         }
 
     def transform_features(

@@ -27,6 +27,7 @@ class SegmentationProcessorStep(PerceptionStep):
         segmenter: a name that `make_segmenter` knows, or "observation" for ids in `observation.images.<camera>_seg`.
         classes: free-text classes of an open-vocabulary segmenter.
         disparity: also add `observation.disparity.<camera>` from the segmenter's own disparity head, in the same pass.
+        whole: cut off the fractions of disparity, as bytes do.
 
     Raises:
         ValueError: `disparity` of a segmenter without that head.
@@ -35,6 +36,7 @@ class SegmentationProcessorStep(PerceptionStep):
     segmenter: str = OBSERVED
     classes: list[str] = field(default_factory=list)
     disparity: bool = False
+    whole: bool = False
     _checked: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,7 @@ class SegmentationProcessorStep(PerceptionStep):
             if seg_key(camera) in observation or key in observation:
                 hint = f"This dataset has {seg_key(camera)!r}: precompute both, `so101-precompute --depth=segmenter`."
                 stored = decode_disparity(camera_plane(observation, key, hint))
-                result[key] = resize_area(stored, self.size)
+                result[key] = self._cut_off(resize_area(stored, self.size))
         return result
 
     def check_class_names(
@@ -125,12 +127,21 @@ class SegmentationProcessorStep(PerceptionStep):
             for camera, (scores, shape) in views.items():
                 features[-1][self.feature_key(camera)] = scores.ids(self.size).unflatten(0, shape)
                 if self.disparity:
-                    features[-1][disparity_key(camera)] = scores.disparity_map(self.size).unflatten(0, shape)
+                    disparity = self._cut_off(scores.disparity_map(self.size))
+                    features[-1][disparity_key(camera)] = disparity.unflatten(0, shape)
         return features
+
+    def _cut_off(self, disparity: Tensor) -> Tensor:
+        return disparity.floor() if self.whole else disparity
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
-        own = {"segmenter": self.segmenter, "classes": list(self.classes), "disparity": self.disparity}
+        own = {
+            "segmenter": self.segmenter,
+            "classes": list(self.classes),
+            "disparity": self.disparity,
+            "whole": self.whole,
+        }
         return {**super().get_config(), **own}
 
     def transform_features(

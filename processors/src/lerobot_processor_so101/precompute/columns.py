@@ -28,6 +28,7 @@ class Column:
         size: (h, w) of the map.
         shape: of one stored value: (height, width, 1) of a picture, or (C, h, w) of logits.
         identity: the model that makes it.
+        whole: fractions of disparity are cut off.
     """
 
     key: str
@@ -36,10 +37,17 @@ class Column:
     size: tuple[int, int]
     shape: tuple[int, int, int]
     identity: ModelIdentity
+    whole: bool = False
 
     def feature(self) -> dict[str, Any]:
         """The feature as LeRobot's `info.json` describes it."""
-        made = {"perception": self.identity.to_dict(), "form": self.form, "size": list(self.size)}
+        made: dict[str, Any] = {
+            "perception": self.identity.to_dict(),
+            "form": self.form,
+            "size": list(self.size),
+        }
+        if self.whole:
+            made["whole"] = True
         if self.form == LOGITS:
             return {
                 "dtype": "float16",

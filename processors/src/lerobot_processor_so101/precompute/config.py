@@ -43,6 +43,7 @@ class PrecomputeConfig:
         forms: what to store of its scores: ids, top_k, logits.
         depth: name of a depth model, or "segmenter" for the segmenter's own disparity.
         height, width: size of ids and disparity [pixels].
+        whole_disparity: cut off the fractions of disparity, as bytes do; for policies with that option.
         top_k, grid: how many classes top_k keeps, on grid x grid patches.
         logits_size: side of the square logits [pixels].
         drop_rgb: leave colours out of the new dataset.
@@ -64,6 +65,7 @@ class PrecomputeConfig:
     depth: str | None = None
     height: int = 84
     width: int = 84
+    whole_disparity: bool = False
     top_k: int = 10
     grid: int = 32
     logits_size: int = 512

@@ -84,7 +84,15 @@ class Models:
                 identity = self.identities[-1]  # the depth model's, or the segmenter's where there is none
                 shape = (*config.size, 1)
                 columns.append(
-                    Column(disparity_key(camera), camera, "disparity", config.size, shape, identity)
+                    Column(
+                        disparity_key(camera),
+                        camera,
+                        "disparity",
+                        config.size,
+                        shape,
+                        identity,
+                        config.whole_disparity,
+                    )
                 )
         return columns
 
@@ -123,7 +131,7 @@ class Models:
 
 def _stored(column: Column, scores: Scores | None, inverse: Tensor | None) -> Tensor:
     if inverse is not None and column.form == "disparity":
-        return encode_disparity(inverse_to_disparity(inverse, column.size))
+        return encode_disparity(_cut_off(column, inverse_to_disparity(inverse, column.size)))
     assert scores is not None
     if column.form == "ids":
         return encode_ids(scores.ids(column.size))
@@ -131,7 +139,11 @@ def _stored(column: Column, scores: Scores | None, inverse: Tensor | None) -> Te
         return encode_top_k(*scores.top_k(column.shape[0], column.size))
     if column.form == LOGITS:
         return scores.stored_logits(column.size)
-    return encode_disparity(scores.disparity_map(column.size))
+    return encode_disparity(_cut_off(column, scores.disparity_map(column.size)))
+
+
+def _cut_off(column: Column, disparity: Tensor) -> Tensor:
+    return disparity.floor() if column.whole else disparity
 
 
 def _check_finite(values: Tensor, model: str, camera: str) -> None:
