@@ -26,11 +26,9 @@ def config_for(segmenter, images, **options) -> SegDepthConfig:
         cameras=["top"],
         segmenter=segmenter,
         depth="segmenter",
-        chunk_size=CHUNK,
-        n_action_steps=CHUNK,
         device="cpu",
         push_to_hub=False,
-        **options,
+        **{"chunk_size": CHUNK, "n_action_steps": CHUNK, **options},
     )
 
 
@@ -126,3 +124,31 @@ def test_a_policy_with_other_class_names_than_the_segmenter_is_refused(segmenter
     config = config_for(segmenter, colours, class_names=["table", "cube"], watched_classes=["cube"])
     with pytest.raises(ValueError, match=r"--policy\.class_names"):
         make_pre_post_processors(config)
+
+
+def test_precomputed_and_live_are_equal_to_the_bit_when_the_crop_comes_later(segmenter):
+    from lerobot_policy_segdepth.modeling_segdepth import SegDepthPolicy
+    from lerobot_processor_so101 import SegmentationProcessorStep
+    from lerobot_processor_so101.stored import encode_disparity, encode_ids
+
+    picture = {"observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, 96, 128))}
+    config = config_for(segmenter, picture, preset="handoff", chunk_size=1, n_action_steps=1)
+    preprocessor, _ = make_pre_post_processors(config)
+    frames = {"observation.images.top": torch.rand(2, 3, 96, 128)}
+    whole = SegmentationProcessorStep(
+        ["top"], [96, 128], segmenter=segmenter, disparity=True, whole=True, defer=False
+    ).observation(frames)
+    stored = {
+        "observation.seg.top": encode_ids(whole["observation.seg.top"]).float(),
+        "observation.disparity.top": encode_disparity(whole["observation.disparity.top"]).float(),
+    }
+    state = {"observation.state": torch.zeros(2, 6)}
+    policy = SegDepthPolicy(config)
+    seen = []
+    for source in (frames, stored):
+        policy.reset()
+        policy.select_action(preprocessor({**source, **state}))
+        seen.append(policy.model.frames(policy._history.stack()))
+    assert seen[0].shape == (2, 6, 84, 84)
+    assert len(seen[0].unique()) > 3, "the model should tell pixels apart, or this says little"
+    assert torch.equal(*seen)

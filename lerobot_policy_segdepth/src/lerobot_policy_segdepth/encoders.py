@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lerobot_processor_so101 import GEOMETRY_FEATURES, class_masks, mask_geometry, resize_area
 
 _POOLED = 21  # side of the maps the convolutions see, in pixels
+_SMALLEST = 6  # side at which a linear layer takes over
 
 
 class RunningStandardizer(nn.Module):
@@ -73,21 +74,16 @@ class ConvEncoder(nn.Module):
 
     It sees averages over blocks, not single pixels: cheap enough to train on a CPU, and indifferent to the
     ragged edges of real masks.
+
+    Args:
+        class_ids: the C classes to look for.
+        channels: of the first convolution.
     """
 
     def __init__(self, class_ids: Sequence[int], channels: int):
         super().__init__()
         self.class_ids = tuple(class_ids)
-        self.output_dim = 4 * channels
-        side = (_POOLED + 3) // 4  # two strides of 2
-        self.net = nn.Sequential(
-            nn.Conv2d(len(self.class_ids) + 1, channels, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Flatten(),
-            nn.Linear(2 * channels * side * side, self.output_dim),
-        )
+        self.net, self.output_dim = _convolutions(len(self.class_ids) + 1, channels, _POOLED)
 
     def forward(self, ids: Tensor, disparity: Tensor) -> Tensor:
         """Encode ids (B, h, w) and disparity (B, h, w) in [0, 1] as (B, output_dim)."""
@@ -97,3 +93,31 @@ class ConvEncoder(nn.Module):
             )  # (B, C + 1, h, w)
             coarse = resize_area(maps, (_POOLED, _POOLED))
         return self.net(coarse)
+
+
+class ColorEncoder(nn.Module):
+    """The baseline without perception: the same kind of convolutions, more of them, on colours at full size.
+
+    Args:
+        side: of the square that pictures are resized to, in pixels.
+        channels: of the first convolution.
+    """
+
+    def __init__(self, side: int, channels: int):
+        super().__init__()
+        self.side = side
+        self.net, self.output_dim = _convolutions(3, channels, side)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Encode pictures (B, 3, h, w) in [0, 1] as (B, output_dim)."""
+        return self.net(resize_area(pictures, (self.side, self.side)) - 0.5)
+
+
+def _convolutions(inputs: int, channels: int, side: int) -> tuple[nn.Sequential, int]:
+    """Halve a square picture until at most six pixels are left, and the width of what comes out."""
+    layers: list[nn.Module] = []
+    width = channels
+    while side > _SMALLEST:
+        layers += [nn.Conv2d(inputs, width, 3, stride=2, padding=1), nn.SiLU()]
+        inputs, width, side = width, 2 * channels, (side + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * side * side, 4 * channels)), 4 * channels

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The segdepth policy: masks and disparity in, a chunk of joint targets out.
+"""The segdepth policy: masks and disparity in, motion out.
 
 What is unusual about it:
 - It sees no colours. Each camera gives 16 numbers per watched class (`mask_geometry`), and a small convolutional
@@ -8,6 +8,7 @@ What is unusual about it:
   learns the motion and not the pose. An untrained policy holds still.
 - It acts with an exponential moving average of its weights. The average is a second copy of the model: it is part
   of the checkpoint, is not trained by gradients, and is what runs in eval mode, validation losses included.
+- Its presets `handoff` and `pick101` are another network (`drqv2.py`) behind the same contract.
 """
 
 from collections import deque
@@ -21,10 +22,13 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lerobot_processor_so101 import disparity_key, resolve_perception, seg_key
+from lerobot_processor_so101 import disparity_key, image_key, resolve_perception, seg_key
 
+from .actions import OBS_TOOL
 from .configuration_segdepth import SegDepthConfig
-from .encoders import ConvEncoder, GeometryEncoder
+from .drqv2 import DrQv2Model, random_shift
+from .encoders import ColorEncoder, ConvEncoder, GeometryEncoder
+from .frames import FrameHistory
 
 _HUBER_BETA = 0.05  # in standard deviations of the action: quadratic below, so that small corrections count
 
@@ -50,11 +54,13 @@ class SegDepthPolicy(PreTrainedPolicy):
         config.validate_features()
         config.input_features = config.used_features
         self.config: SegDepthConfig = config
-        self.model = SegDepthModel(config)
+        self.model: nn.Module = DrQv2Model(config) if config.encoder == "drqv2" else SegDepthModel(config)
         self.ema: AveragedModel | None = None
         if config.ema_decay > 0:
             self.ema = AveragedModel(self.model, multi_avg_fn=partial(_average, config.ema_decay))
             self.ema.requires_grad_(False)
+        self._history = FrameHistory(config.n_obs_steps, config.stack_ticks)
+        self._classes_checked = False
         self.reset()
 
     def get_optim_params(self) -> list[nn.Parameter]:
@@ -62,8 +68,10 @@ class SegDepthPolicy(PreTrainedPolicy):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def reset(self) -> None:
-        """Forget the planned actions; called when an episode begins."""
-        self._action_queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
+        """Forget the planned actions, the frames and the target of the tool; called when an episode begins."""
+        self._action_queue: deque[Tensor] = deque()
+        self._history.clear()
+        self._target: Tensor | None = None
 
     def update(self) -> None:
         """Take the trained weights into the average; `lerobot-train` calls this after every optimizer step."""
@@ -85,7 +93,7 @@ class SegDepthPolicy(PreTrainedPolicy):
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction: found {reduction!r}, expected 'mean' or 'none'.")
-        batch = resolve_perception(batch)
+        batch = self._checked(resolve_perception(batch))
         model = self.model if self.training else self._acting_model()
         target = batch[ACTION]
         error = F.smooth_l1_loss(model(batch), target, beta=_HUBER_BETA, reduction="none").mean(-1)  # (B, T)
@@ -97,18 +105,71 @@ class SegDepthPolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """Predict `chunk_size` normalised actions from the present observation, (B, T, A)."""
-        self.eval()
-        return self._acting_model()(resolve_perception(batch))
+        """Predict `chunk_size` actions from the present observation, (B, T, A), as the postprocessor takes them.
+
+        Called by itself, each call counts as a control period of the frames that are seen together.
+        """
+        self._history.push(batch)
+        return self._predict()
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """Return the next action, (B, A); looks at `batch` only every `n_action_steps` calls."""
-        self.eval()
+        """Return the next action, (B, A); looks every `n_action_steps * action_repeat` calls."""
+        self._history.push(batch)
         if not self._action_queue:
-            chunk = self.predict_action_chunk(batch)[:, : self.config.n_action_steps]
-            self._action_queue.extend(chunk.transpose(0, 1))  # (n_action_steps, B, A)
-        return self._action_queue.popleft()
+            chunk = self._predict()[:, : self.config.n_action_steps]
+            self._action_queue.extend(chunk.repeat_interleave(self.config.action_repeat, 1).transpose(0, 1))
+        action = self._action_queue.popleft()
+        if self.config.action_space == "tool_deltas":
+            self._target = action[:, :3]
+        return action
+
+    def _predict(self) -> Tensor:
+        """Look at the frames that are remembered, and predict."""
+        self.eval()
+        batch = self._checked(self._history.stack())
+        actions = self._acting_model()(batch)
+        return (
+            self._places(actions, batch[OBS_TOOL]) if self.config.action_space == "tool_deltas" else actions
+        )
+
+    def _places(self, actions: Tensor, tool: Tensor) -> Tensor:
+        """Add tool deltas up to places inside the workspace, (B, T, 4); see `ToolPoseStep` for `tool`."""
+        place = (tool[:, -1] if tool.ndim == 3 else tool)[:, 6:9]
+        if self.config.tool_reference == "target" and self._target is not None:
+            place = self._target
+        lower, upper = actions.new_tensor(self.config.workspace).split(3)
+        places = []
+        for delta in actions[..., :3].unbind(1):
+            place = (place + self.config.tool_scale * delta).clamp(lower, upper)
+            places.append(place)
+        return torch.cat([torch.stack(places, 1), actions[..., 3:]], -1)
+
+    def _checked(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Refuse joints and masks that the network was not built for."""
+        expected, found = self.config.input_features[OBS_STATE].shape[0], batch[OBS_STATE].shape[-1]
+        if found != expected:
+            raise ValueError(
+                f"{OBS_STATE}: found {found} numbers, expected {expected}, as in training. Use the arm that the "
+                "dataset was recorded with."
+            )
+        if (
+            self.config.encoder != "rgb" and not self._classes_checked
+        ):  # once: each check waits for the device
+            for camera in self.config.cameras:
+                self._check_ids(seg_key(camera), batch[seg_key(camera)])
+            self._classes_checked = True
+        return batch
+
+    def _check_ids(self, key: str, ids: Tensor) -> None:
+        """Refuse masks whose ids the configuration has no names for."""
+        classes = len(self.config.class_names)
+        if int(ids.max()) >= classes:
+            raise ValueError(
+                f"{key}: found class id {int(ids.max())}, expected 0 to {classes - 1}, the positions in class_names. "
+                "Name the classes of this task with `--policy.class_names`; or, if the masks were recorded as video, "
+                "record them again with `--dataset.depth_encoder.use_log=false`."
+            )
 
     def _acting_model(self) -> nn.Module:
         # The average is empty until the first update: in a new policy, or a checkpoint trained without it.
@@ -122,19 +183,20 @@ class SegDepthModel(nn.Module):
         super().__init__()
         if config.robot_state_feature is None or config.action_feature is None:
             raise ValueError("segdepth needs the features of state and action.")
-        self.cameras = tuple(config.cameras)
-        self.blind = config.blind
-        self.n_classes = len(config.class_names)
-        self._ids_checked = False
-        self.state_noise = config.state_noise
+        self.config = config
         self.chunk_size = config.chunk_size
         state_dim, self.action_dim = config.robot_state_feature.shape[0], config.action_feature.shape[0]
 
-        self.geometry = nn.ModuleList(GeometryEncoder(config.class_ids) for _ in self.cameras)
-        self.conv = nn.ModuleList()
-        if config.conv_channels > 0:
-            self.conv.extend(ConvEncoder(config.class_ids, config.conv_channels) for _ in self.cameras)
-        self.visual_dim = sum(encoder.output_dim for encoder in (*self.geometry, *self.conv))
+        self.geometry, self.conv, self.color = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for _ in config.cameras:
+            if config.encoder == "rgb":
+                self.color.append(ColorEncoder(config.image_size, config.conv_channels))
+                continue
+            self.geometry.append(GeometryEncoder(config.class_ids))
+            if config.encoder == "both":
+                self.conv.append(ConvEncoder(config.class_ids, config.conv_channels))
+        encoders = (*self.geometry, *self.conv, *self.color)
+        self.visual_dim = config.n_obs_steps * sum(encoder.output_dim for encoder in encoders)
 
         self.mlp = _mlp(
             self.visual_dim + state_dim, config.hidden_dim, config.n_layers, self.chunk_size * self.action_dim
@@ -154,35 +216,44 @@ class SegDepthModel(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Predict a chunk of normalised actions, (B, T, A), from what the preprocessor gives."""
-        state = batch[OBS_STATE]  # (B, S)
-        if self.training and self.state_noise > 0:
-            state = state + self.state_noise * torch.randn_like(state)
+        state = batch[OBS_STATE]
+        if state.ndim == 3:
+            state = state[:, -1]  # (B, S)
+        if self.training and self.config.state_noise > 0:
+            state = state + self.config.state_noise * torch.randn_like(state)
         actions = self.hold(state) + self.mlp(torch.cat([self._look(batch, state), state], dim=-1))
         return actions.unflatten(-1, (self.chunk_size, self.action_dim))  # (B, T, A)
 
     def _look(self, batch: dict[str, Tensor], state: Tensor) -> Tensor:
         """Encode what all cameras see, (B, visual_dim); zeros if blind."""
-        if self.blind:
+        if self.config.blind:
             return state.new_zeros(len(state), self.visual_dim)
-        if not self._ids_checked:  # once is enough, and each check waits for the device
-            self._check_ids(batch)
-        views = [(batch[seg_key(camera)], batch[disparity_key(camera)] / 255) for camera in self.cameras]
-        codes = [encode(*view) for encode, view in zip(self.geometry, views, strict=True)]
-        if self.conv:
-            codes += [encode(*view) for encode, view in zip(self.conv, views, strict=True)]
-        return torch.cat(codes, dim=-1)
+        cameras = self.config.cameras
+        if self.color:
+            codes = [
+                encode(self._picture(batch, key))
+                for encode, key in zip(self.color, map(image_key, cameras), strict=True)
+            ]
+        else:
+            views = [
+                (_frames(batch[seg_key(c)], 2), _frames(batch[disparity_key(c)], 2) / 255) for c in cameras
+            ]
+            codes = [encode(*view) for encode, view in zip(self.geometry, views, strict=True)]
+            if self.conv:
+                codes += [encode(*view) for encode, view in zip(self.conv, views, strict=True)]
+        return torch.cat([code.unflatten(0, (len(state), -1)).flatten(1) for code in codes], dim=-1)
 
-    def _check_ids(self, batch: dict[str, Tensor]) -> None:
-        """Refuse masks whose ids the configuration has no names for."""
-        for camera in self.cameras:
-            highest = int(batch[seg_key(camera)].max())
-            if highest >= self.n_classes:
-                raise ValueError(
-                    f"{seg_key(camera)}: found class id {highest}, expected 0 to {self.n_classes - 1}, the positions "
-                    "in class_names. Name the classes of this task with `--policy.class_names`; or, if the masks "
-                    "were recorded as video, record them again with `--dataset.depth_encoder.use_log=false`."
-                )
-        self._ids_checked = True
+    def _picture(self, batch: dict[str, Tensor], key: str) -> Tensor:
+        picture = _frames(batch[key], 3)
+        if self.config.color_order == "bgr":
+            picture = picture.flip(-3)
+        shift = self.config.random_shift if self.training else 0
+        return random_shift(picture, shift) if shift else picture
+
+
+def _frames(values: Tensor, dims: int) -> Tensor:
+    """(B, T, …) or (B, …) as (B * T, …), where a frame has `dims` dimensions."""
+    return values.flatten(0, -1 - dims)
 
 
 def _mlp(input_dim: int, hidden_dim: int, n_layers: int, output_dim: int) -> nn.Sequential:

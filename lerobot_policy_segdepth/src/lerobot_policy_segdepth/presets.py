@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three ways to see and to move, by name.
+
+`handoff` is seed 002 as it is written, and `pick101` is what the networks of that project were trained with; the
+two differ in fourteen places (docs/segdepth.md). `recommended` is neither. Everything in which they differ is a field
+of the configuration, so that any of it can be chosen by itself.
+"""
+
+from typing import Any
+
+SQUARE = [0.0, 0.125, 1.0, 0.75]  # the central 480 x 480 of 640 x 480
+
+_RECOMMENDED: dict[str, Any] = {
+    "cameras": ["top", "wrist"],
+    "n_obs_steps": 1,
+    "fps": 30,
+    "stack_period": 1 / 30,
+    "class_values": [],
+    "crop": [],
+    "crop_first": False,
+    "interpolation": "area",
+    "whole_disparity": False,
+    "encoder": "both",
+    "pixel_offset": 0.0,
+    "random_shift": 0,
+    "state_noise": 0.03,
+    "ema_decay": 0.998,
+    "proprioception": "joints",
+    "action_space": "joints",
+    "chunk_size": 4,
+    "n_action_steps": 4,
+    "action_repeat": 1,
+    "optimizer_lr": 4e-3,
+}
+
+_HANDOFF: dict[str, Any] = {
+    **_RECOMMENDED,
+    "cameras": ["wrist"],
+    "n_obs_steps": 3,
+    "class_values": [0, 1, 2, 3, 4, 5],
+    "crop": SQUARE,
+    "interpolation": "linear",
+    "whole_disparity": True,
+    "encoder": "drqv2",
+    "random_shift": 4,
+    "state_noise": 0.0,
+    "proprioception": "none",
+    "action_space": "joint_deltas",
+    "chunk_size": 1,
+    "n_action_steps": 1,
+    "action_repeat": 2,
+    "optimizer_lr": 1e-4,
+}
+
+_PICK101: dict[str, Any] = {
+    **_HANDOFF,
+    "fps": 50,
+    "stack_period": 0.02,
+    "class_values": [0, 0, 1, 2, 3, 4],
+    "interpolation": "area",
+    "pixel_offset": 0.5,
+    "proprioception": "joints_velocities_tool",
+    "action_space": "tool_deltas",
+    "action_repeat": 1,
+}
+
+PRESETS = {"recommended": _RECOMMENDED, "handoff": _HANDOFF, "pick101": _PICK101}
