@@ -14,22 +14,21 @@ seeds, for a machine with a GPU; `--episodes` for other numbers of demonstration
 import argparse
 import json
 import os
-import shutil
 from pathlib import Path
-
-from examples.demo import run
 
 from lerobot_policy_segvla.small_vlm import save_small_vlm
 
-from .report import paired_gain, percent, rate, save, table
+from .report import save
+from .study import Study, compare, row
 
-SIDE = 96
+SIDE, LEVEL = 96, "distractors"
 CUBES, BOWLS = ("red cube", "green cube", "yellow cube"), ("blue bowl", "white bowl")
 SENTENCES = ["Lift the cube.", *(f"Put the {cube} into the {bowl}." for cube in CUBES for bowl in BOWLS)]
 CLASSES = [
     "unlabeled", "background", "table", "cube", "static_finger", "moving_finger", *CUBES, *BOWLS,
 ]  # fmt: skip
 TOLD = [*CUBES, *BOWLS, "static_finger", "moving_finger"]
+MAIN = ("smolvla", "true masks")  # what the study is about; these two are trained twice
 BASE = {"lift_cube": 60, "place_cube": 120, "sort_cubes": 300}  # demonstrations
 PICTURES = [f"--height={SIDE}", f"--width={SIDE}", "--video=false"]
 POLICY = [
@@ -52,11 +51,6 @@ def listed(names: list[str] | tuple[str, ...]) -> str:
     return json.dumps(list(names))
 
 
-def file_name(name: str) -> str:
-    """A name of an arm as that of a file."""
-    return name.replace(" ", "_").replace("'", "")
-
-
 def arms(segmenter: Path) -> dict[str, list[str]]:
     """Options of each arm beside those that all have."""
     chosen = ["--policy.segmentation_from_instruction=true"]
@@ -76,8 +70,8 @@ def arms(segmenter: Path) -> dict[str, list[str]]:
     }
 
 
-class Study:
-    """The steps of the study, in a folder that keeps what is done.
+class Helps(Study):
+    """The steps of the study.
 
     Args:
         out: the folder.
@@ -85,17 +79,13 @@ class Study:
     """
 
     def __init__(self, out: Path, options: argparse.Namespace) -> None:
-        self.out, self.options = out, options
-        out.mkdir(parents=True, exist_ok=True)
+        super().__init__(out)
+        self.options = options
         self.vlm = out / "vlm"
         if not self.vlm.is_dir():
             save_small_vlm(
                 self.vlm, SENTENCES, SIDE, 8, width=128, layers=4, vision_width=96, vision_layers=2
             )
-
-    def step(self, name: str, command: list[str], done: Path) -> None:
-        """Run a command unless its result is there."""
-        run(file_name(name), command, done, self.out)
 
     def base(self) -> Path:
         """Demonstrations of the mix, and SmolVLA trained on them."""
@@ -107,30 +97,19 @@ class Study:
                  "--repo_id=local/mix", f"--resume={str(number > 0).lower()}", f"--seed={1000 * number}"],
                 root / "meta" / "info.json",
             )  # fmt: skip
-        return self.train(
-            "base", ["--policy.type=smolvla"], root, self.options.base_steps, batch=32, lr=1e-3, seed=0
-        )
+        options = [
+            "--policy.type=smolvla",
+            *self.training(root, self.options.base_steps, batch=32, lr=1e-3, seed=0),
+        ]
+        return self.train("base", options, self.options.base_steps)
 
     def few(self) -> Path:
         """The few demonstrations, with true masks."""
-        root = self.out / f"few-{self.options.episodes}"
-        self.step(
-            root.name,
-            ["so101-demos", f"--root={root}", "--task=sort_cubes", "--level=distractors", "--seed=5000",
-             f"--episodes={self.options.episodes}", "--seg=true", *PICTURES],
-            root / "meta" / "info.json",
-        )  # fmt: skip
-        return root
+        return self.sorted(f"few-{self.options.episodes}", self.options.episodes, 5000)
 
     def segmenter(self) -> Path:
         """The EfficientViT, trained on other demonstrations of the task."""
-        root, out = self.out / "masks", self.out / "segmenter"
-        self.step(
-            "demonstrate masks",
-            ["so101-demos", f"--root={root}", "--task=sort_cubes", "--level=distractors", "--seed=9000",
-             "--episodes=60", "--seg=true", *PICTURES],
-            root / "meta" / "info.json",
-        )  # fmt: skip
+        root, out = self.sorted("masks", 60, 9000), self.out / "segmenter"
         self.step(
             "segmenter",
             ["so101-train-segmenter", f"--data=[{root}]", f"--output_dir={out}", f"--height={SIDE}",
@@ -140,44 +119,39 @@ class Study:
         )  # fmt: skip
         return out / "best"
 
-    def train(
-        self, name: str, policy: list[str], root: Path, steps: int, batch: int, lr: float, seed: int
-    ) -> Path:
-        """Train, and return the checkpoint."""
-        out = self.out / file_name(name)
-        done = out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
-        last = out / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
-        options = [
-            *POLICY, *policy, f"--policy.vlm_model_name={self.vlm}",
-            f"--policy.optimizer_lr={lr}", f"--policy.scheduler_decay_steps={steps}",
-            "--dataset.repo_id=local/study", f"--dataset.root={root}", f"--output_dir={out}", f"--steps={steps}",
-            f"--batch_size={batch}", "--num_workers=1", "--log_freq=100", "--save_freq=1000", f"--seed={seed}",
-        ]  # fmt: skip
-        if last.is_file():  # stopped on the way
-            options = ["--resume=true", f"--config_path={last}"]
-        elif out.exists():  # stopped before its first checkpoint; LeRobot wants a new folder
-            shutil.rmtree(out)
-        self.step(f"train {name}", [*self.command("train", name, root), *options], done / "model.safetensors")
-        return done
+    def sorted(self, name: str, episodes: int, seed: int) -> Path:
+        """Demonstrations of sorting among distractors, with masks."""
+        task = ["--task=sort_cubes", "--level=distractors", f"--seed={seed}", f"--episodes={episodes}"]
+        return self.demonstrate(name, [*task, "--seg=true", *PICTURES])
 
-    def evaluate(self, name: str, checkpoint: Path, root: Path, level: str, seg: bool) -> list[int]:
-        """Success at each of the frozen starts, with true masks among what is observed or without."""
-        out = self.out / file_name(f"eval_{name}_{level}")
-        options = [
-            f"--policy.path={checkpoint}", "--policy.device=cpu", "--env.type=so101_sim", "--env.task=sort_cubes",
-            f"--env.level={level}", f"--env.height={SIDE}", f"--env.width={SIDE}", f"--env.seg={str(seg).lower()}",
-            f"--eval.n_episodes={self.options.starts}", "--eval.batch_size=10", "--eval.use_async_envs=false",
-            f"--output_dir={out}",
+    def training(self, root: Path, steps: int, batch: int, lr: float, seed: int) -> list[str]:
+        """What all trainings are told."""
+        return [
+            *POLICY, f"--policy.vlm_model_name={self.vlm}", f"--policy.optimizer_lr={lr}",
+            f"--policy.scheduler_decay_steps={steps}", "--dataset.repo_id=local/study", f"--dataset.root={root}",
+            f"--batch_size={batch}", "--save_freq=1000", f"--seed={seed}",
         ]  # fmt: skip
-        self.step(out.name, [*self.command("eval", name, root), *options], out / "eval_info.json")
-        metrics = json.loads((out / "eval_info.json").read_text())["per_task"][0]["metrics"]
-        return [int(success) for success in metrics["successes"]]
 
-    def command(self, what: str, name: str, root: Path) -> list[str]:
-        """LeRobot's command, or the one that shuffles masks."""
-        if name.startswith("shuffled"):
-            return ["python", "-m", "benchmarks.segvla_shuffled", what, str(root)]
-        return [f"lerobot-{what}"]
+    def arm(self, name: str, policy: list[str], base: Path, few: Path, seed: int) -> dict:
+        """Fine-tune and evaluate one arm."""
+        run_name, steps = f"{name} {self.options.episodes} {seed}", self.options.steps
+        start = ["--policy.type=segvla", f"--policy.init_from={base}", *policy]
+        options = [*start, *self.training(few, steps, batch=16, lr=3e-4, seed=seed)]
+        checkpoint = self.train(run_name, options, steps, _command("train", name, few))
+        seg = "--policy.segmenter=observation" in policy
+        env = [
+            "--env.task=sort_cubes", f"--env.level={LEVEL}", f"--env.height={SIDE}", f"--env.width={SIDE}",
+            f"--env.seg={str(seg).lower()}", f"--eval.n_episodes={self.options.starts}", "--eval.batch_size=10",
+        ]  # fmt: skip
+        successes = self.evaluate(f"{run_name} {LEVEL}", checkpoint, env, _command("eval", name, few))
+        return row(successes, arm=name, seed=seed)
+
+
+def _command(what: str, arm: str, root: Path) -> list[str]:
+    """LeRobot's command, or the one that shuffles masks."""
+    if arm == "shuffled masks":
+        return ["python", "-m", "benchmarks.segvla_shuffled", what, str(root)]
+    return [f"lerobot-{what}"]
 
 
 def main() -> None:
@@ -190,40 +164,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--episodes", type=int, default=100, help="demonstrations to fine-tune on")
     parser.add_argument("--seeds", type=int, default=5 if full else 1)
+    parser.add_argument("--main_seeds", type=int, default=5 if full else 2, help=f"of {' and '.join(MAIN)}")
     parser.add_argument("--starts", type=int, default=200)
     parser.add_argument("--arms", nargs="+", help="only these")
     options = parser.parse_args()
-    study = Study(options.out, options)
+    study = Helps(options.out, options)
     base, few, segmenter = study.base(), study.few(), study.segmenter()
-    rows = []
-    for seed in range(options.seeds):
-        for name, policy in arms(segmenter).items():
-            if options.arms and name not in options.arms:
-                continue
-            run_name = f"{name} {options.episodes} {seed}"
-            start = ["--policy.type=segvla", f"--policy.init_from={base}", *policy]
-            checkpoint = study.train(run_name, start, few, options.steps, batch=16, lr=3e-4, seed=seed)
-            seg = "--policy.segmenter=observation" in policy
-            successes = study.evaluate(run_name, checkpoint, few, "distractors", seg)
-            rows.append(
-                {"arm": name, "seed": seed, **rate(sum(successes), len(successes)), "per_start": successes}
-            )
-    print(
-        table(
-            ["arm", "seed", "success (Wilson 95 %)"], [[r["arm"], str(r["seed"]), percent(r)] for r in rows]
-        )
-    )
-    per_start: dict[str, list[list[int]]] = {}
-    for row in rows:
-        per_start.setdefault(row["arm"], []).append(row["per_start"])
-    pairs = [(arm, "smolvla") for arm in per_start] + [("true masks", arm) for arm in per_start]
-    gains = [
-        {"first": first, "second": second, **paired_gain(per_start[first], per_start[second])}
-        for first, second in dict.fromkeys(pairs)
-        if first != second and {first, second} <= set(per_start)
+    rows = [
+        study.arm(name, policy, base, few, seed)
+        for seed in range(max(options.seeds, options.main_seeds))
+        for name, policy in arms(segmenter).items()
+        if (not options.arms or name in options.arms)
+        and seed < (options.main_seeds if name in MAIN else options.seeds)
     ]
-    for gain in gains:
-        print(f"{gain['first']} over {gain['second']}: {gain['gain']:+.3f}, {gain['bootstrap95']}")
+    names = list(arms(segmenter))
+    gains = compare(rows, (), [(arm, "smolvla") for arm in names] + [("true masks", arm) for arm in names])
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "arms")}
     print("written to", save("segvla_helps", {"settings": settings, "rows": rows, "paired": gains}))
 

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the learning studies have in common: steps of stock commands in a folder that keeps what is done."""
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+
+from examples.demo import run
+
+from .report import paired_gain, percent, rate, table
+
+
+class Study:
+    """Commands, each run once.
+
+    Args:
+        out: the folder. Stopped and started again, a study goes on where it was.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        out.mkdir(parents=True, exist_ok=True)
+
+    def step(self, name: str, command: list[str], done: Path) -> Path:
+        """Run a command unless its result is there, and return that."""
+        run(file_name(name), command, done, self.out)
+        return done
+
+    def demonstrate(self, name: str, options: Sequence[str]) -> Path:
+        """Record demonstrations, and return their folder."""
+        root = self.out / file_name(name)
+        self.step(name, ["so101-demos", f"--root={root}", *options], root / "meta" / "info.json")
+        return root
+
+    def train(
+        self, name: str, options: Sequence[str], steps: int, command: Sequence[str] = ("lerobot-train",)
+    ) -> Path:
+        """Train, or go on with a training that was stopped, and return the checkpoint."""
+        out = self.out / file_name(name)
+        done = out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
+        last = out / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
+        if last.is_file():
+            options = ["--resume=true", f"--config_path={last}"]
+        else:
+            if out.exists():  # stopped before its first checkpoint; LeRobot wants a new folder
+                shutil.rmtree(out)
+            options = [
+                *options,
+                f"--output_dir={out}",
+                f"--steps={steps}",
+                "--num_workers=1",
+                "--log_freq=100",
+            ]
+        self.step(f"train {name}", [*command, *options], done / "model.safetensors")
+        return done
+
+    def evaluate(
+        self, name: str, checkpoint: Path, options: Sequence[str], command: Sequence[str] = ("lerobot-eval",)
+    ) -> list[int]:
+        """Success at each of the frozen starts."""
+        out = self.out / file_name(f"eval {name}")
+        own = [f"--policy.path={checkpoint}", "--policy.device=cpu", "--env.type=so101_sim"]
+        own += ["--eval.use_async_envs=false", f"--output_dir={out}"]
+        done = self.step(out.name, [*command, *own, *options], out / "eval_info.json")
+        metrics = json.loads(done.read_text())["per_task"][0]["metrics"]
+        return [int(success) for success in metrics["successes"]]
+
+
+def file_name(name: str) -> str:
+    """A name of an arm as that of a file."""
+    return name.replace(" ", "_").replace("'", "")
+
+
+def row(successes: list[int], **what: str | int) -> dict:
+    """An evaluation, as it is reported."""
+    return {**what, **rate(sum(successes), len(successes)), "per_start": successes}
+
+
+def compare(rows: list[dict], keys: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[dict]:
+    """Print success of every row, and gains of arms over others, paired over starts.
+
+    Args:
+        rows: with "arm", "seed" and `keys`.
+        keys: what must be alike in two arms that are compared, such as the task.
+        pairs: arms that are compared; those without results are left out.
+
+    Returns:
+        The gains.
+    """
+    cells = [[*(r[key] for key in keys), r["arm"], str(r["seed"]), percent(r)] for r in rows]
+    print(table([*keys, "arm", "seed", "success (Wilson 95 %)"], cells))
+    runs: dict[tuple, dict[str, list[list[int]]]] = {}
+    for r in rows:
+        runs.setdefault(tuple(r[key] for key in keys), {}).setdefault(r["arm"], []).append(r["per_start"])
+    gains = []
+    for (case, arms), (first, second) in product(runs.items(), dict.fromkeys(pairs)):
+        if first != second and {first, second} <= set(arms):
+            gain = paired_gain(arms[first], arms[second])
+            gains.append({**dict(zip(keys, case, strict=True)), "first": first, "second": second, **gain})
+            print(*case, f"{first} over {second}: {gain['gain']:+.3f}, {gain['bootstrap95']}")
+    return gains
