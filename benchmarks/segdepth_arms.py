@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What are masks and disparity worth, true or estimated, to a policy of the same size and training?
+
+    python -m benchmarks.segdepth_arms
+
+`lift_cube` and `place_cube`, 300 demonstrations at level `randomised`, stock commands, and the same 200 frozen starts for
+all arms at `clean` and at `randomised`:
+
+    true         masks and depth of the simulator
+    estimated    both from the two-headed EfficientViT that looks at colours; for place_cube it is trained here
+    rgb          the same MLP and steps on convolutions over colours
+    blind        trained without sight
+    act          LeRobot's ACT on colours, with its defaults but for a chunk of 30 actions
+
+Stopped and started again, it goes on where it was; some four hours on two cores, or in parts: `--tasks`, `--arms`.
+BENCH=full: five seeds. Writes results/segdepth_arms.json.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from .report import save
+from .study import Study, compare, row
+
+CLASSES = ["unlabeled", "background", "table", "cube", "static_finger", "moving_finger"]
+TASKS = {
+    "lift_cube": [],
+    "place_cube": [
+        f"--policy.class_names={json.dumps([*CLASSES, 'red cube', 'blue bowl'])}",
+        f"--policy.watched_classes={json.dumps(['red cube', 'blue bowl', 'static_finger', 'moving_finger'])}",
+    ],
+}
+ARMS = ("true", "estimated", "rgb", "blind", "act")
+LEVELS = ("clean", "randomised")
+SMALL = ["--height=84", "--width=84", "--rgb=false", "--seg=true", "--depth=true"]
+COLOURS = ["--height=120", "--width=160"]
+
+
+class Arms(Study):
+    """The steps of the study.
+
+    Args:
+        out: the folder.
+        options: numbers from the command line.
+    """
+
+    def __init__(self, out: Path, options: argparse.Namespace) -> None:
+        super().__init__(out)
+        self.options = options
+
+    def demonstrations(
+        self, task: str, kind: str, pictures: list[str], seed: int = 20000, count: int = 0
+    ) -> Path:
+        """Demonstrations; the same seed gives the same motions, whatever is rendered."""
+        count = count or self.options.episodes
+        level = ["--level=randomised", "--video=false", f"--seed={seed}", f"--episodes={count}"]
+        return self.demonstrate(f"{task} {kind}", [f"--task={task}", *level, *pictures])
+
+    def segmenter(self, task: str) -> str:
+        """The package's own for the cube; one that also knows the bowl, trained on other demonstrations."""
+        if task == "lift_cube":
+            return "workbench"
+        root = self.demonstrations(task, "masks", [*COLOURS, "--seg=true", "--depth=true"], 40000, 150)
+        out = self.out / f"{task}_segmenter"
+        command = ["so101-train-segmenter", f"--data=[{root}]", f"--output_dir={out}", "--every=4"]
+        command += ["--disparity_head=true", "--height=120", "--width=160", "--batch_size=16", "--epochs=24"]
+        command += ["--lr=1e-3", "--augment=upright", "--init_from=none", "--workers=1"]
+        command += [f"--classes={json.dumps([*CLASSES, 'red cube', 'blue bowl'])}"]
+        self.step(out.name, command, out / "metrics.json")
+        return str(out / "best")
+
+    def data(self, task: str, arm: str) -> Path:
+        """What an arm learns from; without colours where they are not used."""
+        if arm in ("true", "blind"):
+            return self.demonstrations(task, "true", SMALL)
+        colours = self.demonstrations(task, "colours", COLOURS)
+        if arm != "estimated":
+            return colours
+        out = self.out / f"{task}_estimated"
+        command = ["so101-precompute", f"--root={colours}", f"--output={out}", "--drop_rgb=true"]
+        command += [f"--segmenter={self.segmenter(task)}", "--depth=segmenter"]
+        self.step(out.name, command, out / "meta" / "info.json")
+        return out
+
+    def policy(self, task: str, arm: str) -> list[str]:
+        """Options of an arm."""
+        if arm == "act":
+            sizes = ["--policy.chunk_size=30", "--policy.n_action_steps=15", "--batch_size=8"]
+            return ["--policy.type=act", "--policy.pretrained_backbone_weights=null", *sizes]
+        options = {
+            "estimated": [f"--policy.segmenter={self.segmenter(task)}", "--policy.depth=segmenter"],
+            "rgb": ["--policy.encoder=rgb"],
+            "blind": ["--policy.blind=true"],
+        }
+        return ["--policy.type=segdepth", *TASKS[task], *options.get(arm, []), "--batch_size=32"]
+
+    def arm(self, task: str, arm: str, seed: int) -> list[dict]:
+        """Train one arm and evaluate it at every level."""
+        root = self.data(task, arm)
+        name = f"{task} {arm} {seed}"
+        steps = self.options.act_steps if arm == "act" else self.options.steps
+        options = [
+            f"--dataset.root={root}",
+            "--dataset.repo_id=local/arms",
+            f"--save_freq={max(1000, steps // 4)}",
+        ]
+        options += [
+            "--policy.device=cpu",
+            "--policy.push_to_hub=false",
+            f"--seed={seed}",
+            *self.policy(task, arm),
+        ]
+        checkpoint = self.train(name, options, steps)
+        pictures = SMALL if arm in ("true", "blind") else COLOURS
+        rows = []
+        for level in LEVELS:
+            env = [f"--env.{picture.removeprefix('--')}" for picture in pictures]
+            env += [f"--env.task={task}", f"--env.level={level}", "--eval.batch_size=1"]
+            env += [f"--eval.n_episodes={self.options.starts}"]
+            successes = self.evaluate(f"{name} {level}", checkpoint, env)
+            rows.append(row(successes, task=task, level=level, arm=arm, seed=seed))
+        return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/segdepth_arms"))
+    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--act_steps", type=int, default=4000)
+    parser.add_argument("--seeds", type=int, default=5 if os.environ.get("BENCH") == "full" else 1)
+    parser.add_argument("--starts", type=int, default=200)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    options = parser.parse_args()
+    study = Arms(options.out, options)
+    rows = [
+        found
+        for task in options.tasks
+        for arm in options.arms
+        for seed in range(options.seeds)
+        for found in study.arm(task, arm, seed)
+    ]
+    gains = compare(rows, ("task", "level"), [("true", arm) for arm in ARMS])
+    settings = {key: value for key, value in vars(options).items() if key not in ("out", "tasks", "arms")}
+    print("written to", save("segdepth_arms", {"settings": settings, "rows": rows, "paired": gains}))
+
+
+if __name__ == "__main__":
+    main()
