@@ -50,6 +50,7 @@ def test_options(segvla_config, changes, message):
             {"segmentation_class_names": [], "segmentation_task_classes": [], "segmentation_geometry_classes": []},
             r"segmentation_class_names: found none",
         ),
+        ({"vlm_model_name": "outputs/gone/vlm"}, r"vlm_model_name: found no configuration .* 'outputs/gone/vlm'"),
         (
             {"segmentation_injection": "connector", "segmentation_max_tokens": 20},
             r"segmentation_max_tokens: found 20, expected a multiple of 16",

@@ -85,6 +85,9 @@ def vlm_files(config: Any, folder: Path | None) -> Iterator[None]:
     Args:
         config: of the policy.
         folder: of the checkpoint that is loaded or started from; None for a new policy.
+
+    Raises:
+        ValueError: the files are not there.
     """
     name, load = config.vlm_model_name, config.load_vlm_weights
     if folder is not None:
@@ -92,6 +95,11 @@ def vlm_files(config: Any, folder: Path | None) -> Iterator[None]:
         config.vlm_model_name = vlm_source(config, folder)
     try:
         yield
+    except OSError as error:
+        raise ValueError(
+            f"vlm_model_name: found no configuration and tokenizer under {config.vlm_model_name!r}, expected a folder or a "
+            f"Hub id that can be reached from here. Say where they are: `--policy.vlm_model_name=`. ({error})"
+        ) from error
     finally:
         config.vlm_model_name, config.load_vlm_weights = name, load
 
