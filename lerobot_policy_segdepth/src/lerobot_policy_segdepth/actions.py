@@ -110,9 +110,8 @@ class ToActionSpaceStep(_KnowsArm, RelativeActionsProcessorStep):
             return transition
         changed = transition.copy()
         if self.space == "joint_deltas":
-            changed[TransitionKey.ACTION] = ((action - now[:, None]) / action.new_tensor(self.scale)).clamp(
-                -1, 1
-            )
+            deltas = (action - now[:, None]) / action.new_tensor(self.scale)
+            changed[TransitionKey.ACTION] = deltas.clamp(-1, 1)
             return changed
         extra = dict(transition.get(TransitionKey.COMPLEMENTARY_DATA) or {})
         changed[TransitionKey.ACTION] = self._tool_deltas(action, now, extra)

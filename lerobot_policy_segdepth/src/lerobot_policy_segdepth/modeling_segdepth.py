@@ -129,9 +129,9 @@ class SegDepthPolicy(PreTrainedPolicy):
         self.eval()
         batch = self._checked(self._history.stack())
         actions = self._acting_model()(batch)
-        return (
-            self._places(actions, batch[OBS_TOOL]) if self.config.action_space == "tool_deltas" else actions
-        )
+        if self.config.action_space != "tool_deltas":
+            return actions
+        return self._places(actions, batch[OBS_TOOL])
 
     def _places(self, actions: Tensor, tool: Tensor) -> Tensor:
         """Add tool deltas up to places inside the workspace, (B, T, 4); see `ToolPoseStep` for `tool`."""
@@ -153,12 +153,10 @@ class SegDepthPolicy(PreTrainedPolicy):
                 f"{OBS_STATE}: found {found} numbers, expected {expected}, as in training. Use the arm that the "
                 "dataset was recorded with."
             )
-        if (
-            self.config.encoder != "rgb" and not self._classes_checked
-        ):  # once: each check waits for the device
+        if self.config.encoder != "rgb" and not self._classes_checked:
             for camera in self.config.cameras:
                 self._check_ids(seg_key(camera), batch[seg_key(camera)])
-            self._classes_checked = True
+            self._classes_checked = True  # once is enough, and each check waits for the device
         return batch
 
     def _check_ids(self, key: str, ids: Tensor) -> None:
