@@ -21,14 +21,16 @@ import json
 import os
 from pathlib import Path
 
+from lerobot_processor_so101 import CLASS_NAMES
+
 from .report import save
 from .study import Study, compare, row
 
-CLASSES = ["unlabeled", "background", "table", "cube", "static_finger", "moving_finger"]
+PLACE = json.dumps([*CLASS_NAMES, "red cube", "blue bowl"])
 TASKS = {
     "lift_cube": [],
     "place_cube": [
-        f"--policy.class_names={json.dumps([*CLASSES, 'red cube', 'blue bowl'])}",
+        f"--policy.class_names={PLACE}",
         f"--policy.watched_classes={json.dumps(['red cube', 'blue bowl', 'static_finger', 'moving_finger'])}",
     ],
 }
@@ -39,16 +41,7 @@ COLOURS = ["--height=120", "--width=160"]
 
 
 class Arms(Study):
-    """The steps of the study.
-
-    Args:
-        out: the folder.
-        options: numbers from the command line.
-    """
-
-    def __init__(self, out: Path, options: argparse.Namespace) -> None:
-        super().__init__(out)
-        self.options = options
+    """The steps of the study."""
 
     def demonstrations(
         self, task: str, kind: str, pictures: list[str], seed: int = 20000, count: int = 0
@@ -67,7 +60,7 @@ class Arms(Study):
         command = ["so101-train-segmenter", f"--data=[{root}]", f"--output_dir={out}", "--every=4"]
         command += ["--disparity_head=true", "--height=120", "--width=160", "--batch_size=16", "--epochs=24"]
         command += ["--lr=1e-3", "--augment=upright", "--init_from=none", "--workers=1"]
-        command += [f"--classes={json.dumps([*CLASSES, 'red cube', 'blue bowl'])}"]
+        command += [f"--classes={PLACE}"]
         self.step(out.name, command, out / "metrics.json")
         return str(out / "best")
 
@@ -106,12 +99,7 @@ class Arms(Study):
             "--dataset.repo_id=local/arms",
             f"--save_freq={max(1000, steps // 4)}",
         ]
-        options += [
-            "--policy.device=cpu",
-            "--policy.push_to_hub=false",
-            f"--seed={seed}",
-            *self.policy(task, arm),
-        ]
+        options += [f"--seed={seed}", *self.policy(task, arm)]
         checkpoint = self.train(name, options, steps)
         pictures = SMALL if arm in ("true", "blind") else COLOURS
         rows = []

@@ -79,7 +79,7 @@ class Clock:
         }
 
 
-def record(folder: Path, height: int, width: int, frames: int = 60) -> list[bytes]:
+def record(height: int, width: int, frames: int = 60) -> list[bytes]:
     """JPEG pictures of each camera in turn, of an arm that moves."""
     env = WorkbenchEnv("lift_cube", view=View(CAMERAS, height, width, True, False, False))
     observation, _ = env.reset(seed=0)
@@ -128,7 +128,7 @@ def measure(folder: Path, size: tuple[int, int], depth: str, ticks: int) -> dict
             step.perceive = clock.timed(name, step.perceive)  # type: ignore[method-assign]  # to time it
     policy.model.forward = clock.timed("network", policy.model.forward)
     policy.ema = None
-    pictures = cycle(record(folder, *size))
+    pictures = cycle(record(*size))
     for _ in range(ticks + 10):
         with clock.phase("total"), torch.no_grad():
             with clock.phase("capture"):

@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 
 from lerobot_policy_segvla.small_vlm import save_small_vlm
+from lerobot_processor_so101 import CLASS_NAMES
 
 from .report import save
 from .study import Study, compare, row
@@ -24,16 +25,12 @@ from .study import Study, compare, row
 SIDE, LEVEL = 96, "distractors"
 CUBES, BOWLS = ("red cube", "green cube", "yellow cube"), ("blue bowl", "white bowl")
 SENTENCES = ["Lift the cube.", *(f"Put the {cube} into the {bowl}." for cube in CUBES for bowl in BOWLS)]
-CLASSES = [
-    "unlabeled", "background", "table", "cube", "static_finger", "moving_finger", *CUBES, *BOWLS,
-]  # fmt: skip
+CLASSES = [*CLASS_NAMES, *CUBES, *BOWLS]
 TOLD = [*CUBES, *BOWLS, "static_finger", "moving_finger"]
 MAIN = ("smolvla", "true masks")  # what the study is about; these two are trained twice
 BASE = {"lift_cube": 60, "place_cube": 120, "sort_cubes": 300}  # demonstrations
 PICTURES = [f"--height={SIDE}", f"--width={SIDE}", "--video=false"]
 POLICY = [
-    "--policy.device=cpu",
-    "--policy.push_to_hub=false",
     f"--policy.resize_imgs_with_padding=[{SIDE},{SIDE}]",
     "--policy.num_vlm_layers=4",
     "--policy.chunk_size=12",
@@ -79,8 +76,7 @@ class Helps(Study):
     """
 
     def __init__(self, out: Path, options: argparse.Namespace) -> None:
-        super().__init__(out)
-        self.options = options
+        super().__init__(out, options)
         self.vlm = out / "vlm"
         if not self.vlm.is_dir():
             save_small_vlm(

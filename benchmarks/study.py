@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the learning studies have in common: steps of stock commands in a folder that keeps what is done."""
 
+import argparse
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -17,10 +18,11 @@ class Study:
 
     Args:
         out: the folder. Stopped and started again, a study goes on where it was.
+        options: numbers from the command line.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, options: argparse.Namespace) -> None:
+        self.out, self.options = out, options
         out.mkdir(parents=True, exist_ok=True)
 
     def step(self, name: str, command: list[str], done: Path) -> Path:
@@ -46,13 +48,8 @@ class Study:
         else:
             if out.exists():  # stopped before its first checkpoint; LeRobot wants a new folder
                 shutil.rmtree(out)
-            options = [
-                *options,
-                f"--output_dir={out}",
-                f"--steps={steps}",
-                "--num_workers=1",
-                "--log_freq=100",
-            ]
+            own = ["--policy.device=cpu", "--policy.push_to_hub=false", "--num_workers=1", "--log_freq=100"]
+            options = [*options, *own, f"--output_dir={out}", f"--steps={steps}"]
         self.step(f"train {name}", [*command, *options], done / "model.safetensors")
         return done
 

@@ -2,7 +2,7 @@
 """Film a segdepth policy in the workbench, with what it sees: masks and disparity of every camera.
 
     python -m examples.segdepth_film --checkpoint=outputs/segdepth_lift_cube/checkpoints/last/pretrained_model \
-        --level=randomised --starts=10 --output=outputs/film.mp4
+        --level=randomised --output=outputs/film.mp4
 """
 
 import argparse

@@ -120,7 +120,7 @@ def reference(agent, ids: np.ndarray, disparity: np.ndarray, joints: np.ndarray)
 def example() -> tuple[dict[str, torch.Tensor], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """What the preprocessor gives, and the same as the simulator of the original gave it."""
     rng = np.random.default_rng(0)
-    ids = rng.integers(1, 6, (3, 84, 84)).repeat(1, 0)
+    ids = rng.integers(1, 6, (3, 84, 84))
     disparity = np.floor(rng.uniform(0, 255.99, (3, 84, 84)) * np.array([0.4, 0.7, 1.0])[:, None, None])
     tool = rng.normal(size=(3, 12))
     moved = np.diff(tool[:, :6], axis=0) / 0.02

@@ -96,9 +96,8 @@ class SO101SimEnvConfig(EnvConfig):
 
     def get_env_processors(self) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
         """Tell policies the rate, which LeRobot does not."""
-        return PolicyProcessorPipeline(steps=[TellFPSProcessorStep(self.fps)]), PolicyProcessorPipeline(
-            steps=[]
-        )
+        before = PolicyProcessorPipeline(steps=[TellFPSProcessorStep(self.fps)])
+        return before, PolicyProcessorPipeline(steps=[])
 
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False

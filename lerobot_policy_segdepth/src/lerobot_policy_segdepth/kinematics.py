@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import mujoco
 import numpy as np
@@ -13,6 +14,12 @@ BODY = 5  # joints without the gripper
 WRIST = [3, 4]
 _CLOSED, _SPAN = math.radians(-10), math.radians(110)  # the gripper's 0 and what its 100 percent are
 _DAMPING, _GAIN, _LARGEST = 0.1, 0.5, 0.5  # of the damped least squares; the last in rad
+
+
+@cache
+def _model() -> mujoco.MjModel:
+    """The arm's; nothing here changes it, and reading it takes a while, so that all steps share one."""
+    return mujoco.MjModel.from_xml_path(str(arm_model_path()))
 
 
 class ToolKinematics:
@@ -34,7 +41,7 @@ class ToolKinematics:
         joint_offsets: Sequence[float],
         base_frame: str = "mujoco",
     ) -> None:
-        self._model = mujoco.MjModel.from_xml_path(str(arm_model_path()))
+        self._model = _model()
         self._data = mujoco.MjData(self._model)
         self._gripper = self._model.body("gripper").id
         self._tool = np.array(tool_point, dtype=np.float64)

@@ -24,7 +24,6 @@ _RECOMMENDED: dict[str, Any] = {
     "pixel_offset": 0.0,
     "random_shift": 0,
     "state_noise": 0.03,
-    "ema_decay": 0.998,
     "proprioception": "joints",
     "action_space": "joints",
     "chunk_size": 4,

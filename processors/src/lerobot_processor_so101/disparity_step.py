@@ -13,7 +13,7 @@ from .disparity import Interpolation, depth_to_disparity, inverse_to_disparity
 from .keys import depth_image_key, disparity_key
 from .perception_step import OBSERVED, PerceptionStep
 from .resize import resize_area
-from .stored import decode_disparity
+from .stored import cut_off, decode_disparity
 
 
 @ProcessorStepRegistry.register("so101_disparity")
@@ -57,14 +57,15 @@ class DisparityProcessorStep(PerceptionStep):
 
     def from_stored(self, plane: Tensor, key: str) -> Tensor:
         """Disparity of another size is averaged."""
-        return self._cut_off(resize_area(decode_disparity(plane), self.size))
+        return cut_off(resize_area(decode_disparity(plane), self.size), self.whole)
 
     def from_observed(self, plane: Tensor, key: str) -> Tensor:
         """Stretched on the full picture, before averaging hides its nearest and farthest pixel."""
         depth = plane.squeeze(-3)
         if self.whole and depth.shape[-2:] == self.size:
             return depth_to_disparity(depth).floor()  # before anything rounds
-        return self._cut_off(depth_to_disparity(depth, size=self.size, interpolation=self.interpolation))
+        disparity = depth_to_disparity(depth, size=self.size, interpolation=self.interpolation)
+        return cut_off(disparity, self.whole)
 
     def perceive(self, frames: Sequence[Features]) -> list[Features]:
         """Estimate; see `PerceptionStep.perceive`."""
@@ -77,10 +78,8 @@ class DisparityProcessorStep(PerceptionStep):
         ]
 
     def _disparity(self, inverse: Tensor) -> Tensor:
-        return self._cut_off(inverse_to_disparity(inverse, self.size, interpolation=self.interpolation))
-
-    def _cut_off(self, disparity: Tensor) -> Tensor:
-        return disparity.floor() if self.whole else disparity
+        disparity = inverse_to_disparity(inverse, self.size, interpolation=self.interpolation)
+        return cut_off(disparity, self.whole)
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""

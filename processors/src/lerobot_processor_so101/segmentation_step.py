@@ -15,7 +15,7 @@ from .deferred import Features
 from .keys import camera_plane, disparity_key, seg_image_key, seg_key
 from .perception_step import OBSERVED, PerceptionStep
 from .resize import resize_area, resize_ids
-from .stored import decode_disparity, decode_ids
+from .stored import cut_off, decode_disparity, decode_ids
 
 
 @ProcessorStepRegistry.register("so101_segmentation")
@@ -75,7 +75,7 @@ class SegmentationProcessorStep(PerceptionStep):
             if seg_key(camera) in observation or key in observation:
                 hint = f"This dataset has {seg_key(camera)!r}: precompute both, `so101-precompute --depth=segmenter`."
                 stored = decode_disparity(camera_plane(observation, key, hint))
-                result[key] = self._cut_off(resize_area(stored, self.size))
+                result[key] = cut_off(resize_area(stored, self.size), self.whole)
         return result
 
     def check_class_names(
@@ -127,12 +127,9 @@ class SegmentationProcessorStep(PerceptionStep):
             for camera, (scores, shape) in views.items():
                 features[-1][self.feature_key(camera)] = scores.ids(self.size).unflatten(0, shape)
                 if self.disparity:
-                    disparity = self._cut_off(scores.disparity_map(self.size))
+                    disparity = cut_off(scores.disparity_map(self.size), self.whole)
                     features[-1][disparity_key(camera)] = disparity.unflatten(0, shape)
         return features
-
-    def _cut_off(self, disparity: Tensor) -> Tensor:
-        return disparity.floor() if self.whole else disparity
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""

@@ -28,6 +28,11 @@ def round_disparity(disparity: Tensor) -> Tensor:
     return (disparity * DISPARITY_STEPS).round() / DISPARITY_STEPS
 
 
+def cut_off(disparity: Tensor, whole: bool) -> Tensor:
+    """Cut off the fractions of disparity, as bytes do, if that is asked for."""
+    return disparity.floor() if whole else disparity
+
+
 def encode_disparity(disparity: Tensor) -> Tensor:
     """(..., h, w) disparity in 0..255 to the stored plane, (..., 1, h, w) int32."""
     return (disparity * DISPARITY_STEPS).round().to(torch.int32).unsqueeze(-3)

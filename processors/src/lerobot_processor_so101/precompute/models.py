@@ -13,7 +13,7 @@ from ..identity import ModelIdentity
 from ..keys import disparity_key, seg_key, seg_logits_key, seg_top_k_key
 from ..scores import Scores
 from ..segmenters import make_segmenter
-from ..stored import encode_disparity, encode_ids, encode_top_k
+from ..stored import cut_off, encode_disparity, encode_ids, encode_top_k
 from .columns import LOGITS, Column
 from .config import FROM_SEGMENTER, PrecomputeConfig
 
@@ -131,7 +131,7 @@ class Models:
 
 def _stored(column: Column, scores: Scores | None, inverse: Tensor | None) -> Tensor:
     if inverse is not None and column.form == "disparity":
-        return encode_disparity(_cut_off(column, inverse_to_disparity(inverse, column.size)))
+        return encode_disparity(cut_off(inverse_to_disparity(inverse, column.size), column.whole))
     assert scores is not None
     if column.form == "ids":
         return encode_ids(scores.ids(column.size))
@@ -139,11 +139,7 @@ def _stored(column: Column, scores: Scores | None, inverse: Tensor | None) -> Te
         return encode_top_k(*scores.top_k(column.shape[0], column.size))
     if column.form == LOGITS:
         return scores.stored_logits(column.size)
-    return encode_disparity(_cut_off(column, scores.disparity_map(column.size)))
-
-
-def _cut_off(column: Column, disparity: Tensor) -> Tensor:
-    return disparity.floor() if column.whole else disparity
+    return encode_disparity(cut_off(scores.disparity_map(column.size), column.whole))
 
 
 def _check_finite(values: Tensor, model: str, camera: str) -> None:
