@@ -19,11 +19,20 @@ BENCH=full: five seeds. Writes results/segdepth_arms.json.
 import argparse
 import json
 import os
+import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.datasets import LeRobotDataset
+from lerobot.policies import get_policy_class, make_pre_post_processors
+from lerobot.utils.import_utils import register_third_party_plugins
 
 from lerobot_processor_so101 import CLASS_NAMES
 
-from .report import save
+from .report import save, table
 from .study import Study, compare, row
 
 PLACE = json.dumps([*CLASS_NAMES, "red cube", "blue bowl"])
@@ -42,6 +51,10 @@ COLOURS = ["--height=120", "--width=160"]
 
 class Arms(Study):
     """The steps of the study."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.trained: dict[str, tuple[Path, Path]] = {}  # a checkpoint of each arm, and frames as it acts on
 
     def demonstrations(
         self, task: str, kind: str, pictures: list[str], seed: int = 20000, count: int = 0
@@ -103,6 +116,7 @@ class Arms(Study):
         checkpoint = self.train(name, options, steps)
         pictures = SMALL if arm in ("true", "blind") else COLOURS
         rows = []
+        self.trained[arm] = (checkpoint, root if arm != "estimated" else self.data(task, "rgb"))
         for level in LEVELS:
             env = [f"--env.{picture.removeprefix('--')}" for picture in pictures]
             env += [f"--env.task={task}", f"--env.level={level}", "--eval.batch_size=1"]
@@ -110,6 +124,54 @@ class Arms(Study):
             successes = self.evaluate(f"{name} {level}", checkpoint, env)
             rows.append(row(successes, task=task, level=level, arm=arm, seed=seed))
         return rows
+
+
+def speed(arms: dict[str, tuple[Path, Path]], ticks: int = 300) -> list[dict]:
+    """Parameters, and milliseconds from pictures in memory to joint targets; all arms in turn at every tick."""
+    register_third_party_plugins()
+    loops = {arm: Loop(*where) for arm, where in arms.items()}
+    for tick in range(ticks):
+        for loop in loops.values():
+            loop.tick(tick)
+    return [{"arm": arm, **loop.summary()} for arm, loop in loops.items()]
+
+
+class Loop:
+    """A trained policy and its pipelines, fed with the frames of a dataset.
+
+    Args:
+        checkpoint: the policy's.
+        root: the dataset's folder.
+    """
+
+    def __init__(self, checkpoint: Path, root: Path) -> None:
+        config = PreTrainedConfig.from_pretrained(checkpoint)
+        self.policy = get_policy_class(config.type).from_pretrained(checkpoint)
+        self.pre, self.post = make_pre_post_processors(config, pretrained_path=str(checkpoint))
+        frames = LeRobotDataset("local/arms", root=root)
+        self.frames = [
+            {key: value for key, value in frames[i].items() if key.startswith("observation.")}
+            for i in range(60)
+        ]
+        self.ms: list[float] = []
+
+    @torch.no_grad()
+    def tick(self, number: int) -> None:
+        """One control period."""
+        frame = self.frames[number % len(self.frames)]
+        begin = time.perf_counter()
+        self.post(self.policy.select_action(self.pre(dict(frame))))
+        self.ms.append(1000 * (time.perf_counter() - begin))
+
+    def summary(self) -> dict[str, float]:
+        """The mean over ticks, and the slow ones, which are those that look; an average copy counts once."""
+        model = self.policy.model
+        ms = self.ms[30:]  # after warming up
+        return {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "ms_mean": round(float(np.mean(ms)), 2),
+            "ms_p95": round(float(np.percentile(ms, 95)), 2),
+        }
 
 
 def main() -> None:
@@ -134,8 +196,13 @@ def main() -> None:
         for found in study.arm(task, arm, seed)
     ]
     gains = compare(rows, ("task", "level"), [("true", arm) for arm in ARMS])
+    ticks = speed(study.trained)
+    print(table(list(ticks[0]), [list(map(str, row.values())) for row in ticks]))
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "tasks", "arms")}
-    print("written to", save("segdepth_arms", {"settings": settings, "rows": rows, "paired": gains}))
+    print(
+        "written to",
+        save("segdepth_arms", {"settings": settings, "rows": rows, "paired": gains, "speed": ticks}),
+    )
 
 
 if __name__ == "__main__":

@@ -108,6 +108,15 @@ def test_ids_that_the_policy_has_no_name_for_are_refused():
         SegDepthPolicy(config()).predict_action_chunk(frames)
 
 
+def test_ids_are_checked_at_every_look():
+    policy = SegDepthPolicy(config())
+    policy.predict_action_chunk(batch())
+    late = batch()
+    late["observation.seg.top"][0, 0, 0] = 10
+    with pytest.raises(ValueError, match="found class id 10"):
+        policy.predict_action_chunk(late)
+
+
 def test_colours_in_the_dataset_are_ignored():
     coloured = config()
     coloured.input_features["observation.images.top"] = PolicyFeature(FeatureType.VISUAL, (3, SIDE, SIDE))

@@ -3,6 +3,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,6 +125,17 @@ def test_a_policy_with_other_class_names_than_the_segmenter_is_refused(segmenter
     config = config_for(segmenter, colours, class_names=["table", "cube"], watched_classes=["cube"])
     with pytest.raises(ValueError, match=r"--policy\.class_names"):
         make_pre_post_processors(config)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_stored_disparity_must_have_lost_its_fractions_as_the_policy_will(segmenter, whole):
+    key = "observation.disparity.top"
+    picture = {"observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, 96, 128))}
+    info = {"whole": True} if whole else {}
+    meta = SimpleNamespace(fps=30, features={key: {"shape": (84, 84, 1), "info": info}})
+    config = config_for(segmenter, picture, whole_disparity=not whole)
+    with pytest.raises(ValueError, match=f"whole_disparity: found {whole} for '{key}'.*expected {not whole}"):
+        make_pre_post_processors(config, dataset_meta=meta)
 
 
 def test_precomputed_and_live_are_equal_to_the_bit_when_the_crop_comes_later(segmenter):

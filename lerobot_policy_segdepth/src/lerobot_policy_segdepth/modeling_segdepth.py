@@ -153,10 +153,11 @@ class SegDepthPolicy(PreTrainedPolicy):
                 f"{OBS_STATE}: found {found} numbers, expected {expected}, as in training. Use the arm that the "
                 "dataset was recorded with."
             )
-        if self.config.encoder != "rgb" and not self._classes_checked:
+        # In training once is enough: each check waits for the device.
+        if self.config.encoder != "rgb" and not (self.training and self._classes_checked):
             for camera in self.config.cameras:
                 self._check_ids(seg_key(camera), batch[seg_key(camera)])
-            self._classes_checked = True  # once is enough, and each check waits for the device
+            self._classes_checked = True
         return batch
 
     def _check_ids(self, key: str, ids: Tensor) -> None:

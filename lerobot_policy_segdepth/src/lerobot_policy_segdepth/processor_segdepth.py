@@ -131,6 +131,7 @@ def _models(config: SegDepthConfig, size: list[int], features: dict[str, dict]) 
     for step in models:
         step.check_dataset(features)
     segmentation.check_class_names(config.class_names, features)
+    _check_disparity(config, features)
     return models
 
 
@@ -159,11 +160,17 @@ def _check_crop(config: SegDepthConfig, features: dict[str, dict]) -> None:
                 f"crop_first: found {made[0]!r} in the dataset, which was made from whole pictures, expected "
                 "pictures, or `--policy.crop_first=false`."
             )
-        info = (features.get(disparity_key(camera)) or {}).get("info") or {}
-        if disparity_key(camera) in features and bool(info.get("whole")) != config.whole_disparity:
+
+
+def _check_disparity(config: SegDepthConfig, features: dict[str, dict]) -> None:
+    """Stored disparity must have lost its fractions just as what is seen later will."""
+    expected = config.whole_disparity
+    for key in map(disparity_key, config.cameras):
+        found = bool(((features.get(key) or {}).get("info") or {}).get("whole"))
+        if key in features and found != expected:
             raise ValueError(
-                f"whole_disparity: found {bool(info.get('whole'))} for {disparity_key(camera)!r} in the dataset, "
-                f"expected {config.whole_disparity}: `so101-precompute --whole_disparity={str(config.whole_disparity).lower()}`."
+                f"whole_disparity: found {found} for {key!r} in the dataset, expected {expected}: "
+                f"`so101-precompute --whole_disparity={str(expected).lower()}`."
             )
 
 
