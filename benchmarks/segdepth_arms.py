@@ -95,12 +95,10 @@ class Arms(Study):
         if arm == "act":
             sizes = ["--policy.chunk_size=30", "--policy.n_action_steps=15", "--batch_size=8"]
             return ["--policy.type=act", "--policy.pretrained_backbone_weights=null", *sizes]
-        options = {
-            "estimated": [f"--policy.segmenter={self.segmenter(task)}", "--policy.depth=segmenter"],
-            "rgb": ["--policy.encoder=rgb"],
-            "blind": ["--policy.blind=true"],
-        }
-        return ["--policy.type=segdepth", *TASKS[task], *options.get(arm, []), "--batch_size=32"]
+        options = ["--policy.type=segdepth", *TASKS[task], "--batch_size=32"]
+        if arm == "estimated":
+            options += [f"--policy.segmenter={self.segmenter(task)}", "--policy.depth=segmenter"]
+        return options + {"rgb": ["--policy.encoder=rgb"], "blind": ["--policy.blind=true"]}.get(arm, [])
 
     def arm(self, task: str, arm: str, seed: int) -> list[dict]:
         """Train one arm and evaluate it at every level."""

@@ -127,6 +127,27 @@ def test_a_policy_with_other_class_names_than_the_segmenter_is_refused(segmenter
         make_pre_post_processors(config)
 
 
+def test_trained_on_squares_made_of_wide_pictures_it_takes_wide_pictures(segmenter):
+    from lerobot_policy_segdepth.modeling_segdepth import SegDepthPolicy
+
+    plane = PolicyFeature(FeatureType.VISUAL, (1, 84, 84))
+    config = config_for(segmenter, {"observation.seg.top": plane, "observation.disparity.top": plane})
+    SegDepthPolicy(config)  # declares pictures, of a size that it has to guess
+    info = {"pictures": [120, 160]}
+    features = {
+        f"observation.{kind}.top": {"shape": (84, 84, 1), "info": info} for kind in ("seg", "disparity")
+    }
+    preprocessor, _ = make_pre_post_processors(
+        config, dataset_meta=SimpleNamespace(fps=30, features=features)
+    )
+    state = {"observation.state": torch.zeros(1, 6)}
+    preprocessor({"observation.images.top": torch.rand(1, 3, 60, 80), **state})
+    with pytest.raises(
+        ValueError, match=r"observation\.images\.top: found 84x84 pixels, expected a width of 1.33"
+    ):
+        preprocessor({"observation.images.top": torch.rand(1, 3, 84, 84), **state})
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_stored_disparity_must_have_lost_its_fractions_as_the_policy_will(segmenter, whole):
     key = "observation.disparity.top"

@@ -48,7 +48,7 @@ def test_online_equals_offline(kind, mask2former):
     online = run(step, observation)
     scores = make_segmenter(mask2former).segment(list(observation.values()))
     for key, answer in zip(KEYS.values(), scores, strict=True):
-        column = Column(key, "", kind, tuple(size), shape, step.model.identity)
+        column = Column(key, "", kind, tuple(size), shape, step.model.identity, (32, 32))
         stored = _stored(column, answer, None)
         if kind == "logits":
             stored = stored.float()  # as LeRobot reads it back

@@ -129,6 +129,7 @@ def test_disparity_may_be_cut_off_as_bytes_are(images, model, tmp_path):
     key = "observation.disparity.top"
     assert torch.equal(decode_disparity(fine[0][key]).floor(), decode_disparity(cut[0][key]))
     assert cut.features[key]["info"]["whole"]
+    assert cut.features[key]["info"]["pictures"] == list(cut.features["observation.images.top"]["shape"][:2])
     assert "whole" not in fine.features[key]["info"]
 
 
@@ -196,13 +197,13 @@ def test_sizes():
     blobs = rng.integers(0, 6, (1, 1, 7, 7)).repeat(12, 2).repeat(12, 3)
     noise = rng.integers(0, 65536, (1, 1, 10, 1025))  # nothing is harder to compress
     for key, values, limit in (("ids", blobs, 2000), ("top_k", noise, 21000)):
-        column = Column(key, "top", key, (84, 84), (84, 84, 1), identity)
+        column = Column(key, "top", key, (84, 84), (84, 84, 1), identity, (84, 84))
         assert len(column.encode(values)[0]["bytes"].as_py()) < limit
 
 
 def test_tallies_add_up_in_any_order():
     rng = np.random.default_rng(0)
-    column = Column("k", "top", "ids", (5, 5), (5, 5, 1), ModelIdentity("m", "w"))
+    column = Column("k", "top", "ids", (5, 5), (5, 5, 1), ModelIdentity("m", "w"), (5, 5))
     batches = [rng.integers(0, 65536, (n, 1, 5, 5)) for n in (3, 1, 4)]
     totals = []
     for order in ([0, 1, 2], [2, 0, 1]):

@@ -5,6 +5,7 @@ In: the observation is checked; it is cropped, before or after models look; ids 
 of them; joints get a tool pose where one is asked for; actions become those of the policy. Out: the other way.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from lerobot.datasets import LeRobotDatasetMetadata
@@ -70,7 +71,7 @@ def make_segdepth_pre_post_processors(
             steps.rename_observations,
             steps.add_batch_dim,
             steps.to_device,
-            _check(config),
+            _check(config, features),
             *_perception(config, features),
             *before,
             steps.normalize,
@@ -79,11 +80,19 @@ def make_segdepth_pre_post_processors(
     )
 
 
-def _check(config: SegDepthConfig) -> ProcessorStep:
-    declared = config.input_features or {}
-    keys = [image_key(camera) for camera in config.cameras]
-    aspects = {key: declared[key].shape[-1] / declared[key].shape[-2] for key in keys if key in declared}
+def _check(config: SegDepthConfig, features: dict[str, dict]) -> ProcessorStep:
+    sizes = {image_key(camera): _picture_size(config, camera, features) for camera in config.cameras}
+    aspects = {key: size[1] / size[0] for key, size in sizes.items() if size}
     return CheckObservationProcessorStep(fps=config.fps, aspects=aspects, max_still=config.max_still)
+
+
+def _picture_size(config: SegDepthConfig, camera: str, features: dict[str, dict]) -> Sequence[int] | None:
+    """(h, w) of the pictures that it learns from, or that what it learns from was made of; None if nothing says so."""
+    key, declared = image_key(camera), config.input_features or {}
+    if key in declared and (key in features or not features):
+        return declared[key].shape[-2:]
+    made = (features.get(disparity_key(camera)) or {}).get("info") or {}
+    return made.get("pictures")
 
 
 def _perception(config: SegDepthConfig, features: dict[str, dict]) -> list[ProcessorStep]:

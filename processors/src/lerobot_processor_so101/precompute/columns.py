@@ -28,6 +28,7 @@ class Column:
         size: (h, w) of the map.
         shape: of one stored value: (height, width, 1) of a picture, or (C, h, w) of logits.
         identity: the model that makes it.
+        pictures: (h, w) of the pictures it is made from.
         whole: fractions of disparity are cut off.
     """
 
@@ -37,6 +38,7 @@ class Column:
     size: tuple[int, int]
     shape: tuple[int, int, int]
     identity: ModelIdentity
+    pictures: tuple[int, int]
     whole: bool = False
 
     def feature(self) -> dict[str, Any]:
@@ -45,6 +47,7 @@ class Column:
             "perception": self.identity.to_dict(),
             "form": self.form,
             "size": list(self.size),
+            "pictures": list(self.pictures),
         }
         if self.whole:
             made["whole"] = True

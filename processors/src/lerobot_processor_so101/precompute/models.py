@@ -57,43 +57,47 @@ class Models:
         """Who these models are."""
         return [model.identity for model in (self.segmenter, self.estimator) if model is not None]
 
-    def columns(self, cameras: Sequence[str]) -> list[Column]:
-        """What is stored of these cameras."""
-        columns = []
-        config = self.config
-        for camera in cameras:
-            if self.segmenter is not None:
-                identity = self.segmenter.identity
-                classes = len(self.segmenter.class_names)
-                grid, side = config.grid, config.logits_size
-                forms = {
-                    "ids": (seg_key(camera), config.size, (*config.size, 1)),
-                    "top_k": (
-                        seg_top_k_key(camera),
-                        (grid, grid),
-                        (min(config.top_k, classes), 1 + grid * grid, 1),
-                    ),
-                    LOGITS: (seg_logits_key(camera), (side, side), (classes, side, side)),
-                }
-                columns += [
-                    Column(key, camera, form, size, shape, identity)
-                    for form, (key, size, shape) in forms.items()
-                    if form in config.forms
-                ]
-            if config.depth:
-                identity = self.identities[-1]  # the depth model's, or the segmenter's where there is none
-                shape = (*config.size, 1)
-                columns.append(
-                    Column(
-                        disparity_key(camera),
-                        camera,
-                        "disparity",
-                        config.size,
-                        shape,
-                        identity,
-                        config.whole_disparity,
-                    )
+    def columns(self, pictures: Mapping[str, tuple[int, int]]) -> list[Column]:
+        """What is stored.
+
+        Args:
+            pictures: their sizes (h, w), by camera.
+        """
+        return [column for camera, size in pictures.items() for column in self._of(camera, size)]
+
+    def _of(self, camera: str, pictures: tuple[int, int]) -> list[Column]:
+        config, columns = self.config, []
+        if self.segmenter is not None:
+            identity = self.segmenter.identity
+            classes = len(self.segmenter.class_names)
+            grid, side = config.grid, config.logits_size
+            forms = {
+                "ids": (seg_key(camera), config.size, (*config.size, 1)),
+                "top_k": (
+                    seg_top_k_key(camera),
+                    (grid, grid),
+                    (min(config.top_k, classes), 1 + grid * grid, 1),
+                ),
+                LOGITS: (seg_logits_key(camera), (side, side), (classes, side, side)),
+            }
+            columns = [
+                Column(key, camera, form, size, shape, identity, pictures)
+                for form, (key, size, shape) in forms.items()
+                if form in config.forms
+            ]
+        if config.depth:
+            columns.append(
+                Column(
+                    disparity_key(camera),
+                    camera,
+                    "disparity",
+                    config.size,
+                    (*config.size, 1),
+                    self.identities[-1],  # the depth model's, or the segmenter's where there is none
+                    pictures,
+                    config.whole_disparity,
                 )
+            )
         return columns
 
     @torch.no_grad()

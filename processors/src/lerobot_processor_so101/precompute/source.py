@@ -96,8 +96,8 @@ class Source:
         """Features with colours."""
         return [key for key in self.meta.camera_keys if key not in self.meta.depth_keys]
 
-    def cameras(self, wanted: Sequence[str]) -> list[str]:
-        """Names of the cameras to look at.
+    def pictures(self, wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Sizes (h, w) of the pictures to look at, by camera.
 
         Args:
             wanted: names from the command line; none means all that have colours.
@@ -115,15 +115,14 @@ class Source:
         unknown = [name for name in wanted if name not in found]
         if unknown or len(set(wanted)) < len(wanted):
             raise ValueError(f"--cameras: found {list(wanted)}, expected different ones of {found}.")
-        cameras = list(wanted) or found
-        for camera in cameras:
-            shape = self.features[image_key(camera)]["shape"]
+        shapes = {camera: self.features[image_key(camera)]["shape"] for camera in wanted or found}
+        for camera, shape in shapes.items():
             if shape[-1] != 3:
                 raise ValueError(
                     f"{image_key(camera)}: found shape {shape}, expected (height, width, 3). "
                     "Leave it out with --cameras."
                 )
-        return cameras
+        return {camera: (shape[0], shape[1]) for camera, shape in shapes.items()}
 
     def data_files(self) -> dict[Path, list[Episode]]:
         """Episodes by the data file that holds them, in order."""

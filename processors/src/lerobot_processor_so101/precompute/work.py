@@ -29,9 +29,9 @@ def prepare(config: PrecomputeConfig, rank: int = 0) -> tuple[Job, Models]:
         ValueError, FileNotFoundError: a source or models that do not work.
     """
     source = Source(config.source_root, config.repo_id)
-    cameras = source.cameras(config.cameras)
+    pictures = source.pictures(config.cameras)
     models = Models(config, rank)
-    return Job(config, source, models.columns(cameras)), models
+    return Job(config, source, models.columns(pictures)), models
 
 
 class PrecomputeEpisodes(PipelineStep):
