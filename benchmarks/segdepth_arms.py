@@ -71,7 +71,7 @@ class Arms(Study):
         root = self.demonstrations(task, "masks", [*COLOURS, "--seg=true", "--depth=true"], 40000, 150)
         out = self.out / f"{task}_segmenter"
         command = ["so101-train-segmenter", f"--data=[{root}]", f"--output_dir={out}", "--every=4"]
-        command += ["--disparity_head=true", "--height=120", "--width=160", "--batch_size=16", "--epochs=24"]
+        command += ["--disparity_head=true", "--height=120", "--width=160", "--batch_size=16", "--epochs=10"]
         command += ["--lr=1e-3", "--augment=upright", "--init_from=none", "--workers=1"]
         command += [f"--classes={PLACE}"]
         self.step(out.name, command, out / "metrics.json")
