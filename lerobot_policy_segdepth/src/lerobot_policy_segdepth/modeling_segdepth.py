@@ -12,7 +12,6 @@ What is unusual about it:
 """
 
 from collections import deque
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,15 +19,21 @@ import torch.nn.functional as F
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
-from lerobot_processor_so101 import disparity_key, image_key, resolve_perception, seg_key
+from lerobot_processor_so101 import (
+    FrameHistory,
+    averaged,
+    disparity_key,
+    image_key,
+    resolve_perception,
+    seg_key,
+)
 
 from .actions import OBS_TOOL
 from .configuration_segdepth import SegDepthConfig
 from .drqv2 import DrQv2Model, random_shift
 from .encoders import ColorEncoder, ConvEncoder, GeometryEncoder
-from .frames import FrameHistory
 
 _HUBER_BETA = 0.05  # in standard deviations of the action: quadratic below, so that small corrections count
 
@@ -57,8 +62,7 @@ class SegDepthPolicy(PreTrainedPolicy):
         self.model: nn.Module = DrQv2Model(config) if config.encoder == "drqv2" else SegDepthModel(config)
         self.ema: AveragedModel | None = None
         if config.ema_decay > 0:
-            self.ema = AveragedModel(self.model, multi_avg_fn=partial(_average, config.ema_decay))
-            self.ema.requires_grad_(False)
+            self.ema = averaged(self.model, config.ema_decay)
         self._history = FrameHistory(config.n_obs_steps, config.stack_ticks)
         self._classes_checked = False
         self.reset()
@@ -260,12 +264,3 @@ def _mlp(input_dim: int, hidden_dim: int, n_layers: int, output_dim: int) -> nn.
     for i in range(n_layers):
         layers += [nn.Linear(input_dim if i == 0 else hidden_dim, hidden_dim), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(hidden_dim if n_layers else input_dim, output_dim))
-
-
-def _average(decay: float, averaged: Any, current: Any, n_averaged: Tensor | int) -> None:
-    """Move the averaged weights towards the current ones, faster in the beginning.
-
-    Without the warm-up a training of a few hundred steps would act with weights close to its initial ones.
-    """
-    n = int(n_averaged)
-    get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n_averaged)

@@ -9,6 +9,5 @@ import lerobot_processor_so101  # noqa: F401  registers the steps
 
 from .configuration_segvla import SegVLAConfig
 from .segmentation_step import SegVLAAddSegmentationStep
-from .tokenizer_step import SegVLATokenizerStep
 
-__all__ = ["SegVLAAddSegmentationStep", "SegVLAConfig", "SegVLATokenizerStep"]
+__all__ = ["SegVLAAddSegmentationStep", "SegVLAConfig"]

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from lerobot.configs import PreTrainedConfig
 from safetensors import safe_open
 from torch import Tensor
+
+from lerobot_processor_so101 import checkpoint_folder
 
 VLM_FOLDER = "vlm"
 NEW = "model.cues."  # prefix of the parameters that SmolVLA has not
@@ -114,28 +115,6 @@ def vlm_source(config: Any, folder: Path | None) -> str:
     if folder is not None and (folder / VLM_FOLDER / "config.json").is_file():
         return str(folder / VLM_FOLDER)
     return config.vlm_model_name
-
-
-def checkpoint_folder(name: str, revision: str | None = None) -> Path:
-    """Folder of a checkpoint; from the Hub or its cache if `name` is no folder.
-
-    Raises:
-        ValueError: there is no such checkpoint.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        nested = folder / "pretrained_model"  # what lerobot-train writes
-        return nested if nested.is_dir() else folder
-    if name.startswith((".", "/", "~")):
-        raise ValueError(f"checkpoint {name!r}: there is no such folder.")
-    try:
-        patterns = ["*.json", "*.safetensors", f"{VLM_FOLDER}/*"]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except OSError as error:
-        raise ValueError(
-            f"checkpoint {name!r}: found neither a folder nor a repository on the Hub or in its cache. "
-            f"{str(error).splitlines()[0]}"
-        ) from error
 
 
 def load_weights(policy: torch.nn.Module, folder: Path, name: str) -> list[str]:

@@ -22,9 +22,9 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, VLAFlowMatc
 from lerobot.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel
 from torch import Tensor, nn
 
-from lerobot_processor_so101 import resolve_perception
+from lerobot_processor_so101 import checkpoint_folder, resolve_perception
 
-from .checkpoint import CheckpointMixin, checkpoint_folder, load_weights, take_architecture, vlm_files
+from .checkpoint import CheckpointMixin, load_weights, take_architecture, vlm_files
 from .configuration_segvla import SegVLAConfig
 from .cues import Cues, SegmentationCueBuilder, View
 from .explain import draw_cues

@@ -15,10 +15,11 @@ from lerobot.processor import (
 from lerobot.utils.constants import OBS_IMAGES
 from torch import Tensor
 
-from .checkpoint import checkpoint_folder, vlm_source
+from lerobot_processor_so101 import StoredTokenizerStep, checkpoint_folder
+
+from .checkpoint import vlm_source
 from .configuration_segvla import SegVLAConfig
 from .segmentation_step import SegVLAAddSegmentationStep
-from .tokenizer_step import SegVLATokenizerStep
 
 
 def make_segvla_pre_post_processors(
@@ -54,7 +55,7 @@ def make_segvla_pre_post_processors(
             steps.rename_observations,
             steps.add_batch_dim,
             NewLineTaskProcessorStep(),
-            SegVLATokenizerStep(
+            StoredTokenizerStep(
                 tokenizer_name=vlm_source(config, start),
                 padding=config.pad_language_to,
                 padding_side="right",

@@ -6,13 +6,16 @@ imported only where one is asked for: `lerobot_processor_so101.segmenters.make_s
 `lerobot_processor_so101.depth_models.make_depth_estimator`.
 """
 
+from .averaging import averaged
 from .check_observation_step import CheckObservationProcessorStep, TellFPSProcessorStep
+from .checkpoint import checkpoint_folder
 from .class_map import CLASS_NAMES, ClassMap
 from .crop_resize_step import CropResizeProcessorStep
 from .deferred import PERCEPTION, Deferred, resolve_all, resolve_perception
 from .disparity import depth_to_disparity
 from .disparity_step import DisparityProcessorStep
 from .geometry import GEOMETRY_FEATURES, class_masks, mask_geometry
+from .history import FrameHistory
 from .identity import ModelIdentity
 from .keys import (
     depth_image_key,
@@ -27,6 +30,7 @@ from .perception_step import OBSERVED
 from .resize import resize_area, resize_ids, resize_linear
 from .scores import Scores
 from .segmentation_step import SegmentationProcessorStep
+from .tokenizer_step import StoredTokenizerStep
 
 __all__ = [
     "CLASS_NAMES",
@@ -38,10 +42,14 @@ __all__ = [
     "CropResizeProcessorStep",
     "Deferred",
     "DisparityProcessorStep",
+    "FrameHistory",
     "ModelIdentity",
     "Scores",
     "SegmentationProcessorStep",
+    "StoredTokenizerStep",
     "TellFPSProcessorStep",
+    "averaged",
+    "checkpoint_folder",
     "class_masks",
     "depth_image_key",
     "depth_to_disparity",

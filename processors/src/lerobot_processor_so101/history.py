@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lerobot_processor_so101 import PERCEPTION, resolve_all, resolve_perception
+from .deferred import PERCEPTION, resolve_all, resolve_perception
 
 
 class FrameHistory:

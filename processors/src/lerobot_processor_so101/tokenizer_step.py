@@ -11,9 +11,9 @@ from torch import Tensor
 _STATE = "tokenizer_json"
 
 
-@ProcessorStepRegistry.register("segvla_tokenizer")
+@ProcessorStepRegistry.register("so101_tokenizer")
 @dataclass
-class SegVLATokenizerStep(TokenizerProcessorStep):
+class StoredTokenizerStep(TokenizerProcessorStep):
     """LeRobot's tokenizer step that needs no network when a checkpoint is loaded.
 
     The tokenizer travels as the bytes of its JSON file, in the safetensors file of the step's state.
