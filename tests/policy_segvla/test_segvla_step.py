@@ -7,7 +7,7 @@ import torch
 from lerobot_policy_segvla.segmentation_step import MENTIONED, SegVLAAddSegmentationStep
 from lerobot_processor_so101 import resolve_perception
 from lerobot_processor_so101.precompute.columns import Column
-from lerobot_processor_so101.precompute.models import _stored
+from lerobot_processor_so101.precompute.perception import _stored
 from lerobot_processor_so101.segmenters import class_names_of, make_segmenter
 from tests.tiny import tiny_clipseg, tiny_efficientvit_fpn, tiny_mask2former
 

@@ -15,6 +15,7 @@ from lerobot.datasets.feature_utils import get_hf_features_from_features
 from ..identity import ModelIdentity
 
 LOGITS = "logits"
+VECTOR = "vector"
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Column:
     Attributes:
         key: name of the feature.
         camera: whose pictures it is made from.
-        form: ids, top_k, logits or disparity.
+        form: ids, top_k, logits, disparity or vector.
         size: (h, w) of the map.
-        shape: of one stored value: (height, width, 1) of a picture, or (C, h, w) of logits.
+        shape: of one stored value: (height, width, 1) of a picture, (C, h, w) of logits, or (D,) of a vector.
         identity: the model that makes it.
         pictures: (h, w) of the pictures it is made from.
         whole: fractions of disparity are cut off.
@@ -36,7 +37,7 @@ class Column:
     camera: str
     form: str
     size: tuple[int, int]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     identity: ModelIdentity
     pictures: tuple[int, int]
     whole: bool = False
@@ -58,6 +59,8 @@ class Column:
                 "names": ["channels", "height", "width"],
                 "info": made,
             }
+        if self.form == VECTOR:
+            return {"dtype": "float32", "shape": list(self.shape), "names": None, "info": made}
         return {
             "dtype": "image",
             "shape": list(self.shape),
@@ -74,8 +77,10 @@ class Column:
         """Turn stored values into what stands in a Parquet file.
 
         Args:
-            values: (B, 1, h, w) whole numbers below 65536, or (B, C, h, w) float16 for logits.
+            values: (B, 1, h, w) whole numbers below 65536, (B, C, h, w) float16 for logits, or (B, D) float32.
         """
+        if self.form == VECTOR:
+            return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
         if self.form == LOGITS:
             storage = numpy_to_pyarrow_listarray(values)
             return pa.ExtensionArray.from_storage(schema([self]).field(self.key).type, storage)
@@ -113,8 +118,8 @@ class Tally:
         """Add the frames of one batch, as stored values and as encoded."""
         self.sums["frames"] += len(values)
         self.sums["bytes"] += encoded.nbytes
-        if values.dtype == np.float16:
-            return  # logits have no statistics, so that nothing normalises them
+        if np.issubdtype(values.dtype, np.floating):
+            return  # logits and vectors have no statistics, so that nothing normalises them
         whole = values.astype(np.int64)
         self.sums["values"] += whole.size
         self.sums["sum"] += int(whole.sum())

@@ -19,7 +19,7 @@ import transformers
 from draccus.utils import DraccusException
 
 from .assemble import assemble
-from .config import PrecomputeConfig
+from .config import JobConfig, PrecomputeConfig
 from .executors import run
 from .job import Job, explain, remove_leftovers
 from .work import prepare
@@ -27,7 +27,7 @@ from .work import prepare
 logger = logging.getLogger(__name__)
 
 
-def precompute(config: PrecomputeConfig) -> str:
+def precompute(config: JobConfig) -> str:
     """Make the dataset.
 
     Returns:
@@ -52,7 +52,7 @@ def precompute(config: PrecomputeConfig) -> str:
     return f"{frames} frames of {cameras} cameras, {speed:.1f} frames/s; {assemble(job)}"
 
 
-def _already_there(config: PrecomputeConfig) -> str:
+def _already_there(config: JobConfig) -> str:
     """The output appears only when it is complete, so what lies beside it then is what a kill left over."""
     if not config.partial.is_dir():
         raise FileExistsError(
@@ -100,20 +100,29 @@ def _only_our_own_messages() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def main() -> None:
-    """The console script."""
+def run_command(kind: type[JobConfig]) -> None:
+    """Parse the command line and do what it says.
+
+    Args:
+        kind: of options.
+    """
     _only_our_own_messages()
     try:
-        print(precompute(draccus.parse(PrecomputeConfig)))
+        print(precompute(draccus.parse(kind)))
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on where it was.", 130)
+        _fail(kind, "stopped; the same command goes on where it was.", 130)
     except (OSError, ValueError, RuntimeError, DraccusException) as error:
-        _fail(explain(error))
+        _fail(kind, explain(error))
 
 
-def _fail(message: str, code: int = 2) -> None:
-    print(f"so101-precompute: {message}", file=sys.stderr)
+def _fail(kind: type[JobConfig], message: str, code: int = 2) -> None:
+    print(f"{kind.command}: {message}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def main() -> None:
+    """The console script."""
+    run_command(PrecomputeConfig)
 
 
 if __name__ == "__main__":

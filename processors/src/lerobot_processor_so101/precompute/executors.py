@@ -13,13 +13,13 @@ import multiprocess
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from tqdm import tqdm
 
-from .config import PrecomputeConfig
+from .config import JobConfig
 from .job import Job, failures
 from .models import Models
 from .work import AssembleDataset, PrecomputeEpisodes, work
 
 
-def run(config: PrecomputeConfig, job: Job, models: Models) -> bool:
+def run(config: JobConfig, job: Job, models: Models) -> bool:
     """Look at all episodes that are not done.
 
     Returns:
@@ -55,7 +55,7 @@ def run(config: PrecomputeConfig, job: Job, models: Models) -> bool:
     return True
 
 
-def _common(config: PrecomputeConfig, logs: Path) -> dict[str, Any]:
+def _common(config: JobConfig, logs: Path) -> dict[str, Any]:
     # Our own files say what is done; datatrove's marks would go stale when someone deletes an episode's.
     return {
         "tasks": config.workers,
@@ -65,7 +65,7 @@ def _common(config: PrecomputeConfig, logs: Path) -> dict[str, Any]:
     }
 
 
-def _resources(config: PrecomputeConfig) -> dict[str, int]:
+def _resources(config: JobConfig) -> dict[str, int]:
     return {
         "cpus_per_task": config.cpus_per_worker,
         "gpus_per_task": config.gpus_per_worker,
@@ -73,13 +73,13 @@ def _resources(config: PrecomputeConfig) -> dict[str, int]:
     }
 
 
-def _local(config: PrecomputeConfig, job: Job) -> LocalPipelineExecutor:
+def _local(config: JobConfig, job: Job) -> LocalPipelineExecutor:
     # Imports cost seconds: they are paid once, and workers are forked from the process that paid.
     multiprocess.get_context("forkserver").set_forkserver_preload([PrecomputeEpisodes.__module__])
     return LocalPipelineExecutor([PrecomputeEpisodes(config)], **_common(config, job.folder / "logs"))
 
 
-def _ray(config: PrecomputeConfig, job: Job) -> RayPipelineExecutor:
+def _ray(config: JobConfig, job: Job) -> RayPipelineExecutor:
     import ray
 
     if not ray.is_initialized():  # joins the cluster of RAY_ADDRESS, or starts one on this machine
@@ -89,7 +89,7 @@ def _ray(config: PrecomputeConfig, job: Job) -> RayPipelineExecutor:
     )
 
 
-def _slurm(config: PrecomputeConfig, job: Job) -> None:
+def _slurm(config: JobConfig, job: Job) -> None:
     """Submit an array of workers and, after it, the job that puts the dataset together."""
     logs = config.output.with_name(config.output.name + ".slurm")
     common = {
@@ -98,7 +98,7 @@ def _slurm(config: PrecomputeConfig, job: Job) -> None:
         "time": config.slurm.time,
         "qos": config.slurm.qos,
         "env_command": config.slurm.setup or f'export PATH="{Path(sys.executable).parent}:$PATH"',
-        "job_name": "so101-precompute",
+        "job_name": config.command,
     }
     workers = SlurmPipelineExecutor(
         [PrecomputeEpisodes(config)], **{**_common(config, logs / "episodes"), **common}

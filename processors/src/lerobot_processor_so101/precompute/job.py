@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from .columns import Column, Tally, schema
-from .config import PrecomputeConfig
+from .config import JobConfig
 from .frames import Batch
 from .source import Episode, Source
 
@@ -33,7 +33,7 @@ class Job:
         columns: what is added.
     """
 
-    def __init__(self, config: PrecomputeConfig, source: Source, columns: Sequence[Column]) -> None:
+    def __init__(self, config: JobConfig, source: Source, columns: Sequence[Column]) -> None:
         self.config, self.source, self.columns = config, source, list(columns)
         self.folder = config.partial
         self.dataset = self.folder / "dataset"

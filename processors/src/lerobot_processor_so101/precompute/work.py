@@ -12,7 +12,7 @@ from loguru import logger as datatrove_logger
 from tqdm import tqdm
 
 from .assemble import assemble
-from .config import PrecomputeConfig
+from .config import JobConfig
 from .frames import ahead, read_batches
 from .job import Job, PartWriter, report_failure
 from .models import Models
@@ -22,7 +22,7 @@ from .source import Source
 datatrove_logger.disable("datatrove")
 
 
-def prepare(config: PrecomputeConfig, rank: int = 0) -> tuple[Job, Models]:
+def prepare(config: JobConfig, rank: int = 0) -> tuple[Job, Models]:
     """What is to be done and with which models; what is quickly found wrong comes first.
 
     Raises:
@@ -30,7 +30,7 @@ def prepare(config: PrecomputeConfig, rank: int = 0) -> tuple[Job, Models]:
     """
     source = Source(config.source_root, config.repo_id)
     pictures = source.pictures(config.cameras)
-    models = Models(config, rank)
+    models = config.make_models(rank)
     return Job(config, source, models.columns(pictures)), models
 
 
@@ -44,7 +44,7 @@ class PrecomputeEpisodes(PipelineStep):
     name = "so101-precompute"
     type = "PERCEPTION"
 
-    def __init__(self, config: PrecomputeConfig) -> None:
+    def __init__(self, config: JobConfig) -> None:
         super().__init__()
         self.config = config
 
@@ -113,7 +113,7 @@ class AssembleDataset(PipelineStep):
     name = "so101-precompute-assemble"
     type = "PERCEPTION"
 
-    def __init__(self, config: PrecomputeConfig) -> None:
+    def __init__(self, config: JobConfig) -> None:
         super().__init__()
         self.config = config
 

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--policy.type=imf`: several views, seen by a frozen SigLIP2, and a chunk of actions in one step.
+
+Importing this package registers the configuration and the processor steps that its checkpoints name; the model
+itself is imported when LeRobot builds one.
+"""
+
+import lerobot_processor_so101  # noqa: F401  registers the steps
+
+from .configuration_imf import IMFConfig
+
+__all__ = ["IMFConfig"]
