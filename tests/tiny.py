@@ -381,3 +381,36 @@ def tiny_depth_pro(folder: Path | str) -> str:
     )
     prepare = hf.DepthProImageProcessor(size={"height": 32, "width": 32})
     return save(folder, hf.DepthProForDepthEstimation(config), prepare)
+
+
+def tiny_siglip(folder: Path | str, size: int = 32, seed: int = 0) -> str:
+    """SigLIP with both halves and a tokenizer; pictures are size x size, patches 8 x 8."""
+    torch.manual_seed(seed)
+    layers = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    tokenizer = _letter_tokenizer()
+    config = hf.SiglipConfig(
+        vision_config={**layers, "image_size": size, "patch_size": 8},
+        text_config={
+            **layers,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 24,
+            "projection_size": 16,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+    )
+    return save(folder, hf.SiglipModel(config), tokenizer)
+
+
+def _letter_tokenizer() -> hf.PreTrainedTokenizerFast:
+    """One token for each small letter; capitals are unknown."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    vocabulary = {token: id_ for id_, token in enumerate(("<pad>", "<unk>", *"abcdefghijklmnopqrstuvwxyz ."))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    return hf.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the imf policy."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ CHOICES = {
     "loss": ("pseudo_huber", "adaptive", "mse"),
 }
 VISION = f"{OBS_STR}.vision."
+
+logger = logging.getLogger(__name__)
 
 
 def vision_key(camera: str) -> str:
@@ -123,6 +126,11 @@ class IMFConfig(PreTrainedConfig):
                     f"{name}: found {getattr(self, name)!r}, expected one of {', '.join(allowed)}."
                 )
         self._check_numbers()
+        if self.objective == "flow_matching" and self.num_inference_steps == 1:
+            logger.warning(
+                "num_inference_steps: 1 with flow_matching, whose single step goes to the mean of all actions that were shown "
+                "there; expected about 10. One step is what the objective imf is for."
+            )
 
     def _check_numbers(self) -> None:
         positive = ("n_obs_steps", "n_action_steps", "per_view_output_dim", "cond_dim", "n_layer", "n_head")

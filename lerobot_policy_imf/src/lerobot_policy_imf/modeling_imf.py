@@ -195,7 +195,10 @@ class IMFPolicy(PreTrainedPolicy):
     def _condition(self, model: "IMFModel", batch: dict[str, Any]) -> Tensor:
         """What the network is told, (B, N, cond_dim)."""
         state = _with_time(batch[OBS_STATE], 2).clamp(-_STATE_LIMIT, _STATE_LIMIT)
-        text = None if self.text is None else self.text(batch[TOKENS])
+        text = None
+        if self.text is not None:
+            tokens = batch[TOKENS]
+            text = self.text(tokens[:, -1] if tokens.ndim == 3 else tokens)
         return model.condition(self.see(batch), state, text)
 
     @torch.no_grad()

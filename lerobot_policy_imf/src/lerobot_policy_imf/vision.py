@@ -136,22 +136,24 @@ def text_config(name: str) -> Any:
 
 
 def _half(name: str, half: str) -> Any:
-    from transformers import AutoConfig
+    from transformers import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
 
     try:
-        config = AutoConfig.from_pretrained(name)
+        values, _ = SiglipConfig.get_config_dict(name)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"vision_model_name: found no model under {name!r}, expected a folder or a Hub id that can be reached from "
             f"here. ({str(error).splitlines()[0]})"
         ) from error
-    if config.model_type not in ("siglip", f"siglip_{half}_model"):
-        raise ValueError(
-            f"vision_model_name: found a model of type {config.model_type!r} under {name!r}, expected 'siglip' with a "
-            f"{half} half, as SigLIP and SigLIP2 of fixed resolution are, such as google/siglip2-base-patch16-256 "
-            "(not those called naflex)."
-        )
-    return getattr(config, f"{half}_config") if config.model_type == "siglip" else config
+    kind = values.get("model_type")
+    if kind == "siglip":
+        return getattr(SiglipConfig.from_dict(values), f"{half}_config")
+    if kind == f"siglip_{half}_model":
+        return {"vision": SiglipVisionConfig, "text": SiglipTextConfig}[half].from_dict(values)
+    raise ValueError(
+        f"vision_model_name: found a model of type {kind!r} under {name!r}, expected 'siglip' with a {half} half, as "
+        "SigLIP and SigLIP2 of fixed resolution are, such as google/siglip2-base-patch16-256 (not those called naflex)."
+    )
 
 
 def load(kind: Any, name: str, config: Any) -> Any:
