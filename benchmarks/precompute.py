@@ -238,7 +238,7 @@ def true_maps(work: Path) -> dict[str, dict[str, float]]:
         )
     )
     dataset = LeRobotDataset("local/truth", root=work / "truth")
-    column = Column("k", "top", "ids", (84, 84), (84, 84, 1), ModelIdentity("simulator", ""))
+    column = Column("k", "top", "ids", (84, 84), (84, 84, 1), ModelIdentity("simulator", ""), (84, 84))
     maps: dict[str, list[torch.Tensor]] = {"true ids, 84x84": [], "true disparity, 84x84": []}
     for item in (dataset[index] for index in range(len(dataset))):
         for camera in CAMERAS:
@@ -256,9 +256,9 @@ def many_classes() -> dict[str, dict[str, float]]:
     torch.manual_seed(0)
     names = tuple(f"class {number}" for number in range(150))
     noise = Scores(torch.randn(20, 150, 128, 128), "logits", names)
-    column = Column("k", "top", "top_k", (32, 32), (10, 1025, 1), ModelIdentity("noise", ""))
+    column = Column("k", "top", "top_k", (32, 32), (10, 1025, 1), ModelIdentity("noise", ""), (84, 84))
     top_k = column.encode(encode_top_k(*noise.top_k(10, (32, 32))).numpy())
-    dense = Column("k", "top", "logits", (512, 512), (150, 512, 512), ModelIdentity("noise", ""))
+    dense = Column("k", "top", "logits", (512, 512), (150, 512, 512), ModelIdentity("noise", ""), (84, 84))
     return {
         "top-10 of 150 classes, 32x32": {"bytes": round(top_k.nbytes / 20)},
         "raw logits of 150 classes, 512x512": {"bytes": dense.logits_bytes},

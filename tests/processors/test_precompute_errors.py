@@ -9,7 +9,7 @@ import av
 import pytest
 import torch
 
-from lerobot_processor_so101.precompute import command, job, models
+from lerobot_processor_so101.precompute import command, job, perception
 from lerobot_processor_so101.precompute.command import main, precompute
 from lerobot_processor_so101.precompute.config import PrecomputeConfig
 from tests.tiny import tiny_efficientvit_fpn, tiny_segformer
@@ -186,7 +186,7 @@ def test_changed_source(source, model, tmp_path, monkeypatch):
 
 def test_nan(source, tmp_path, monkeypatch):
     folder = tiny_efficientvit_fpn(tmp_path / "m", disparity_head=True)
-    real = models.make_segmenter
+    real = perception.make_segmenter
 
     def damaged(*args):
         segmenter = real(*args)
@@ -194,7 +194,7 @@ def test_nan(source, tmp_path, monkeypatch):
             segmenter.model.seg_head.bias[0] = torch.nan
         return segmenter
 
-    monkeypatch.setattr(models, "make_segmenter", damaged)
+    monkeypatch.setattr(perception, "make_segmenter", damaged)
     with pytest.raises(ValueError, match=r"episode 0, frames 0 to 3: .* NaN or infinite for camera 'top'"):
         precompute(config(source, tmp_path / "out", segmenter=folder))
 
