@@ -16,6 +16,7 @@ OWN_CLASSES = {
     "lift_cube": (),
     "place_cube": ("red cube", "blue bowl"),
     "sort_cubes": ("red cube", "green cube", "yellow cube", "blue bowl", "white bowl"),
+    "pass_post": ("post", "pad"),
 }
 
 

@@ -175,6 +175,33 @@ def test_the_expert_goes_home_from_anywhere(world_of):
     assert np.abs(world.joints() - HOME)[:5].max() < 2.0
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_expert_passes_a_post_by_either_side_of_one_start(side, world_of):
+    world = world_of("pass_post", "clean")
+    start = training_start("pass_post", "clean", 0)
+    world.reset(dataclasses.replace(start, goal=dataclasses.replace(start.goal, side=side)))
+    expert, beside = Expert(world), []
+    while not world.is_success() and world.ticks < world.task.time_limit_ticks:
+        world.step(expert.decide().action)
+        pinch, post = world.pinch_point(), world.position("post")
+        if abs(pinch[0] - post[0]) < 0.02:
+            beside.append(pinch[1] - post[1])
+    assert world.is_success()
+    assert beside
+    assert all(gap > 0.04 if side == "left" else gap < -0.04 for gap in beside)
+
+
+def test_a_post_that_is_run_into_is_no_success(world_of):
+    world = world_of("pass_post", "clean")
+    world.reset(training_start("pass_post", "clean", 0))
+    expert = Expert(world)
+    world.data.joint("post").qpos[0] += 0.01
+    while world.ticks < world.task.time_limit_ticks:
+        world.step(expert.decide().action)
+    assert world.terms()["low"] == 1.0
+    assert not world.is_success()
+
+
 def test_the_expert_recovers_from_a_knocked_cube(world_of):
     world = world_of("lift_cube", "clean")
     expert = begin(world)

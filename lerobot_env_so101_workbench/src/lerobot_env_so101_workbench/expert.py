@@ -29,6 +29,10 @@ HOVER = 0.060  # m above the grasp before descending
 LIFT = 0.085  # m that a cube is raised
 CARRY = BOWL_HEIGHT + 0.075  # m, pinch height on the way to a bowl
 DROP = BOWL_HEIGHT + 0.030  # m, pinch height for letting go
+ROUND = 0.085  # m beside a post, and above the table, on the way round it
+PAST = 0.055  # m beyond a post, from where on the way is free
+UNDECIDED = 0.025  # m beside a post, within which either side is as near
+STRIDE = 0.03  # m that a straight line is followed at a time
 GRASP_HEIGHT = CUBE_HALF + 0.002  # m, pinch height for closing
 # Largest step per tick [deg] by phase; the servos follow at up to 9 deg per tick.
 SPEEDS = {"approach": 5.0, "align": 3.5, "descend": 2.6, "close": 2.6, "lift": 3.6, "carry": 4.0, "lower": 2.6,
@@ -69,6 +73,8 @@ class Expert:
     def _plan(self) -> tuple[str, np.ndarray, float]:
         """Phase, joint goal (5,) [rad] and gripper goal of the present state."""
         world, goal = self._world, self._world.goal
+        if goal.around:
+            return self._pass(goal.around)
         if goal.into and is_in(world, goal.pick, goal.into):
             return self._retreat()
         if world.is_gripped(goal.pick):
@@ -122,6 +128,24 @@ class Expert:
             joints, _ = self._solve(np.array([*pinch[:2], CARRY + 0.02]))
             return "retreat", joints, OPEN
         return "home", self._home[:5], float(arm.HOME[GRIPPER])
+
+    def _pass(self, post: str) -> tuple[str, np.ndarray, float]:
+        """Round the post by the side that the arm is on, or where it is on neither by that of the goal; then down."""
+        goal, pinch = self._world.goal, self._pinch()
+        obstacle, pad = self._world.position(post), self._world.position(goal.pick)
+        beside, ahead = pinch[1] - obstacle[1], pinch[0] - obstacle[0]
+        side = 1.0 if goal.side == "left" else -1.0
+        if abs(beside) > UNDECIDED:
+            side = np.sign(beside)
+        if ahead > PAST:
+            phase, target = "descend", np.array([*pad[:2], GRASP_HEIGHT])
+        elif abs(beside) < ROUND - 0.02:
+            phase, target = "approach", np.array([obstacle[0] - 0.05, obstacle[1] + side * ROUND, ROUND])
+        else:
+            phase, target = "carry", np.array([pad[0], obstacle[1] + side * ROUND, ROUND])
+        away = target - pinch
+        step = pinch + away * min(1.0, STRIDE / max(float(np.linalg.norm(away)), 1e-9))
+        return phase, self._solve(step)[0], CLOSED
 
     # -- motion ----------------------------------------------------------------------------------------------
 

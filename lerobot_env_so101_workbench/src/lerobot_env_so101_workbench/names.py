@@ -7,7 +7,7 @@ Kept apart from the simulator so that LeRobot's commands can import the configur
 import difflib
 from collections.abc import Sequence
 
-TASK_NAMES = ("lift_cube", "place_cube", "sort_cubes")
+TASK_NAMES = ("lift_cube", "place_cube", "sort_cubes", "pass_post")
 LEVELS = ("clean", "distractors", "randomised")
 CAMERA_NAMES = ("top", "wrist", "front")
 MIN_SIDE, MAX_SIDE = 16, 2048  # pixels

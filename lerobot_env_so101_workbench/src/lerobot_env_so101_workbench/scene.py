@@ -19,6 +19,7 @@ TABLE_MATERIALS = ("plain", "checker", "stripes", "speckles", "tiles")
 CUBE_HALF = 0.015  # m
 BOWL_RADIUS = 0.055  # m, inner radius at the rim
 BOWL_HEIGHT = 0.030  # m
+POST_RADIUS, POST_HEIGHT = 0.012, 0.130  # m
 SUBSTEPS = 6  # physics steps in one control period of 1/30 s
 
 _VISUAL, _HIDDEN = 2, 3  # Menagerie's geom groups: what cameras see, and collision parts they do not
@@ -291,6 +292,32 @@ def _add_ball(body: mujoco.MjsBody, prop: Prop) -> None:
     _add_geom(body, prop, type=mujoco.mjtGeom.mjGEOM_ELLIPSOID, size=[0.016, 0.016, 0.010], mass=prop.mass)
 
 
-_SHAPES = {"cube": _add_cube, "bowl": _add_bowl, "brick": _add_brick, "can": _add_can, "ball": _add_ball}
+def _add_post(body: mujoco.MjsBody, prop: Prop) -> None:
+    """Slender and not fixed: who touches it topples it."""
+    size = [POST_RADIUS, POST_HEIGHT / 2, 0]
+    _add_geom(body, prop, type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=size, mass=prop.mass)
+
+
+def _add_pad(body: mujoco.MjsBody, prop: Prop) -> None:
+    _add_geom(body, prop, type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.02, 0.0015, 0], mass=prop.mass)
+
+
+_SHAPES = {
+    "cube": _add_cube,
+    "bowl": _add_bowl,
+    "brick": _add_brick,
+    "can": _add_can,
+    "ball": _add_ball,
+    "post": _add_post,
+    "pad": _add_pad,
+}
 # Height of a prop's body origin above the table when it rests [m].
-REST_HEIGHT = {"cube": CUBE_HALF, "bowl": 0.0, "brick": 0.010, "can": 0.018, "ball": 0.010}
+REST_HEIGHT = {
+    "cube": CUBE_HALF,
+    "bowl": 0.0,
+    "brick": 0.010,
+    "can": 0.018,
+    "ball": 0.010,
+    "post": POST_HEIGHT / 2,
+    "pad": 0.0015,
+}

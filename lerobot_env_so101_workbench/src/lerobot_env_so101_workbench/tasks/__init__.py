@@ -4,9 +4,10 @@
 from ..names import LEVELS, TASK_NAMES, check_level, check_task
 from .base import Goal, Task
 from .lift_cube import LiftCube
+from .pass_post import PassPost
 from .place_cube import PlaceCube
 from .sort_cubes import SortCubes
 
-TASKS: dict[str, Task] = {task.name: task for task in (LiftCube(), PlaceCube(), SortCubes())}
+TASKS: dict[str, Task] = {task.name: task for task in (LiftCube(), PlaceCube(), SortCubes(), PassPost())}
 
 __all__ = ["LEVELS", "TASKS", "TASK_NAMES", "Goal", "Task", "check_level", "check_task"]

@@ -28,10 +28,15 @@ _CLEARANCE = 0.01
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to be picked and, if anything, where it goes (names of props)."""
+    """What is to be picked or touched, where it goes if anywhere, and what is in the way (names of props).
+
+    `side` is what a demonstrator decides where both sides are as good: "left" or "right".
+    """
 
     pick: str
     into: str | None = None
+    around: str | None = None
+    side: str | None = None
 
 
 class Task(ABC):
