@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is a chunk of actions in one step worth? Heads of policies compared on the features of one frozen encoder.
+
+    python -m benchmarks.imf
+
+`place_cube`, and `pass_post`, which has two answers. No pretrained SigLIP2 is at hand, so the encoder is a small one of its
+class, trained on workbench frames (`benchmarks.small_siglip`). Every head learns from the same cached features of the same
+200 demonstrations, clean, through LeRobot's own training, and acts from pictures on the same 200 frozen starts:
+
+    imf             1, 2 and 4 steps of one training
+    flow_matching   10 steps and 1 of one training: the same network without average velocities
+    regression      the same network, told the mean
+    diffusion       LeRobot's, its U-Net made as small as our network, DDIM with 10 steps, features as its environment state
+
+Beside success: the share of passes on the left (demonstrations: half), how abruptly commands change at the boundary of two
+chunks and within one, and milliseconds per chunk. BENCH=full adds seeds and the ablations. Stopped and started again, it goes
+on where it was. Writes results/imf.json.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.datasets import LeRobotDataset
+from lerobot.datasets.dataset_tools import add_features, recompute_stats
+from lerobot.envs.utils import preprocess_observation
+from lerobot.policies import get_policy_class, make_pre_post_processors
+from lerobot.utils.constants import OBS_ENV_STATE
+from lerobot.utils.import_utils import register_third_party_plugins
+from torch import Tensor
+
+from lerobot_env_so101_workbench.env import WorkbenchEnv
+from lerobot_env_so101_workbench.views import View
+from lerobot_policy_imf.configuration_imf import vision_key
+from lerobot_policy_imf.vision import VisionEncoder
+
+from .report import save, table
+from .study import Study, compare, row
+
+TASKS = ("place_cube", "pass_post")
+CAMERAS = ("top", "wrist")
+PICTURES = ["--height=96", "--width=96", "--video=false"]
+HORIZON = ["--policy.horizon=16", "--policy.n_action_steps=8", "--policy.n_obs_steps=2"]
+SMALL = ["--policy.n_emb=128", "--policy.n_layer=4", "--policy.n_head=4", "--policy.cond_dim=128"]
+TRAINING = ["--policy.optimizer_lr=1e-3", "--policy.scheduler_warmup_steps=200", "--batch_size=64"]
+# What each arm is trained as, and the numbers of steps it acts with.
+ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
+    "imf": ([], (1, 2, 4)),
+    "flow_matching": (["--policy.objective=flow_matching", "--policy.num_inference_steps=10"], (10, 1)),
+    "regression": ([], (1,)),
+    "diffusion": ([], (10,)),
+}
+ABLATIONS = {
+    "standard residual": ["--policy.residual=standard"],
+    "attnres_block": ["--policy.residual=attnres_block", "--policy.attnres_blocks=4"],
+    "logit-normal times": ["--policy.time_sampler=logit_normal", "--policy.endpoint_share=0"],
+    "logit-normal times, endpoints": ["--policy.time_sampler=logit_normal"],
+    "no endpoints": ["--policy.endpoint_share=0"],
+    "endpoints 0.2": ["--policy.endpoint_share=0.2"],
+    "meanflow": ["--policy.objective=meanflow"],
+    "adaptive loss": ["--policy.loss=adaptive"],
+    "192 per view": ["--policy.per_view_output_dim=192"],
+}
+
+
+class Heads(Study):
+    """The steps of the study."""
+
+    def encoder(self) -> Path:
+        """The shared encoder, trained on other starts than the demonstrations begin from."""
+        roots = [
+            self.demonstrate(
+                f"frames {task}",
+                [f"--task={task}", "--episodes=60", "--seed=40000", "--seg=true", "--depth=true", *PICTURES],
+            )
+            for task in TASKS
+        ]
+        out = self.out / "encoder"
+        command = ["python", "-m", "benchmarks.small_siglip", "--roots", *map(str, roots), f"--output={out}"]
+        self.step("encoder", command, out / "model.safetensors")
+        return out
+
+    def features(self, task: str) -> Path:
+        """Demonstrations with what the encoder sees in the place of pictures."""
+        count = self.options.episodes
+        root = self.demonstrate(task, [f"--task={task}", f"--episodes={count}", "--seed=20000", *PICTURES])
+        out = self.out / f"{task}_seen"
+        command = [
+            "so101-cache-vision",
+            f"--root={root}",
+            f"--output={out}",
+            f"--vision_model_name={self.encoder()}",
+        ]
+        self.step(out.name, [*command, "--drop_rgb=true"], out / "meta" / "info.json")
+        return out
+
+    def environment_state(self, task: str) -> Path:
+        """The same features under the one name that LeRobot's diffusion takes vectors by."""
+        seen, out = self.features(task), self.out / f"{task}_environment"
+        if not (out / "done").exists():
+            dataset = LeRobotDataset("local/seen", root=seen)
+            columns = dataset.hf_dataset.select_columns([vision_key(camera) for camera in CAMERAS])
+            values = np.stack([np.concatenate([r[vision_key(c)] for c in CAMERAS]) for r in columns])
+            info = {"dtype": "float32", "shape": [values.shape[1]], "names": None}
+            made = add_features(dataset, {OBS_ENV_STATE: (values, info)}, out, "local/environment")
+            recompute_stats(made)
+            (out / "done").touch()
+        return out
+
+    def checkpoint(self, task: str, arm: str, seed: int, options: list[str]) -> Path:
+        """Train one arm."""
+        root = self.environment_state(task) if arm == "diffusion" else self.features(task)
+        common = [f"--dataset.root={root}", "--dataset.repo_id=local/seen", f"--seed={seed}", *HORIZON]
+        common += [f"--save_freq={self.options.steps // 2}", *TRAINING]
+        if arm == "diffusion":
+            common = [*common, "--policy.type=diffusion", "--policy.down_dims=[64,128,256]"]
+            common += ["--policy.noise_scheduler_type=DDIM", "--policy.num_inference_steps=10"]
+            common += ["--policy.do_mask_loss_for_padding=true"]
+        else:
+            common = [*common, "--policy.type=imf", f"--policy.vision_model_name={self.encoder()}", *SMALL]
+        command = ["python", "-m", "benchmarks.imf_regression"] if arm == "regression" else ["lerobot-train"]
+        return self.train(f"{task} {arm} {seed}", [*common, *options], self.options.steps, command)
+
+    def act(self, task: str, name: str, checkpoint: Path, steps: int) -> dict:
+        """What a trained arm does at the frozen starts; kept in a file."""
+        path = self.out / f"acts_{name.replace(' ', '_')}.json"
+        if not path.exists():
+            actor = Actor(checkpoint, steps, self.encoder(), regresses="regression" in name)
+            path.write_text(json.dumps(actor.run(task, self.options.starts)))
+        return json.loads(path.read_text())
+
+    def arm(self, task: str, arm: str, seed: int, options: list[str], counts: tuple[int, ...]) -> list[dict]:
+        """Train one arm and let it act with each number of steps."""
+        checkpoint = self.checkpoint(task, arm, seed, options)
+        rows = []
+        for steps in counts:
+            label = f"{arm}, {steps} step{'s' * (steps > 1)}"
+            found = self.act(task, f"{task} {arm} {seed} {steps}", checkpoint, steps)
+            rows.append(row(found.pop("successes"), task=task, arm=label, seed=seed) | found)
+            print(table(list(found), [[str(value) for value in found.values()]]), flush=True)
+        return rows
+
+
+class Actor:
+    """A trained policy in the workbench.
+
+    Args:
+        checkpoint: folder.
+        steps: evaluations of the network per chunk.
+        encoder: folder of the encoder, for policies that have none in them.
+        regresses: whether it begins from zero instead of noise.
+    """
+
+    def __init__(self, checkpoint: Path, steps: int, encoder: Path, regresses: bool) -> None:
+        from lerobot.configs import PreTrainedConfig
+
+        register_third_party_plugins()
+        config = PreTrainedConfig.from_pretrained(checkpoint)
+        config.device = "cpu"
+        config.num_inference_steps = steps
+        self.policy: Any = get_policy_class(config.type).from_pretrained(checkpoint, config=config)
+        self.pre, self.post = make_pre_post_processors(config, pretrained_path=str(checkpoint))
+        self.encoder = VisionEncoder.make(str(encoder), 0, None) if config.type == "diffusion" else None
+        self.noise = torch.zeros(1, 16, 6) if regresses else None
+        self.ms: dict[str, list[float]] = {"vision": [], "head": []}
+        if config.type == "imf":
+            self.policy.vision.forward = self._timed("vision", self.policy.vision.forward)
+            self.policy._predict = self._timed("head", self.policy._predict)
+        else:
+            self.policy.diffusion.generate_actions = self._timed(
+                "head", self.policy.diffusion.generate_actions
+            )
+
+    def _timed(self, name: str, function: Callable) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            answer = function(*args, **kwargs)
+            self.ms[name].append(1000 * (time.perf_counter() - begin))
+            return answer
+
+        return call
+
+    @torch.no_grad()
+    def select(self, observation: dict[str, Any]) -> np.ndarray:
+        """The next action, in LeRobot units."""
+        batched = {key: value[None] for key, value in observation.items() if key != "pixels"}
+        batched["pixels"] = {key: value[None] for key, value in observation["pixels"].items()}
+        batch = preprocess_observation(batched)
+        if self.encoder is not None:
+            views: list[Tensor] = [batch.pop(f"observation.images.{camera}") for camera in CAMERAS]
+            batch[OBS_ENV_STATE] = self._timed("vision", self.encoder)(views).flatten(1)
+        options = {} if self.noise is None else {"noise": self.noise}
+        return self.post(self.policy.select_action(self.pre(batch), **options))[0].numpy()
+
+    def run(self, task: str, starts: int) -> dict:
+        """Success at each start, and what the motion was like."""
+        env = WorkbenchEnv(task, "clean", view=View(CAMERAS, 96, 96, True, False, False))
+        successes, sides, commands = [], [], []
+        for start in range(starts):
+            torch.manual_seed(start)
+            self.policy.reset()
+            observation, info = env.reset(seed=1000 + start)
+            side, acted, over = None, [], False
+            while not over:
+                action = self.select(observation)
+                acted.append(action)
+                observation, _, terminated, truncated, info = env.step(action)
+                over = terminated or truncated
+                if task == "pass_post" and side is None:
+                    pinch, post = env.world.pinch_point(), env.world.position("post")
+                    side = bool(pinch[1] > post[1]) if pinch[0] > post[0] else None
+            successes.append(int(info["is_success"]))
+            sides.append(side)
+            commands.append(np.array(acted))
+        env.close()
+        passed = [
+            side for side, success in zip(sides, successes, strict=True) if success and side is not None
+        ]
+        boundary, within = jerks(commands)
+        # Vision is timed inside what an imf policy predicts, and outside of diffusion's.
+        head, vision = np.array(self.ms["head"]), np.array(self.ms["vision"])
+        if self.encoder is None:
+            head = head - vision
+        return {
+            "successes": successes,
+            "left": round(float(np.mean(passed)), 3) if passed else None,
+            "change_at_boundary": boundary,
+            "change_within": within,
+            "vision_ms": percentiles(vision),
+            "head_ms": percentiles(head),
+        }
+
+
+def jerks(commands: list[np.ndarray], chunk: int = 8) -> tuple[float, float]:
+    """Mean second difference of commands [deg per tick²] where a chunk begins, and elsewhere."""
+    boundary, within = [], []
+    for acted in commands:
+        change = np.abs(np.diff(acted[:, :5], n=2, axis=0)).mean(1)  # of tick i + 2
+        ticks = np.arange(2, len(acted))
+        boundary += change[ticks % chunk <= 1].tolist()
+        within += change[ticks % chunk > 1].tolist()
+    return round(float(np.mean(boundary)), 3), round(float(np.mean(within)), 3)
+
+
+def percentiles(values: np.ndarray) -> list[float]:
+    """Median and 95th percentile."""
+    return [round(float(np.percentile(values, q)), 2) for q in (50, 95)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    full = os.environ.get("BENCH") == "full"
+    parser.add_argument("--out", type=Path, default=Path("outputs/imf"))
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--seeds", type=int, default=3 if full else 1)
+    parser.add_argument("--starts", type=int, default=200)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--arms", nargs="+", choices=(*ARMS, *ABLATIONS), default=list(ARMS))
+    options = parser.parse_args()
+    names = [*options.arms, *(ABLATIONS if full else ())]
+    study = Heads(options.out, options)
+    arms = {**ARMS, **{name: (extra, (1, 2)) for name, extra in ABLATIONS.items()}}
+    rows = [
+        found
+        for task in options.tasks
+        for name in dict.fromkeys(names)
+        for seed in range(options.seeds)
+        for found in study.arm(task, name, seed, *arms[name])
+    ]
+    labels = list(dict.fromkeys(r["arm"] for r in rows))
+    gains = compare(rows, ("task",), [("imf, 1 step", label) for label in labels])
+    settings = {key: value for key, value in vars(options).items() if key not in ("out", "tasks", "arms")}
+    print("written to", save("imf", {"settings": settings, "rows": rows, "paired": gains}))
+
+
+if __name__ == "__main__":
+    main()
