@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+import PIL.Image
 import torch
 from lerobot.envs.utils import preprocess_observation
 from lerobot.policies import make_pre_post_processors
@@ -22,6 +23,7 @@ from lerobot_processor_so101 import OBSERVED, disparity_key, resolve_perception,
 from lerobot_processor_so101.overlay import side_by_side
 
 SIDE = 240
+MOMENTS = 5  # of each episode on the sheet
 _GREEN, _RED = (60, 170, 80), (200, 60, 50)
 
 
@@ -72,12 +74,14 @@ def main() -> None:
         "--seeds", type=int, nargs="+", default=list(range(1000, 1010)), help="start = seed modulo 200"
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/segdepth_film.mp4"))
+    parser.add_argument("--sheet", type=Path, help="also a picture: a row of moments for every episode")
     options = parser.parse_args()
     policy = SegDepthPolicy.from_pretrained(options.checkpoint)
     pipelines = make_pre_post_processors(policy.config, pretrained_path=str(options.checkpoint))
     observed = policy.config.segmenter == OBSERVED
     view = View(tuple(policy.config.cameras), options.height, options.width, not observed, observed, observed)
     env = WorkbenchEnv(options.task, options.level, view=view)
+    rows = []
     with av.open(str(options.output), "w") as container:
         stream = container.add_stream("h264", rate=30)
         for seed in options.seeds:
@@ -88,11 +92,16 @@ def main() -> None:
             )
             ended = frames[-1].copy()
             ended[:8], ended[-8:] = (_GREEN if success else _RED,) * 2
+            moments = [frames[i] for i in np.linspace(0, len(frames) - 1, MOMENTS).round().astype(int)]
+            rows.append(np.hstack([*moments[:-1], ended]))
             for frame in [*frames, *[ended] * 20]:
                 stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     env.close()
+    if options.sheet:
+        sheet = PIL.Image.fromarray(np.vstack(rows))
+        sheet.reduce(4).quantize(128).save(options.sheet)
 
 
 if __name__ == "__main__":
