@@ -77,12 +77,19 @@ class Heads(Study):
         roots = [
             self.demonstrate(
                 f"frames {task}",
-                [f"--task={task}", "--episodes=60", "--seed=40000", "--seg=true", "--depth=true", *PICTURES],
+                [
+                    f"--task={task}",
+                    f"--episodes={self.options.frames}",
+                    "--seed=40000",
+                    "--seg=true",
+                    *PICTURES,
+                ],
             )
             for task in TASKS
         ]
         out = self.out / "encoder"
         command = ["python", "-m", "benchmarks.small_siglip", "--roots", *map(str, roots), f"--output={out}"]
+        command += [f"--steps={self.options.encoder_steps}"]
         self.step("encoder", command, out / "model.safetensors")
         return out
 
@@ -260,6 +267,8 @@ def main() -> None:
     full = os.environ.get("BENCH") == "full"
     parser.add_argument("--out", type=Path, default=Path("outputs/imf"))
     parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--frames", type=int, default=60, help="episodes that the encoder learns from")
+    parser.add_argument("--encoder_steps", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=3 if full else 1)
     parser.add_argument("--starts", type=int, default=200)

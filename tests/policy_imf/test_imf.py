@@ -146,6 +146,26 @@ def test_steps_change_by_flag(policy):
     assert not torch.allclose(chunks[2], chunks[4])
 
 
+def test_compiled_it_acts_the_same(policy, monkeypatch):
+    compiled = []
+
+    def with_eager_backend(function):
+        compiled.append(function)
+        return compile_(function, backend="eager", fullgraph=True)
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", with_eager_backend)
+    made = policy()
+    noise = torch.randn(2, 6, 6)
+    expected = made.predict_action_chunk(observation(), noise=noise)
+    made.config.compile_model = True
+    for _ in range(2):
+        made.reset()
+        torch.testing.assert_close(made.predict_action_chunk(observation(), noise=noise), expected)
+    assert len(compiled) == 1
+    assert not any("compiled" in key for key in made.state_dict())
+
+
 def test_actions_stay_in_the_range_that_was_shown(policy):
     made = policy()
     torch.nn.init.normal_(made.model.head.out.weight, std=100.0)
