@@ -1,40 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is it sight that lifts the cube? The same network trained with and without it, on the same demonstrations.
 
-    .venv/bin/python -m benchmarks.sight
+    python -m benchmarks.sight
 
 Stock commands only. Every arm is evaluated on the same 200 frozen starts. About 25 minutes on two cores with one
 seed; stopped and started again, it goes on where it was. Writes results/sight.json.
 """
 
 import argparse
-import json
 from itertools import product
 from pathlib import Path
 
-from examples.demo import PICTURES, commands, run
+from examples.demo import PICTURES
 
-from .report import paired_gain, percent, rate, save, table
+from .report import save
+from .study import Study, compare, row
 
-
-def train_and_evaluate(out: Path, dataset: Path, blind: bool, seed: int, steps: int, starts: int) -> dict:
-    """One arm of the comparison; `dataset` is shared by all of them."""
-    out.mkdir(parents=True, exist_ok=True)
-    steps_by_name = commands(out, episodes=0, steps=steps, starts=starts)
-    train, checkpoint = steps_by_name["train"]
-    train = [f"--dataset.root={dataset}" if part.startswith("--dataset.root") else part for part in train]
-    seconds = run(
-        "train", [*train, f"--policy.blind={str(blind).lower()}", f"--seed={seed}"], checkpoint, out
-    )
-    run("evaluate", *steps_by_name["evaluate"], out)
-    metrics = json.loads((out / "eval" / "eval_info.json").read_text())["per_task"][0]["metrics"]
-    return {
-        "arm": "blind" if blind else "sighted",
-        "seed": seed,
-        **rate(sum(metrics["successes"]), len(metrics["successes"])),
-        "train_s": seconds,
-        "per_start": [int(success) for success in metrics["successes"]],
-    }
+TASK = "lift_cube"
 
 
 def main() -> None:
@@ -46,28 +28,29 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--starts", type=int, default=200)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    demos, done = commands(args.out, args.episodes, args.steps, args.starts)["demonstrate"]
-    run("demonstrate", demos, done, args.out)
-    rows = [
-        train_and_evaluate(
-            args.out / f"{'blind' if blind else 'sighted'}-{seed}",
-            args.out / "dataset",
-            blind,
-            seed,
-            args.steps,
-            args.starts,
-        )
-        for seed, blind in product(range(args.seeds), (False, True))
-    ]
-    gain = paired_gain(
-        *([row["per_start"] for row in rows if row["arm"] == arm] for arm in ("sighted", "blind"))
+    options = parser.parse_args()
+    study = Study(options.out, options)
+    pictures = [f"--{name}={value}" for name, value in PICTURES.items()]
+    root = study.demonstrate(
+        "demonstrations", [f"--task={TASK}", f"--episodes={options.episodes}", "--video=false", *pictures]
     )
-    print(table(["arm", "seed", "success (Wilson 95 %)"], [[r["arm"], r["seed"], percent(r)] for r in rows]))
-    print(f"gain by sight, paired over starts: {gain}")
-    settings = {"episodes": args.episodes, "steps": args.steps, "batch": 32, **PICTURES}
-    print("written to", save("sight", {"settings": settings, "rows": rows, "paired": gain}))
+    env = [f"--env.{name}={value}" for name, value in PICTURES.items()]
+    env += [f"--env.task={TASK}", f"--eval.n_episodes={options.starts}", "--eval.batch_size=1"]
+    rows = []
+    for seed, blind in product(range(options.seeds), ("false", "true")):
+        arm = "blind" if blind == "true" else "sighted"
+        training = ["--policy.type=segdepth", f"--policy.blind={blind}", f"--seed={seed}", "--batch_size=32"]
+        training += [
+            f"--dataset.root={root}",
+            "--dataset.repo_id=local/sight",
+            f"--save_freq={options.steps}",
+        ]
+        checkpoint = study.train(f"{arm} {seed}", training, options.steps)
+        successes = study.evaluate(f"{arm} {seed}", checkpoint, env)
+        rows.append(row(successes, task=TASK, arm=arm, seed=seed))
+    gains = compare(rows, ("task",), [("sighted", "blind")])
+    settings = {"episodes": options.episodes, "steps": options.steps, "batch": 32, **PICTURES}
+    print("written to", save("sight", {"settings": settings, "rows": rows, "paired": gains}))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.configs.default import DatasetConfig
+from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies import make_pre_post_processors
-from lerobot.scripts import lerobot_eval
+from lerobot.scripts import lerobot_eval, lerobot_train
 
 from lerobot_policy_segdepth import SegDepthConfig
 from lerobot_processor_so101 import PERCEPTION
+from lerobot_processor_so101.precompute.command import precompute
+from lerobot_processor_so101.precompute.config import PrecomputeConfig
 from tests.conftest import count_pictures
 from tests.tiny import tiny_efficientvit_fpn
+from tests.tiny_dataset import tiny_dataset
 
 CHUNK = 50
 
@@ -185,3 +190,49 @@ def test_precomputed_and_live_are_equal_to_the_bit_when_the_crop_comes_later(seg
     assert seen[0].shape == (2, 6, 84, 84)
     assert len(seen[0].unique()) > 3, "the model should tell pixels apart, or this says little"
     assert torch.equal(*seen)
+
+
+@pytest.fixture(scope="module")
+def perceived(segmenter, tmp_path_factory):
+    """A dataset with masks and disparity of the segmenter, made of wide pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    root = tiny_dataset(folder / "pictures", size=(48, 64))
+    settings = {"segmenter": segmenter, "depth": "segmenter", "device": "cpu", "drop_rgb": True}
+    precompute(PrecomputeConfig(root=root, output=folder / "perceived", **settings))
+    return folder / "perceived"
+
+
+def train(root, out, segmenter, **changes):
+    policy = SegDepthConfig(
+        segmenter=segmenter, depth="segmenter", device="cpu", push_to_hub=False, **changes
+    )
+    lerobot_train.train(
+        TrainPipelineConfig(
+            dataset=DatasetConfig(repo_id="local/tiny", root=str(root)),
+            policy=policy,
+            output_dir=out,
+            steps=1,
+            batch_size=2,
+            num_workers=0,
+        )
+    )
+    return out / "checkpoints" / "last" / "pretrained_model"
+
+
+def test_training_tells_the_pipeline_what_the_dataset_was_made_of(perceived, segmenter, tmp_path):
+    saved = train(perceived, tmp_path / "run", segmenter) / "policy_preprocessor.json"
+    steps = {step["registry_name"]: step["config"] for step in json.loads(saved.read_text())["steps"]}
+    assert steps["so101_check_observation"]["aspects"] == {
+        f"observation.images.{camera}": pytest.approx(64 / 48) for camera in ("top", "wrist")
+    }
+
+
+def test_training_refuses_a_dataset_that_does_not_fit(perceived, tmp_path):
+    other = tiny_efficientvit_fpn(tmp_path / "other", size=(32, 48), disparity_head=True)
+    with pytest.raises(ValueError, match=r"observation\.seg\.top in the dataset expects .*input_size"):
+        train(perceived, tmp_path / "a", other)
+
+
+def test_training_refuses_a_dataset_of_another_rate(perceived, segmenter, tmp_path):
+    with pytest.raises(ValueError, match="fps: found 30 Hz in the dataset, expected 10 Hz"):
+        train(perceived, tmp_path / "a", segmenter, fps=10, stack_period=0.1)

@@ -26,6 +26,7 @@ from lerobot_processor_so101 import (
     disparity_key,
     image_key,
     seg_key,
+    training_dataset,
 )
 from lerobot_processor_so101.perception_step import PerceptionStep
 
@@ -48,7 +49,8 @@ def make_segdepth_pre_post_processors(
     Args:
         config: configuration of the policy, with its features.
         dataset_stats: statistics of state and action.
-        dataset_meta: says which models made the masks and disparity of the dataset, if they were precomputed.
+        dataset_meta: says which models made the masks and disparity of the dataset, if they were precomputed; by default
+            that of the training.
 
     Returns:
         The preprocessor, which gives ids and disparity or the promise of them, and the postprocessor, which
@@ -58,6 +60,7 @@ def make_segdepth_pre_post_processors(
         ValueError: the dataset has another rate or shape of pictures, or its masks were made by other models or have
             other classes than the configuration says.
     """
+    dataset_meta = training_dataset(config, dataset_meta)
     if dataset_meta is not None and dataset_meta.fps != config.fps:
         raise ValueError(
             f"fps: found {dataset_meta.fps} Hz in the dataset, expected {config.fps} Hz. Train for its rate: "

@@ -15,7 +15,7 @@ from lerobot.processor import (
 from lerobot.utils.constants import OBS_IMAGES
 from torch import Tensor
 
-from lerobot_processor_so101 import StoredTokenizerStep, checkpoint_folder
+from lerobot_processor_so101 import StoredTokenizerStep, checkpoint_folder, training_dataset
 
 from .checkpoint import vlm_source
 from .configuration_segvla import SegVLAConfig
@@ -35,7 +35,8 @@ def make_segvla_pre_post_processors(
     Args:
         config: configuration of the policy, with its features.
         dataset_stats: statistics of state and action.
-        dataset_meta: says which model made the scores of the dataset, if they were precomputed.
+        dataset_meta: says which model made the scores of the dataset, if they were precomputed; by default that of the
+            training.
 
     Returns:
         The preprocessor, which gives tokens and scores or the promise of them, and the postprocessor, which returns
@@ -45,6 +46,7 @@ def make_segvla_pre_post_processors(
         ValueError: the segmenter is not that of the dataset, or has other classes than the configuration.
     """
     config.validate_features()
+    dataset_meta = training_dataset(config, dataset_meta)
     start = checkpoint_folder(config.init_from) if config.init_from else None
     steps = make_default_policy_processor_steps(_without_scores(config), dataset_stats)
     segmentation = (

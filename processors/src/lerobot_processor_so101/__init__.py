@@ -31,6 +31,7 @@ from .resize import resize_area, resize_ids, resize_linear
 from .scores import Scores
 from .segmentation_step import SegmentationProcessorStep
 from .tokenizer_step import StoredTokenizerStep
+from .training_dataset import training_dataset
 
 __all__ = [
     "CLASS_NAMES",
@@ -65,4 +66,5 @@ __all__ = [
     "seg_key",
     "seg_logits_key",
     "seg_top_k_key",
+    "training_dataset",
 ]
