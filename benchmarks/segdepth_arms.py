@@ -14,7 +14,7 @@ all arms at `clean` and at `randomised`:
                  steps that a CPU can afford: 2,000 of 8 frames take longer than segdepth's 4,000 of 32
 
 Stopped and started again, it goes on where it was; some four hours on two cores, or in parts: `--tasks`, `--arms`.
-BENCH=full: five seeds. Writes results/segdepth_arms.json.
+BENCH=full: five seeds. Writes results/segdepth_arms_<task>.json.
 """
 
 import argparse
@@ -187,22 +187,20 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     options = parser.parse_args()
-    study = Arms(options.out, options)
-    rows = [
-        found
-        for task in options.tasks
-        for arm in options.arms
-        for seed in range(options.seeds)
-        for found in study.arm(task, arm, seed)
-    ]
-    gains = compare(rows, ("task", "level"), [("true", arm) for arm in ARMS])
-    ticks = speed(study.trained)
-    print(table(list(ticks[0]), [list(map(str, row.values())) for row in ticks]))
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "tasks", "arms")}
-    print(
-        "written to",
-        save("segdepth_arms", {"settings": settings, "rows": rows, "paired": gains, "speed": ticks}),
-    )
+    for task in options.tasks:
+        study = Arms(options.out, options)
+        rows = [
+            found
+            for arm in options.arms
+            for seed in range(options.seeds)
+            for found in study.arm(task, arm, seed)
+        ]
+        gains = compare(rows, ("task", "level"), [("true", arm) for arm in ARMS])
+        ticks = speed(study.trained)
+        print(table(list(ticks[0]), [list(map(str, row.values())) for row in ticks]))
+        result = {"settings": settings, "rows": rows, "paired": gains, "speed": ticks}
+        print("written to", save(f"segdepth_arms_{task}", result))
 
 
 if __name__ == "__main__":
