@@ -30,15 +30,14 @@ import torch
 from lerobot.datasets import LeRobotDataset
 from lerobot.datasets.dataset_tools import add_features, recompute_stats
 from lerobot.envs.utils import preprocess_observation
-from lerobot.policies import get_policy_class, make_pre_post_processors
 from lerobot.utils.constants import OBS_ENV_STATE
-from lerobot.utils.import_utils import register_third_party_plugins
 from torch import Tensor
 
 from lerobot_env_so101_workbench.env import WorkbenchEnv
 from lerobot_env_so101_workbench.views import View
 from lerobot_policy_imf.configuration_imf import vision_key
 from lerobot_policy_imf.vision import VisionEncoder
+from lerobot_processor_so101.trained_policy import load_policy
 
 from .report import save, table
 from .study import Study, compare, row
@@ -165,18 +164,12 @@ class Actor:
     """
 
     def __init__(self, checkpoint: Path, steps: int, encoder: Path, regresses: bool) -> None:
-        from lerobot.configs import PreTrainedConfig
-
-        register_third_party_plugins()
-        config = PreTrainedConfig.from_pretrained(checkpoint)
-        config.device = "cpu"
-        config.num_inference_steps = steps
-        self.policy: Any = get_policy_class(config.type).from_pretrained(checkpoint, config=config)
-        self.pre, self.post = make_pre_post_processors(config, pretrained_path=str(checkpoint))
-        self.encoder = VisionEncoder.make(str(encoder), 0, None) if config.type == "diffusion" else None
+        self.policy, self.pre, self.post = load_policy(checkpoint, num_inference_steps=steps)
+        own_eyes = self.policy.config.type == "imf"
+        self.encoder = None if own_eyes else VisionEncoder.make(str(encoder), 0, None)
         self.noise = torch.zeros(1, 16, 6) if regresses else None
         self.ms: dict[str, list[float]] = {"vision": [], "head": []}
-        if config.type == "imf":
+        if own_eyes:
             self.policy.vision.forward = self._timed("vision", self.policy.vision.forward)
             self.policy._predict = self._timed("head", self.policy._predict)
         else:

@@ -26,12 +26,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDataset
-from lerobot.policies import get_policy_class, make_pre_post_processors
-from lerobot.utils.import_utils import register_third_party_plugins
 
 from lerobot_processor_so101 import CLASS_NAMES
+from lerobot_processor_so101.trained_policy import load_policy
 
 from .report import save, table
 from .study import Study, compare, row
@@ -128,7 +126,6 @@ class Arms(Study):
 
 def speed(arms: dict[str, tuple[Path, Path]], ticks: int = 300) -> list[dict]:
     """Parameters, and milliseconds from pictures in memory to joint targets; all arms in turn at every tick."""
-    register_third_party_plugins()
     loops = {arm: Loop(*where) for arm, where in arms.items()}
     for tick in range(ticks):
         for loop in loops.values():
@@ -145,9 +142,7 @@ class Loop:
     """
 
     def __init__(self, checkpoint: Path, root: Path) -> None:
-        config = PreTrainedConfig.from_pretrained(checkpoint)
-        self.policy = get_policy_class(config.type).from_pretrained(checkpoint)
-        self.pre, self.post = make_pre_post_processors(config, pretrained_path=str(checkpoint))
+        self.policy, self.pre, self.post = load_policy(checkpoint)
         frames = LeRobotDataset("local/arms", root=root)
         self.frames = [
             {key: value for key, value in frames[i].items() if key.startswith("observation.")}

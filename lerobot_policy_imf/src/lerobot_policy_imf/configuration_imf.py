@@ -12,12 +12,15 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE, OBS_STR
 
 from lerobot_processor_so101 import image_key
 
+from .head import RESIDUALS, check_blocks, check_heads
+from .objectives import LOSSES, OBJECTIVES, SAMPLERS
+
 SIGLIP2 = "google/siglip2-base-patch16-256"
 CHOICES = {
-    "residual": ("attnres_full", "attnres_block", "standard"),
-    "objective": ("imf", "meanflow", "flow_matching"),
-    "time_sampler": ("uniform", "logit_normal"),
-    "loss": ("pseudo_huber", "adaptive", "mse"),
+    "residual": RESIDUALS,
+    "objective": OBJECTIVES,
+    "time_sampler": SAMPLERS,
+    "loss": LOSSES,
 }
 VISION = f"{OBS_STR}.vision."
 
@@ -119,7 +122,6 @@ class IMFConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._vision_cache: dict[str, dict[str, Any]] = {}
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -144,16 +146,9 @@ class IMFConfig(PreTrainedConfig):
                 f"n_action_steps: found {self.n_action_steps}, expected at most {self.horizon - self.n_obs_steps + 1}, "
                 "horizon - n_obs_steps + 1: the first actions of a chunk belong to older observations."
             )
-        if self.n_emb % (2 * self.n_head):
-            raise ValueError(
-                f"n_head: found {self.n_head} of n_emb = {self.n_emb}, expected heads of an even width, as 384 and 6 give."
-            )
-        if self.residual == "attnres_block" and (
-            self.attnres_blocks < 1 or 2 * self.n_layer % self.attnres_blocks
-        ):
-            raise ValueError(
-                f"attnres_blocks: found {self.attnres_blocks}, expected a divisor of {2 * self.n_layer}, twice n_layer."
-            )
+        check_heads(self.n_emb, self.n_head)
+        if self.residual == "attnres_block":
+            check_blocks(2 * self.n_layer, self.attnres_blocks)
         shares = (self.same_time_share, self.endpoint_share)
         if min(shares) < 0 or sum(shares) > 1:
             raise ValueError(
@@ -172,17 +167,6 @@ class IMFConfig(PreTrainedConfig):
             and key.startswith(f"{OBS_IMAGES}.")
             and feature.shape[0] == 3
         }
-
-    def set_dataset_feature_metadata(self, features: dict[str, dict]) -> None:
-        """Remember who made the features of a dataset. LeRobot calls this before it builds the policy."""
-        self._vision_cache = {
-            key: feature.get("info") or {} for key, feature in features.items() if key.startswith(VISION)
-        }
-
-    @property
-    def vision_cache(self) -> dict[str, dict[str, Any]]:
-        """What the dataset says of its cached features, by key; empty without a dataset."""
-        return self._vision_cache
 
     def validate_features(self) -> None:
         """Find the cameras, and check that the dataset or environment has what the policy reads.

@@ -93,12 +93,22 @@ def make_residual(kind: str, sublayers: int, width: int, blocks: int) -> "Standa
         return Standard()
     if kind not in RESIDUALS:
         raise ValueError(f"residual: found {kind!r}, expected one of {', '.join(RESIDUALS)}.")
-    size = 1 if kind == "attnres_full" else sublayers // blocks
-    if kind == "attnres_block" and (blocks < 1 or sublayers % blocks):
+    if kind == "attnres_full":
+        return AttentionResidual(sublayers, width)
+    check_blocks(sublayers, blocks)
+    return AttentionResidual(sublayers, width, sublayers // blocks)
+
+
+def check_blocks(sublayers: int, blocks: int) -> None:
+    """Refuse blocks that do not divide the depth.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if blocks < 1 or sublayers % blocks:
         raise ValueError(
             f"attnres_blocks: found {blocks}, expected a divisor of {sublayers}, twice the number of layers."
         )
-    return AttentionResidual(sublayers, width, size)
 
 
 class Standard(nn.Module):
@@ -205,15 +215,24 @@ def _scale(x: Tensor) -> Tensor:
 # -- sub-layers ------------------------------------------------------------------------------------------------
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Refuse heads that do not divide the width into even parts, which rotations need.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if width % (2 * heads):
+        raise ValueError(
+            f"n_head: found {heads} of n_emb = {width}, expected heads of an even width, as 384 and 6 give."
+        )
+
+
 class Attention(nn.Module):
     """Bidirectional attention over all tokens."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads or width // heads % 2:
-            raise ValueError(
-                f"n_head: found {heads} of n_emb = {width}, expected heads of an even width: n_emb / (2 n_head) whole."
-            )
+        check_heads(width, heads)
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)

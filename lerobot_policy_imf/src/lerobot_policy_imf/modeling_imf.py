@@ -16,13 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.configs import NormalizationMode
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lerobot_processor_so101 import FrameHistory, ModelIdentity, averaged, checkpoint_folder, image_key
+from lerobot_processor_so101 import (
+    CheckpointMixin,
+    FrameHistory,
+    ModelIdentity,
+    averaged,
+    image_key,
+    training_dataset,
+)
 
 from .configuration_imf import IMFConfig, vision_key
 from .head import VelocityHead
@@ -33,7 +40,7 @@ from .vision import VisionEncoder
 _STATE_LIMIT = 2.0  # of a joint in the range it had in training; one that never moved has no range
 
 
-class IMFPolicy(PreTrainedPolicy):
+class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
     """Behaviour cloning by improved mean flow."""
 
     config_class = IMFConfig
@@ -58,7 +65,8 @@ class IMFPolicy(PreTrainedPolicy):
         self.vision = VisionEncoder.make(config.vision_model_name, config.vision_grid, checkpoint)
         if config.vision_identity is None:
             config.vision_identity = self.vision.identity(config.vision_model_name).to_dict()
-        check_cache(config)
+        dataset = training_dataset(config, kwargs.get("dataset_meta"))
+        check_cache(config, dataset.features if dataset else {})
         self.text = TextEncoder.make(config.vision_model_name, checkpoint) if config.instruction else None
         self.model = IMFModel(config, self.vision, self.text)
         self.ema: AveragedModel | None = None
@@ -67,16 +75,6 @@ class IMFPolicy(PreTrainedPolicy):
         self._history = FrameHistory(config.n_obs_steps, 1)
         self._compiled: dict[nn.Module, Callable] = {}
         self.reset()
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
-    ) -> Any:
-        """Load a checkpoint; see `PreTrainedPolicy.from_pretrained`. No other model is looked up."""
-        if config is None:
-            config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **kwargs)
-        folder = checkpoint_folder(str(pretrained_name_or_path), kwargs.get("revision"))
-        return super().from_pretrained(pretrained_name_or_path, config=config, checkpoint=folder, **kwargs)
 
     def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
         """Save weights and configuration, and what the encoders are."""
@@ -292,16 +290,21 @@ class ViewProjector(nn.Module):
         return self.out(self.norm(features.unflatten(-1, (self.cells, -1))).flatten(-2))
 
 
-def check_cache(config: IMFConfig) -> None:
+def check_cache(config: IMFConfig, features: dict[str, dict]) -> None:
     """Refuse a dataset whose features another encoder has written.
+
+    Args:
+        config: of the policy, which knows its own encoder.
+        features: of the dataset's metadata.
 
     Raises:
         ValueError: it has; the message names the key.
     """
     own = ModelIdentity.from_dict(config.vision_identity or {})
     grid = [max(1, config.vision_grid)] * 2
-    for key, info in config.vision_cache.items():
-        if key not in map(vision_key, config.cameras) or "perception" not in info:
+    for key in map(vision_key, config.cameras):
+        info = (features.get(key) or {}).get("info") or {}
+        if "perception" not in info:
             continue
         own.check(ModelIdentity.from_dict(info["perception"]), f"the policy, of {key} in the dataset,")
         if info.get("size") != grid:

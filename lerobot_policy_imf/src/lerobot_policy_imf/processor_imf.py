@@ -3,7 +3,6 @@
 
 from typing import Any
 
-from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.processor import (
     PolicyAction,
     PolicyProcessorPipeline,
@@ -18,7 +17,6 @@ from .configuration_imf import IMFConfig
 def make_imf_pre_post_processors(
     config: IMFConfig,
     dataset_stats: dict[str, dict[str, Tensor]] | None = None,
-    dataset_meta: LeRobotDatasetMetadata | None = None,
 ) -> tuple[
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
     PolicyProcessorPipeline[PolicyAction, PolicyAction],
@@ -28,7 +26,6 @@ def make_imf_pre_post_processors(
     Args:
         config: configuration of the policy, with its features.
         dataset_stats: statistics of state and action.
-        dataset_meta: not used.
 
     Returns:
         The preprocessor, which scales joints to -1..1 and leaves pictures alone, and the postprocessor, which returns

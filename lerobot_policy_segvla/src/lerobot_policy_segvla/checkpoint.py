@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.configs import PreTrainedConfig
 from safetensors import safe_open
 from torch import Tensor
 
-from lerobot_processor_so101 import checkpoint_folder
+from lerobot_processor_so101 import CheckpointMixin
 
 VLM_FOLDER = "vlm"
 NEW = "model.cues."  # prefix of the parameters that SmolVLA has not
@@ -42,23 +41,11 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 logger = logging.getLogger(__name__)
 
 
-class CheckpointMixin:
+class SmolVLACheckpointMixin(CheckpointMixin):
     """Saving and loading of a SmolVLA policy; for a `PreTrainedPolicy`.
 
-    It has no base of its own, so mypy is told at three lines that what they call belongs to the policy it is mixed into.
+    It has no base of its own, so mypy is told at two lines that what they call belongs to the policy it is mixed into.
     """
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
-    ) -> Any:
-        """Load a checkpoint; see `PreTrainedPolicy.from_pretrained`."""
-        if config is None:
-            config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **kwargs)
-        folder = checkpoint_folder(str(pretrained_name_or_path), kwargs.get("revision"))
-        return super().from_pretrained(  # type: ignore[misc]
-            pretrained_name_or_path, config=config, checkpoint=folder, **kwargs
-        )
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:

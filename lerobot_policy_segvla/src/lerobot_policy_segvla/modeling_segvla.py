@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lerobot_processor_so101 import checkpoint_folder, resolve_perception
 
-from .checkpoint import CheckpointMixin, load_weights, take_architecture, vlm_files
+from .checkpoint import SmolVLACheckpointMixin, load_weights, take_architecture, vlm_files
 from .configuration_segvla import SegVLAConfig
 from .cues import Cues, SegmentationCueBuilder, View
 from .explain import draw_cues
@@ -344,7 +344,7 @@ class SegVLAFlowMatching(VLAFlowMatching):
         )
 
 
-class SegVLAPolicy(CheckpointMixin, SmolVLAPolicy):
+class SegVLAPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
     """SmolVLA with segmentation cues."""
 
     config_class = SegVLAConfig

@@ -8,7 +8,7 @@ imported only where one is asked for: `lerobot_processor_so101.segmenters.make_s
 
 from .averaging import averaged
 from .check_observation_step import CheckObservationProcessorStep, TellFPSProcessorStep
-from .checkpoint import checkpoint_folder
+from .checkpoint import CheckpointMixin, checkpoint_folder
 from .class_map import CLASS_NAMES, ClassMap
 from .crop_resize_step import CropResizeProcessorStep
 from .deferred import PERCEPTION, Deferred, resolve_all, resolve_perception
@@ -39,6 +39,7 @@ __all__ = [
     "OBSERVED",
     "PERCEPTION",
     "CheckObservationProcessorStep",
+    "CheckpointMixin",
     "ClassMap",
     "CropResizeProcessorStep",
     "Deferred",

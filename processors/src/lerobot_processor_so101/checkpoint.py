@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a policy's checkpoint is."""
+"""Where a policy's checkpoint is, and how the policy is told."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
+from lerobot.configs import PreTrainedConfig
 
 
 def checkpoint_folder(name: str, revision: str | None = None) -> Path:
@@ -26,3 +28,22 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
             f"checkpoint {name!r}: found neither a folder nor a repository on the Hub or in its cache. "
             f"{str(error).splitlines()[0]}"
         ) from error
+
+
+class CheckpointMixin:
+    """Tells a `PreTrainedPolicy` the folder it is loaded from, as the argument `checkpoint` of its constructor.
+
+    It has no base of its own, so mypy is told that what it calls belongs to the policy it is mixed into.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint; see `PreTrainedPolicy.from_pretrained`."""
+        if config is None:
+            config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **kwargs)
+        folder = checkpoint_folder(str(pretrained_name_or_path), kwargs.get("revision"))
+        return super().from_pretrained(  # type: ignore[misc]  # of the policy
+            pretrained_name_or_path, config=config, checkpoint=folder, **kwargs
+        )

@@ -3,15 +3,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDataset
-from lerobot.policies import get_policy_class, make_pre_post_processors
-from lerobot.utils.import_utils import register_third_party_plugins
 from torch.utils.data import default_collate
+
+from .trained_policy import load_policy
 
 
 def explained(
@@ -32,19 +30,11 @@ def explained(
         raise ValueError(
             f"--checkpoint: found no config.json in {checkpoint}; give a `pretrained_model` folder."
         )
-    register_third_party_plugins()
-    config = PreTrainedConfig.from_pretrained(checkpoint)
-    config.device = device
-    policy: Any = get_policy_class(config.type).from_pretrained(checkpoint, config=config)
+    policy, preprocessor, _ = load_policy(checkpoint, device)
     if not hasattr(policy, "explain"):
         raise ValueError(
-            f"--checkpoint: {config.type!r} policies draw nothing; leave it out to see what they see."
+            f"--checkpoint: {policy.config.type!r} policies draw nothing; leave it out to see what they see."
         )
-    preprocessor, _ = make_pre_post_processors(
-        config,
-        pretrained_path=str(checkpoint),
-        preprocessor_overrides={"device_processor": {"device": device}},
-    )
     for index in indices:
         with torch.no_grad():
             yield policy.explain(preprocessor(default_collate([dataset[index]])))
