@@ -67,10 +67,15 @@ class Arms(Study):
         """The package's own for the cube; one that also knows the bowl, trained on other demonstrations."""
         if task == "lift_cube":
             return "workbench"
-        root = self.demonstrations(task, "masks", [*COLOURS, "--seg=true", "--depth=true"], 40000, 150)
-        out = self.out / f"{task}_segmenter"
-        command = ["so101-train-segmenter", f"--data=[{root}]", f"--output_dir={out}", "--every=4"]
-        command += ["--disparity_head=true", "--height=120", "--width=160", "--batch_size=16", "--epochs=10"]
+        pictures = [*COLOURS, "--seg=true", "--depth=true"]
+        roots = [
+            self.demonstrations(task, name, pictures, seed, count)
+            for name, seed, count in (("masks", 40000, 150), ("more masks", 50000, 200))
+        ]
+        out = self.out / f"{task}_segmenter_350"
+        data = ",".join(map(str, roots))
+        command = ["so101-train-segmenter", f"--data=[{data}]", f"--output_dir={out}", "--every=6"]
+        command += ["--disparity_head=true", "--height=120", "--width=160", "--batch_size=16", "--epochs=12"]
         command += ["--lr=1e-3", "--augment=upright", "--init_from=none", "--workers=1"]
         command += [f"--classes={PLACE}"]
         self.step(out.name, command, out / "metrics.json")
