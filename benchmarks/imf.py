@@ -12,6 +12,12 @@ class, trained on workbench frames (`benchmarks.small_siglip`). Every head learn
     regression      the same network, told the mean
     diffusion       LeRobot's, its U-Net made as small as our network, DDIM with 10 steps, features as its environment state
 
+and for orientation, LeRobot's with sizes and vision of their own (a ResNet18 that they train), and as many steps of 8 frames
+as take about as long:
+
+    diffusion from pixels       DDIM with 10 steps
+    act from pixels
+
 Beside success: the share of passes on the left (demonstrations: half), how abruptly commands change at the boundary of two
 chunks and within one, and milliseconds per chunk. BENCH=full adds seeds and the ablations. Stopped and started again, it goes
 on where it was. Writes results/imf.json.
@@ -20,8 +26,6 @@ on where it was. Writes results/imf.json.
 import argparse
 import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +43,7 @@ from lerobot_policy_imf.configuration_imf import vision_key
 from lerobot_policy_imf.vision import VisionEncoder
 from lerobot_processor_so101.trained_policy import load_policy
 
+from .clock import Clock
 from .report import save, table
 from .study import Study, compare, row
 
@@ -53,7 +58,9 @@ ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "imf": ([], (1, 2, 4)),
     "flow_matching": (["--policy.objective=flow_matching", "--policy.num_inference_steps=10"], (10, 1)),
     "regression": ([], (1,)),
-    "diffusion": ([], (10,)),
+    "diffusion": (["--policy.down_dims=[64,128,256]"], (10,)),
+    "diffusion from pixels": ([], (10,)),
+    "act from pixels": ([], (1,)),
 }
 ABLATIONS = {
     "standard residual": ["--policy.residual=standard"],
@@ -92,10 +99,14 @@ class Heads(Study):
         self.step("encoder", command, out / "model.safetensors")
         return out
 
+    def demonstrations(self, task: str) -> Path:
+        """What all learn from."""
+        count = self.options.episodes
+        return self.demonstrate(task, [f"--task={task}", f"--episodes={count}", "--seed=20000", *PICTURES])
+
     def features(self, task: str) -> Path:
         """Demonstrations with what the encoder sees in the place of pictures."""
-        count = self.options.episodes
-        root = self.demonstrate(task, [f"--task={task}", f"--episodes={count}", "--seed=20000", *PICTURES])
+        root = self.demonstrations(task)
         out = self.out / f"{task}_seen"
         command = [
             "so101-cache-vision",
@@ -121,17 +132,28 @@ class Heads(Study):
 
     def checkpoint(self, task: str, arm: str, seed: int, options: list[str]) -> Path:
         """Train one arm."""
-        root = self.environment_state(task) if arm == "diffusion" else self.features(task)
-        common = [f"--dataset.root={root}", "--dataset.repo_id=local/seen", f"--seed={seed}", *HORIZON]
-        common += [f"--save_freq={self.options.steps // 2}", *TRAINING]
-        if arm == "diffusion":
-            common = [*common, "--policy.type=diffusion", "--policy.down_dims=[64,128,256]"]
-            common += ["--policy.noise_scheduler_type=DDIM", "--policy.num_inference_steps=10"]
-            common += ["--policy.do_mask_loss_for_padding=true"]
+        pixels, diffuses = "pixels" in arm, arm.startswith("diffusion")
+        steps = self.options.pixel_steps if pixels else self.options.steps
+        given = [f"--seed={seed}", f"--save_freq={steps // 2}"]
+        if diffuses:
+            given += ["--policy.type=diffusion", "--policy.noise_scheduler_type=DDIM"]
+            given += ["--policy.num_inference_steps=10", "--policy.do_mask_loss_for_padding=true"]
+        elif pixels:
+            given += ["--policy.type=act", "--policy.chunk_size=16", "--policy.n_action_steps=8"]
+            given += ["--policy.optimizer_lr=1e-4", "--policy.optimizer_lr_backbone=1e-4"]
         else:
-            common = [*common, "--policy.type=imf", f"--policy.vision_model_name={self.encoder()}", *SMALL]
+            given += ["--policy.type=imf", f"--policy.vision_model_name={self.encoder()}", *SMALL]
+        if diffuses or not pixels:
+            given += HORIZON
+        if pixels:
+            root = self.demonstrations(task)
+            given += ["--batch_size=8", "--policy.pretrained_backbone_weights=null"]
+        else:
+            root = self.environment_state(task) if diffuses else self.features(task)
+            given += TRAINING
+        given += [f"--dataset.root={root}", "--dataset.repo_id=local/seen"]
         command = ["python", "-m", "benchmarks.imf_regression"] if arm == "regression" else ["lerobot-train"]
-        return self.train(f"{task} {arm} {seed}", [*common, *options], self.options.steps, command)
+        return self.train(f"{task} {arm} {seed}", [*given, *options], steps, command)
 
     def act(self, task: str, name: str, checkpoint: Path, steps: int) -> dict:
         """What a trained arm does at the frozen starts; kept in a file."""
@@ -159,82 +181,75 @@ class Actor:
     Args:
         checkpoint: folder.
         steps: evaluations of the network per chunk.
-        encoder: folder of the encoder, for policies that have none in them.
+        encoder: folder of the encoder, for LeRobot's diffusion on features.
         regresses: whether it begins from zero instead of noise.
     """
 
     def __init__(self, checkpoint: Path, steps: int, encoder: Path, regresses: bool) -> None:
         self.policy, self.pre, self.post = load_policy(checkpoint, num_inference_steps=steps)
-        own_eyes = self.policy.config.type == "imf"
-        self.encoder = None if own_eyes else VisionEncoder.make(str(encoder), 0, None)
         self.noise = torch.zeros(1, 16, 6) if regresses else None
-        self.ms: dict[str, list[float]] = {"vision": [], "head": []}
-        if own_eyes:
-            self.policy.vision.forward = self._timed("vision", self.policy.vision.forward)
-            self.policy._predict = self._timed("head", self.policy._predict)
+        self.encoder: Any = None
+        self.clock = Clock("vision", "head")
+        kind = self.policy.config.type
+        if kind == "imf":
+            self.policy.vision.forward = self.clock.timed("vision", self.policy.vision.forward)
+            self.policy.model.head.forward = self.clock.timed("head", self.policy.model.head.forward)
+        elif kind == "diffusion":
+            network = self.policy.diffusion
+            network.conditional_sample = self.clock.timed("head", network.conditional_sample)
+            if self.policy.config.image_features:
+                network.rgb_encoder.forward = self.clock.timed("vision", network.rgb_encoder.forward)
+            else:
+                self.encoder = VisionEncoder.make(str(encoder), 0, None)
         else:
-            self.policy.diffusion.generate_actions = self._timed(
-                "head", self.policy.diffusion.generate_actions
-            )
-
-    def _timed(self, name: str, function: Callable) -> Callable:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            begin = time.perf_counter()
-            answer = function(*args, **kwargs)
-            self.ms[name].append(1000 * (time.perf_counter() - begin))
-            return answer
-
-        return call
+            self.policy.model.forward = self.clock.timed("head", self.policy.model.forward)
 
     @torch.no_grad()
     def select(self, observation: dict[str, Any]) -> np.ndarray:
         """The next action, in LeRobot units."""
         batched = {key: value[None] for key, value in observation.items() if key != "pixels"}
         batched["pixels"] = {key: value[None] for key, value in observation["pixels"].items()}
-        batch = preprocess_observation(batched)
-        if self.encoder is not None:
-            views: list[Tensor] = [batch.pop(f"observation.images.{camera}") for camera in CAMERAS]
-            batch[OBS_ENV_STATE] = self._timed("vision", self.encoder)(views).flatten(1)
-        options = {} if self.noise is None else {"noise": self.noise}
-        return self.post(self.policy.select_action(self.pre(batch), **options))[0].numpy()
+        with self.clock.phase("total"):
+            batch = preprocess_observation(batched)
+            if self.encoder is not None:
+                views: list[Tensor] = [batch.pop(f"observation.images.{camera}") for camera in CAMERAS]
+                with self.clock.phase("vision"):
+                    batch[OBS_ENV_STATE] = self.encoder(views).flatten(1)
+            options = {} if self.noise is None else {"noise": self.noise}
+            action = self.post(self.policy.select_action(self.pre(batch), **options))[0].numpy()
+        self.clock.tick()
+        return action
 
     def run(self, task: str, starts: int) -> dict:
         """Success at each start, and what the motion was like."""
         env = WorkbenchEnv(task, "clean", view=View(CAMERAS, 96, 96, True, False, False))
-        successes, sides, commands = [], [], []
-        for start in range(starts):
-            torch.manual_seed(start)
-            self.policy.reset()
-            observation, info = env.reset(seed=1000 + start)
-            side, acted, over = None, [], False
-            while not over:
-                action = self.select(observation)
-                acted.append(action)
-                observation, _, terminated, truncated, info = env.step(action)
-                over = terminated or truncated
-                if task == "pass_post" and side is None:
-                    pinch, post = env.world.pinch_point(), env.world.position("post")
-                    side = bool(pinch[1] > post[1]) if pinch[0] > post[0] else None
-            successes.append(int(info["is_success"]))
-            sides.append(side)
-            commands.append(np.array(acted))
+        episodes = [self.episode(env, task, start) for start in range(starts)]
         env.close()
-        passed = [
-            side for side, success in zip(sides, successes, strict=True) if success and side is not None
-        ]
-        boundary, within = jerks(commands)
-        # Vision is timed inside what an imf policy predicts, and outside of diffusion's.
-        head, vision = np.array(self.ms["head"]), np.array(self.ms["vision"])
-        if self.encoder is None:
-            head = head - vision
+        passed = [e["left"] for e in episodes if e["success"] and e["left"] is not None]
+        boundary, within = jerks([e["commands"] for e in episodes])
+        self.clock.ticks = [tick for tick in self.clock.ticks if tick["head"]]  # those that plan a chunk
         return {
-            "successes": successes,
+            "successes": [e["success"] for e in episodes],
             "left": round(float(np.mean(passed)), 3) if passed else None,
             "change_at_boundary": boundary,
             "change_within": within,
-            "vision_ms": percentiles(vision),
-            "head_ms": percentiles(head),
+            "ms": self.clock.summary(skip=5),
         }
+
+    def episode(self, env: WorkbenchEnv, task: str, start: int) -> dict[str, Any]:
+        """One start: whether it succeeded, on which side the tool passed the post, and all commands."""
+        torch.manual_seed(start)
+        self.policy.reset()
+        observation, info = env.reset(seed=1000 + start)
+        left, commands, over = None, [], False
+        while not over:
+            commands.append(self.select(observation))
+            observation, _, terminated, truncated, info = env.step(commands[-1])
+            over = terminated or truncated
+            if task == "pass_post" and left is None:
+                pinch, post = env.world.pinch_point(), env.world.position("post")
+                left = bool(pinch[1] > post[1]) if pinch[0] > post[0] else None
+        return {"success": int(info["is_success"]), "left": left, "commands": np.array(commands)}
 
 
 def jerks(commands: list[np.ndarray], chunk: int = 8) -> tuple[float, float]:
@@ -248,11 +263,6 @@ def jerks(commands: list[np.ndarray], chunk: int = 8) -> tuple[float, float]:
     return round(float(np.mean(boundary)), 3), round(float(np.mean(within)), 3)
 
 
-def percentiles(values: np.ndarray) -> list[float]:
-    """Median and 95th percentile."""
-    return [round(float(np.percentile(values, q)), 2) for q in (50, 95)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -263,6 +273,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=60, help="episodes that the encoder learns from")
     parser.add_argument("--encoder_steps", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--pixel_steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3 if full else 1)
     parser.add_argument("--starts", type=int, default=200)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))

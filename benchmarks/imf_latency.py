@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers as hf
 from lerobot.configs import FeatureType, PolicyFeature
@@ -35,6 +34,7 @@ from lerobot_policy_imf.configuration_imf import vision_key
 from lerobot_policy_imf.modeling_imf import IMFPolicy
 from lerobot_policy_imf.objectives import integrate
 
+from .clock import Clock
 from .report import save, table
 
 CAMERAS = ("front", "top", "wrist")
@@ -109,17 +109,13 @@ def pictures_of(size: int) -> dict[str, Tensor]:
 
 def in_turn(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds of each work, one call of each per round, after one for warming up."""
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 1):
+    clocks = {name: Clock() for name in works}
+    for _ in range(rounds + 1):
         for name, work in works.items():
-            begin = time.perf_counter()
-            work()
-            if turn:
-                found[name].append(1000 * (time.perf_counter() - begin))
-    return {
-        name: {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95)}
-        for name, values in found.items()
-    }
+            with clocks[name].phase("total"):
+                work()
+            clocks[name].tick()
+    return {name: clock.summary(skip=1)["total"] for name, clock in clocks.items()}
 
 
 @torch.no_grad()
@@ -143,31 +139,15 @@ def heads(siglip: str, rounds: int) -> dict[str, dict[str, float]]:
 def parts(siglip: str, rounds: int) -> dict[str, dict[str, float]]:
     """Where the time of a chunk goes that is made from pictures."""
     policy: Any = make_imf(siglip).eval()
-    clock = {"vision": 0.0, "head": 0.0}
-
-    def timed(name: str, function: Callable) -> Callable:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            begin = time.perf_counter()
-            answer = function(*args, **kwargs)
-            clock[name] += 1000 * (time.perf_counter() - begin)
-            return answer
-
-        return call
-
-    policy.vision.forward = timed("vision", policy.vision.forward)
-    policy.model.head.forward = timed("head", policy.model.head.forward)
-    rows: list[dict[str, float]] = []
+    clock = Clock("vision", "head")
+    policy.vision.forward = clock.timed("vision", policy.vision.forward)
+    policy.model.head.forward = clock.timed("head", policy.model.head.forward)
     for _ in range(rounds + 1):
         policy.reset()
-        clock.update(vision=0.0, head=0.0)
-        begin = time.perf_counter()
-        policy.predict_action_chunk(pictures_of(1))
-        total = 1000 * (time.perf_counter() - begin)
-        rows.append({**clock, "rest": total - sum(clock.values()), "total": total})
-    return {
-        name: {f"p{q}": round(float(np.percentile([row[name] for row in rows[1:]], q)), 2) for q in (50, 95)}
-        for name in rows[0]
-    }
+        with clock.phase("total"):
+            policy.predict_action_chunk(pictures_of(1))
+        clock.tick()
+    return clock.summary(skip=1)
 
 
 def learner(policy: Any) -> Callable[[], None]:

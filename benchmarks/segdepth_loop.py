@@ -10,11 +10,6 @@ left of it with the default, a look in four ticks. Weights are random, sizes rea
 
 import argparse
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -32,6 +27,7 @@ from lerobot_policy_segdepth.modeling_segdepth import SegDepthPolicy
 from lerobot_policy_segdepth.processor_segdepth import make_segdepth_pre_post_processors
 from lerobot_processor_so101.perception_step import PerceptionStep
 
+from .clock import Clock
 from .perception_models import MODELS
 from .report import save, table
 
@@ -39,44 +35,6 @@ CAMERAS = ("top", "wrist")
 SIZES = {"84x84": (84, 84), "640x480": (480, 640)}
 PHASES = ("capture", "segmentation", "depth", "network", "rest", "total")
 DEPTHS = {"its own head": "segmenter", "Depth Anything V2 Small": "depth-anything-v2-small"}
-
-
-@dataclass
-class Clock:
-    """Milliseconds of each phase, by tick."""
-
-    ticks: list[dict[str, float]] = field(default_factory=list)
-    now: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add what happens inside to a phase."""
-        begin = time.perf_counter()
-        yield
-        self.now[name] += (time.perf_counter() - begin) * 1000
-
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function whose calls are added to a phase."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.phase(name):
-                return function(*args, **kwargs)
-
-        return call
-
-    def tick(self) -> None:
-        """A control period is over."""
-        self.now["rest"] = self.now["total"] - sum(self.now[name] for name in PHASES[:4])
-        self.ticks.append(dict(self.now))
-        self.now.clear()
-
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Median and 95th percentile of every phase."""
-        columns = {name: [tick.get(name, 0.0) for tick in self.ticks] for name in PHASES}
-        return {
-            name: {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95)}
-            for name, values in columns.items()
-        }
 
 
 def record(height: int, width: int, frames: int = 60) -> list[bytes]:
@@ -121,7 +79,7 @@ def build(folder: Path, size: tuple[int, int], depth: str) -> tuple[SegDepthPoli
 def measure(folder: Path, size: tuple[int, int], depth: str, ticks: int) -> dict[str, dict[str, float]]:
     """Run the loop."""
     policy, preprocessor, postprocessor = build(folder, size, depth)
-    clock = Clock()
+    clock = Clock(*PHASES[:4])
     for step in preprocessor.steps:
         if isinstance(step, PerceptionStep):
             name = "segmentation" if hasattr(step, "segmenter") else "depth"
@@ -139,8 +97,7 @@ def measure(folder: Path, size: tuple[int, int], depth: str, ticks: int) -> dict
             batch = prepare_observation_for_inference(observation, torch.device("cpu"))
             postprocessor(policy.select_action(preprocessor(batch)))
         clock.tick()
-    del clock.ticks[:10]  # warm-up
-    return clock.summary()
+    return clock.summary(skip=10)
 
 
 def main() -> None:
