@@ -262,6 +262,13 @@ def dinov2() -> hf.Dinov2Config:
     )
 
 
+def tiny_dinov2(folder: Path | str) -> str:
+    """DINOv2; pictures are 28 x 28."""
+    torch.manual_seed(0)
+    prepare = hf.BitImageProcessor(size={"height": 28, "width": 28}, do_center_crop=False)
+    return save(folder, hf.Dinov2Model(dinov2()), prepare)
+
+
 def _dpt_processor(**options) -> hf.DPTImageProcessor:
     return hf.DPTImageProcessor(size={"height": 56, "width": 56}, image_mean=(0.485, 0.456, 0.406), **options)
 

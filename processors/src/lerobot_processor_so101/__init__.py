@@ -16,7 +16,7 @@ from .disparity import depth_to_disparity
 from .disparity_step import DisparityProcessorStep
 from .geometry import GEOMETRY_FEATURES, class_masks, mask_geometry
 from .history import FrameHistory
-from .identity import ModelIdentity
+from .identity import ModelIdentity, weights_hash
 from .keys import (
     depth_image_key,
     disparity_key,
@@ -68,4 +68,5 @@ __all__ = [
     "seg_logits_key",
     "seg_top_k_key",
     "training_dataset",
+    "weights_hash",
 ]
