@@ -3,10 +3,13 @@
 
 from typing import Any
 
+import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
 
-from lerobot_policy_hlrp import HLRPLAQConfig
+from lerobot_policy_hlrp import HLRPConfig, HLRPLAQConfig
+from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
+from lerobot_policy_segvla.small_vlm import save_small_vlm
 
 LAQ: dict[str, Any] = {
     "gap_s": 0.1,
@@ -32,3 +35,73 @@ def pair(batch: int = 3, seed: int = 0) -> dict[str, Any]:
     """Two frames of a camera."""
     generator = torch.Generator().manual_seed(seed)
     return {"observation.images.top": torch.rand(batch, 2, 3, 48, 64, generator=generator)}
+
+
+@pytest.fixture(scope="session")
+def vlm(tmp_path_factory) -> str:
+    return save_small_vlm(tmp_path_factory.mktemp("vlm"), ["Lift the cube."])
+
+
+@pytest.fixture(scope="session")
+def laq(tmp_path_factory) -> str:
+    """A checkpoint of a latent action model that has seen one batch."""
+    torch.manual_seed(0)
+    policy = HLRPLAQPolicy(laq_config())
+    policy(pair(8))
+    folder = tmp_path_factory.mktemp("laq")
+    policy.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def small(vlm) -> dict[str, Any]:
+    """Fields that make hlrp and SmolVLA tiny."""
+    return {
+        "vlm_model_name": vlm,
+        "num_vlm_layers": 2,
+        "resize_imgs_with_padding": (64, 64),
+        "chunk_size": 6,
+        "n_action_steps": 6,
+        "num_steps": 3,
+        "device": "cpu",
+        "push_to_hub": False,
+    }
+
+
+@pytest.fixture
+def hlrp_config(small):
+    def make(**changes: Any) -> HLRPConfig:
+        return HLRPConfig(**{**features(), **small, "gap_s": 0.1, "pooled_width": 32, **changes})
+
+    return make
+
+
+def features() -> dict[str, Any]:
+    """Two cameras and six joints."""
+    pictures = {
+        f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, 48, 64))
+        for camera in ("top", "wrist")
+    }
+    return {
+        "input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **pictures},
+        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (6,))},
+    }
+
+
+def training_batch(batch: int = 3, frames: int = 2, seed: int = 0) -> dict[str, Any]:
+    """What a pipeline gives a policy in training: every observation with an axis of time."""
+    generator = torch.Generator().manual_seed(seed)
+    pictures = {
+        f"observation.images.{camera}": torch.rand(batch, frames, 3, 48, 64, generator=generator)
+        for camera in ("top", "wrist")
+    }
+    return {
+        **pictures,
+        "observation.state": torch.randn(batch, frames, 6, generator=generator),
+        "observation.language.tokens": torch.randint(5, 60, (batch, 5), generator=generator),
+        "observation.language.attention_mask": torch.ones(batch, 5, dtype=torch.bool),
+        "action": torch.randn(batch, 6, 6, generator=generator),
+        "action_is_pad": torch.zeros(batch, 6, dtype=torch.bool),
+        "episode_index": torch.arange(batch),
+        "index": torch.arange(batch),
+    }

@@ -7,6 +7,7 @@ themselves are imported when LeRobot builds one.
 
 import lerobot_processor_so101  # noqa: F401  registers the steps
 
+from .configuration_hlrp import HLRPConfig
 from .configuration_hlrp_laq import HLRPLAQConfig
 
-__all__ = ["HLRPLAQConfig"]
+__all__ = ["HLRPConfig", "HLRPLAQConfig"]

@@ -47,7 +47,7 @@ class FSQ(nn.Module):
     def forward(self, delta: Tensor) -> Quantized:
         """Choose; see `Quantized`. (B, S, D) of any range."""
         vectors, codes = self.rounding(delta)
-        return Quantized(vectors, vectors.detach(), codes)
+        return Quantized(vectors, vectors.detach(), codes.long())
 
     def vectors(self, codes: Tensor) -> Tensor:
         """(..., D) of (...,) numbers."""
@@ -81,7 +81,7 @@ class NSVQ(nn.Module):
             codes = torch.cdist(delta.float(), self.codebook[None].float()).argmin(-1)
         vectors = self.codebook[codes]
         if not self.training:
-            return Quantized(vectors, vectors.detach(), codes)
+            return Quantized(vectors, vectors.detach(), codes.long())
         self.chosen += torch.bincount(codes.flatten(), minlength=self.codebook_size)
         noise = torch.randn_like(delta)
         error = (delta - vectors).norm(dim=-1, keepdim=True)

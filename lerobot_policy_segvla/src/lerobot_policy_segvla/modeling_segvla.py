@@ -23,8 +23,13 @@ from lerobot.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel
 from torch import Tensor, nn
 
 from lerobot_processor_so101 import checkpoint_folder, resolve_perception
+from lerobot_processor_so101.smolvla_checkpoint import (
+    SmolVLACheckpointMixin,
+    load_weights,
+    take_architecture,
+    vlm_files,
+)
 
-from .checkpoint import SmolVLACheckpointMixin, load_weights, take_architecture, vlm_files
 from .configuration_segvla import SegVLAConfig
 from .cues import Cues, SegmentationCueBuilder, View
 from .explain import draw_cues
@@ -367,11 +372,11 @@ class SegVLAPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         checkpoint, start = kwargs.get("checkpoint"), None
         if config.init_from and checkpoint is None:
             start = checkpoint_folder(config.init_from)
-            take_architecture(config, start)
+            take_architecture(config, start, ("smolvla", "segvla"))
         with vlm_files(config, checkpoint or start):
             self.model = SegVLAFlowMatching(config, rtc_processor=self.rtc_processor)
         if start is not None:
-            load_weights(self, start, config.init_from)
+            load_weights(self, start, config.init_from, ("model.cues.",))
         self.reset()
 
     def forward(self, batch: dict[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, dict]:

@@ -16,8 +16,8 @@ from lerobot.utils.constants import OBS_IMAGES
 from torch import Tensor
 
 from lerobot_processor_so101 import StoredTokenizerStep, checkpoint_folder, training_dataset
+from lerobot_processor_so101.smolvla_checkpoint import vlm_source
 
-from .checkpoint import vlm_source
 from .configuration_segvla import SegVLAConfig
 from .segmentation_step import SegVLAAddSegmentationStep
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a segvla checkpoint holds beside weights, and how to start from another one.
+"""What the checkpoint of a policy that is built on SmolVLA holds beside weights, and how to start from another one.
 
 Upstream asks the Hub for the configuration and the tokenizer of the language model whenever a policy is built. Ours
 lie in the checkpoint, in `vlm/`, so that it loads on a machine without a network.
@@ -7,7 +7,7 @@ lie in the checkpoint, in `vlm/`, so that it loads on a machine without a networ
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lerobot_processor_so101 import CheckpointMixin
+from .checkpoint import CheckpointMixin
 
 VLM_FOLDER = "vlm"
-NEW = "model.cues."  # prefix of the parameters that SmolVLA has not
 # What decides the shapes of SmolVLA's weights, and what its pictures and sentences must look like.
 _ARCHITECTURE = (
     "vlm_model_name",
@@ -104,16 +103,17 @@ def vlm_source(config: Any, folder: Path | None) -> str:
     return config.vlm_model_name
 
 
-def load_weights(policy: torch.nn.Module, folder: Path, name: str) -> list[str]:
-    """Load a SmolVLA or segvla checkpoint into a policy.
+def load_weights(policy: torch.nn.Module, folder: Path, name: str, new_parts: tuple[str, ...]) -> list[str]:
+    """Load the checkpoint of a SmolVLA, or of a policy built on it, into a policy.
 
     Args:
         policy: gets the weights.
         folder: of the checkpoint.
         name: for messages.
+        new_parts: prefixes of the parameters that SmolVLA has not, which the checkpoint may lack.
 
     Returns:
-        The parameters that stay as they are: cues the checkpoint has not, or has in another shape.
+        The parameters that stay as they are: those the checkpoint has not, or has in another shape.
 
     Raises:
         ValueError: a weight of SmolVLA is missing or has another shape, or there are no weights.
@@ -129,7 +129,7 @@ def load_weights(policy: torch.nn.Module, folder: Path, name: str) -> list[str]:
         shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in found & set(own)}
         fits = {key for key, shape in shapes.items() if shape == tuple(own[key].shape)}
         new = sorted(set(own) - fits)
-        wrong = [key for key in new if not key.startswith(NEW)]
+        wrong = [key for key in new if not key.startswith(new_parts)]
         if wrong:
             key = wrong[0]
             there = f"shape {shapes[key]}" if key in shapes else "none"
@@ -149,13 +149,26 @@ def load_weights(policy: torch.nn.Module, folder: Path, name: str) -> list[str]:
     return new
 
 
-def take_architecture(config: Any, folder: Path) -> None:
-    """Take what decides the shapes from a checkpoint's configuration, and say so where it differs."""
+def take_architecture(config: Any, folder: Path, types: Sequence[str]) -> dict[str, Any]:
+    """Take what decides the shapes from a checkpoint's configuration, and say so where it differs.
+
+    Args:
+        config: of the policy that starts from it.
+        folder: of the checkpoint.
+        types: of policies that it may be of.
+
+    Returns:
+        The checkpoint's configuration.
+
+    Raises:
+        ValueError: it is of another type.
+    """
     file = folder / "config.json"
     saved = json.loads(file.read_text()) if file.is_file() else {}
-    if saved.get("type") not in ("smolvla", "segvla"):
+    if saved.get("type") not in types:
         raise ValueError(
-            f"init_from: found a checkpoint of type {saved.get('type')!r} in {str(folder)!r}, expected smolvla or segvla."
+            f"init_from: found a checkpoint of type {saved.get('type')!r} in {str(folder)!r}, expected "
+            f"{' or '.join(types)}."
         )
     for key in _ARCHITECTURE:
         value, found = saved.get(key, getattr(config, key)), getattr(config, key)
@@ -163,3 +176,4 @@ def take_architecture(config: Any, folder: Path) -> None:
         if value != (tuple(found) if isinstance(found, list) else found):
             logger.warning("init_from: %s = %s, as in the checkpoint (not %s).", key, value, found)
             setattr(config, key, value)
+    return saved

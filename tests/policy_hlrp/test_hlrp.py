@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages 2 and 3: what is SmolVLA's stays so, what counts counts, and nothing of the future is seen."""
+
+import shutil
+
+import pytest
+import torch
+from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from safetensors import safe_open
+
+from lerobot_policy_hlrp.latent_targets import Latents
+from lerobot_policy_hlrp.modeling_hlrp import HLRPPolicy
+from tests.policy_hlrp.conftest import features, laq_config, training_batch
+
+MASK = "observation.language.attention_mask"
+
+
+def present(batch):
+    """As an environment gives it: without an axis of time."""
+    return {
+        key: value[:, 0] if key.startswith(("observation.images", "observation.state")) else value
+        for key, value in batch.items()
+        if key.startswith("observation.")
+    }
+
+
+def build(config, seed=0):
+    torch.manual_seed(seed)
+    return HLRPPolicy(config)
+
+
+def flow_inputs(batch=3):
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(batch, 6, 32, generator=generator), torch.rand(batch, generator=generator)
+
+
+def test_learning_actions_alone_it_is_smolvla(hlrp_config, small):
+    policy = build(hlrp_config(training_mode="actions"))
+    torch.manual_seed(0)
+    smolvla = SmolVLAPolicy(SmolVLAConfig(**features(), **small))
+    assert policy.state_dict().keys() == smolvla.state_dict().keys()
+    batch, (noise, time) = training_batch(frames=1), flow_inputs()
+    losses = smolvla.model(
+        *smolvla.prepare_images(batch),
+        batch["observation.language.tokens"],
+        batch[MASK],
+        smolvla.prepare_state(batch),
+        smolvla.prepare_action(batch),
+        noise,
+        time,
+    )
+    _, logs = policy(batch, noise, time)
+    assert logs["action_loss"] == pytest.approx(losses[..., :6].mean().item(), rel=1e-6)
+    chunk = policy.predict_action_chunk(present(batch), noise=noise)
+    assert torch.equal(chunk, smolvla.predict_action_chunk(present(batch), noise=noise))
+
+
+def test_latent_tokens_do_not_touch_the_actions(hlrp_config, laq):
+    policy = build(hlrp_config(training_mode="multitask", laq=laq)).eval()
+    batch, (noise, time) = training_batch(), flow_inputs()
+    prefix = policy._prefix(policy.present(batch))
+    actions = policy.model.noised(torch.nn.functional.pad(batch["action"], (0, 26)), noise, time)
+    latents = policy.model.noised(torch.randn(3, 4, 3))
+    together, both = policy.model.errors(prefix, actions, latents)
+    alone, none = policy.model.errors(prefix, actions, None)
+    nothing, only = policy.model.errors(prefix, None, latents)
+    assert none is None
+    assert nothing is None
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(both, only, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["expert", "pooled_mlp"])
+def test_the_later_frame_is_seen_by_the_teacher_alone(hlrp_config, laq, head):
+    policy = build(hlrp_config(stage="foundation", head=head, laq=laq)).eval()
+    batch, other = training_batch(), training_batch()
+    for key in ("observation.images.top", "observation.images.wrist", "observation.state"):
+        other[key] = batch[key].clone()
+        other[key][:, 1] = torch.rand_like(batch[key][:, 1])
+    here, there = policy.present(batch), policy.present(other)
+    for key in here:
+        assert torch.equal(here[key], there[key]), key
+    source = policy._sources[0]
+    assert not torch.equal(source(batch).vectors, source(other).vectors)
+    told = source(batch)
+    policy._sources = [lambda _: told]
+    losses = []
+    for seen in (batch, other):
+        torch.manual_seed(1)
+        losses.append(policy(seen)[0])
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("head", ["expert", "pooled_mlp"])
+def test_an_untrained_stage_2_is_a_scratch_stage_3(hlrp_config, laq, head, tmp_path):
+    build(hlrp_config(stage="foundation", head=head, laq=laq)).save_pretrained(tmp_path / "stage2")
+    started = build(hlrp_config(head=head, init_from=str(tmp_path / "stage2")), seed=7)
+    scratch = build(hlrp_config(head=head))
+    assert started.config.training_mode == "actions"
+    batch, (noise, _) = present(training_batch()), flow_inputs()
+    given = {"noise": noise} if head == "expert" else {}
+    torch.testing.assert_close(
+        started.predict_action_chunk(dict(batch), **given), scratch.predict_action_chunk(dict(batch), **given)
+    )
+
+
+def test_a_checkpoint_needs_and_holds_no_teacher(hlrp_config, laq, tmp_path):
+    teacher = shutil.copytree(laq, tmp_path / "teacher")
+    policy = build(hlrp_config(stage="foundation", laq=str(teacher)))
+    policy.save_pretrained(tmp_path / "saved")
+    shutil.rmtree(teacher)
+    with safe_open(tmp_path / "saved" / "model.safetensors", "pt") as file:
+        assert not [key for key in file.keys() if "teacher" in key or "patches" in key]  # noqa: SIM118
+    loaded = HLRPPolicy.from_pretrained(tmp_path / "saved")
+    batch, noise = present(training_batch()), torch.randn(3, 4, 3)
+    assert torch.equal(loaded.predict_latents(batch, noise), policy.predict_latents(batch, noise))
+    with pytest.raises(ValueError, match="checkpoint"):
+        loaded.train()(training_batch())
+
+
+def test_only_labelled_numbers_count(hlrp_config):
+    policy = build(hlrp_config(labelled_episodes=[0, 2]))
+    batch = training_batch()
+    batch["action_is_pad"][0, 4:] = True
+    counts = policy.action_counts(batch)
+    assert counts.shape == (3, 6, 32)
+    assert float(counts[0].sum()) == 4 * 6
+    assert float(counts[1].sum()) == 0
+    assert float(counts[2].sum()) == 6 * 6
+    noise, time = flow_inputs()
+    loss, _ = policy(batch, noise, time)
+    batch["action"][1] = 100.0
+    again, _ = policy(batch, noise, time)
+    torch.testing.assert_close(loss, again)
+
+
+def test_a_batch_without_labels_is_learned_from_by_its_latents(hlrp_config, laq):
+    policy = build(hlrp_config(training_mode="multitask", laq=laq, labelled_episodes=[99]))
+    loss, logs = policy(training_batch())
+    assert logs["action_loss"] == 0
+    assert loss.item() == pytest.approx(logs["latent_loss"])
+    loss.backward()
+    assert float(policy.model.latent_out_proj.weight.grad.abs().sum()) > 0
+    assert float(policy.model.action_out_proj.weight.grad.abs().sum()) == 0
+
+
+def test_the_floor_is_logged_beside_the_loss(hlrp_config, laq, monkeypatch):
+    monkeypatch.setattr("lerobot_policy_hlrp.modeling_hlrp._FLOOR_FROM", 5)
+    policy = build(hlrp_config(stage="foundation", laq=laq))
+    _, first = policy(training_batch())
+    assert "latent_floor" not in first
+    _, second = policy(training_batch(seed=1))
+    assert 0 < second["latent_floor"] < 3
+
+
+@pytest.mark.parametrize("mode", ["codes", "actions", "latent_flow", "multitask"])
+def test_the_seeds_heads_learn_each_way(hlrp_config, laq, mode):
+    policy = build(hlrp_config(stage="foundation", head="pooled_mlp", training_mode=mode, laq=laq))
+    loss, logs = policy(training_batch())
+    loss.backward()
+    assert ("action_loss" in logs) == (mode in ("actions", "multitask"))
+    assert ("latent_loss" in logs) == (mode != "actions")
+    trunk = policy.model.vlm_with_expert.vlm.model.text_model.layers[0].self_attn.q_proj.weight
+    assert trunk.dtype == torch.float32
+    assert float(trunk.grad.abs().sum()) > 0
+
+
+def test_what_actions_come_to(hlrp_config):
+    batch = training_batch()
+    batch["action_is_pad"][1, 2:] = True
+    summed, counts = build(hlrp_config(head="pooled_mlp", action_kind="delta")).cumulative(batch)
+    torch.testing.assert_close(summed[0, :6], batch["action"][0, :3].sum(0))
+    torch.testing.assert_close(summed[1, :6], batch["action"][1, :2].sum(0))
+    assert float(counts[:, 6:].sum()) == 0
+    last, _ = build(hlrp_config(head="pooled_mlp")).cumulative(batch)
+    torch.testing.assert_close(last[0, :6], batch["action"][0, 2])
+    torch.testing.assert_close(last[1, :6], batch["action"][1, 1])
+
+
+def test_the_pooled_trunk_does_not_see_the_state(hlrp_config):
+    policy = build(hlrp_config(head="pooled_mlp"))
+    batch = present(training_batch())
+    before = policy.predict_action_chunk(dict(batch))
+    policy.reset()
+    after = policy.predict_action_chunk({**batch, "observation.state": batch["observation.state"] + 5})
+    torch.testing.assert_close(before, after)
+
+
+def test_a_flow_finds_the_latents_it_was_shown(hlrp_config, laq):
+    """One latent action for all: a few hundred steps of the head must find it."""
+    torch.manual_seed(0)
+    policy = build(
+        hlrp_config(
+            stage="foundation", head="pooled_mlp", training_mode="latent_flow", laq=laq, pooled_width=256
+        )
+    )
+    target = torch.randn(1, 4, 3)
+    policy._sources = [
+        lambda batch: Latents(target.expand(3, -1, -1), torch.zeros(3, 4).long(), torch.ones(3).bool())
+    ]
+    optimizer = torch.optim.Adam(policy.heads.parameters(), 3e-3)
+    batch = training_batch()
+    pooled = policy.model.pooled(policy._prefix(policy.present(batch))).detach()
+    for _ in range(800):
+        loss = policy.heads.latent_errors(pooled, target.expand(3, -1, -1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = policy.predict_latents(present(batch))
+    assert float((found - target).square().mean().sqrt()) < 0.3
+    assert float((torch.randn(3, 4, 3) - target).square().mean().sqrt()) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage": "three"}, "stage: found 'three'"),
+        ({"head": "mlp"}, "head: found 'mlp'"),
+        ({"training_mode": "latent_flow"}, "learns no actions cannot act"),
+        ({"stage": "foundation", "training_mode": "codes"}, "codes are for pooled_mlp"),
+        ({"laq": "a", "latent_labels": "b"}, "laq and latent_labels: found both"),
+        ({"gap_s": 0.001}, "gap_s: found 0.001"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(hlrp_config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        hlrp_config(**changes)
+
+
+def test_video_has_no_actions_to_learn(hlrp_config, laq):
+    with pytest.raises(ValueError, match="training_mode=latent_flow"):
+        HLRPPolicy(hlrp_config(stage="foundation", laq=laq, output_features={}))
+
+
+def test_latent_actions_need_someone_who_says_them(hlrp_config):
+    policy = build(hlrp_config(training_mode="multitask"))
+    with pytest.raises(ValueError, match="found 'multitask', which learns latent actions"):
+        policy(training_batch())
+
+
+def test_the_gap_is_the_teachers(hlrp_config, laq):
+    with pytest.raises(ValueError, match=r"policy.gap_s=0.1"):
+        HLRPPolicy(hlrp_config(stage="foundation", laq=laq, gap_s=0.2))
+
+
+def test_another_teacher_than_that_of_stage_2_is_refused(hlrp_config, laq, tmp_path):
+    from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
+
+    build(hlrp_config(stage="foundation", laq=laq)).save_pretrained(tmp_path / "stage2")
+    torch.manual_seed(3)
+    HLRPLAQPolicy(laq_config()).save_pretrained(tmp_path / "other")
+    options = {"training_mode": "multitask", "init_from": str(tmp_path / "stage2")}
+    with pytest.raises(ValueError, match="laq: found one with weights"):
+        HLRPPolicy(hlrp_config(laq=str(tmp_path / "other"), **options))
+    HLRPPolicy(hlrp_config(laq=laq, **options))
