@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hlrp by LeRobot's commands: all three stages from the files in `configs/`, two processes, labels in a file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lerobot.scripts import lerobot_eval, lerobot_train
+from lerobot.utils.import_utils import register_third_party_plugins
+
+from lerobot_policy_hlrp.label import LabelConfig, label
+from tests.policy_hlrp.two_processes import gradients, policy_of, uneven_batch
+
+ROOT = Path(__file__).parents[2]
+TINY_LAQ = ["image_size=32", "patch_size=8", "width=32", "heads=2", "spatial_layers=1", "decoder_layers=1"]
+TINY = [
+    "device=cpu",
+    "num_vlm_layers=2",
+    "resize_imgs_with_padding=[64,64]",
+    "chunk_size=6",
+    "n_action_steps=6",
+    "num_steps=2",
+]
+
+
+def command(monkeypatch, function, *options):
+    monkeypatch.setattr(sys, "argv", [function.__name__, *options])
+    function()
+
+
+def train(monkeypatch, config, out, policy, *options, steps=2):
+    given = [f"--policy.{option}" for option in policy]
+    sizes = [f"--steps={steps}", "--batch_size=4", "--num_workers=0", "--save_freq=2", "--log_freq=1"]
+    path = f"--config_path={ROOT / 'configs' / config}"
+    command(monkeypatch, lerobot_train.train, path, f"--output_dir={out}", *given, *sizes, *options)
+    return out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    from lerobot_env_so101_workbench.demos import DemosConfig, record
+
+    root = tmp_path_factory.mktemp("data") / "demos"
+    record(DemosConfig(root=root, episodes=3, height=48, width=64, seg=True, video=False, level="randomised"))
+    return root
+
+
+def test_three_stages_by_the_commands_of_the_docs(demos, vlm, tmp_path, monkeypatch):
+    register_third_party_plugins()
+    data = f"--dataset.root={demos}"
+    laq = train(monkeypatch, "hlrp_1_laq.yaml", tmp_path / "laq", TINY_LAQ, data)
+    trunk = [f"vlm_model_name={vlm}", "load_vlm_weights=false", *TINY, f"laq={laq}"]
+    stage2 = train(monkeypatch, "hlrp_2_foundation.yaml", tmp_path / "foundation", trunk, data)
+    saved = json.loads((stage2 / "config.json").read_text())
+    assert saved["laq_identity"]["camera"] == "top"
+    options = [f"vlm_model_name={vlm}", *TINY, f"init_from={stage2}", "labelled_episodes=[0]"]
+    stage3 = train(monkeypatch, "hlrp_3_policy.yaml", tmp_path / "policy", options, data)
+    (laq.parents[2]).rename(tmp_path / "gone")
+    command(
+        monkeypatch,
+        lerobot_eval.main,
+        f"--policy.path={stage3}",
+        "--policy.device=cpu",
+        "--env.type=so101_sim",
+        "--env.height=48",
+        "--env.width=64",
+        "--eval.n_episodes=1",
+        "--eval.batch_size=1",
+        "--eval.use_async_envs=false",
+        f"--output_dir={tmp_path / 'eval'}",
+    )
+    assert (tmp_path / "eval" / "eval_info.json").is_file()
+
+
+def test_training_goes_on_where_it_was_with_labels_from_a_file(demos, vlm, laq, tmp_path, monkeypatch):
+    register_third_party_plugins()
+    label(LabelConfig(Path(laq), demos, tmp_path / "labels.safetensors", num_workers=0))
+    options = [f"vlm_model_name={vlm}", "load_vlm_weights=false", *TINY, "gap_s=0.1", "laq="]
+    options += [f"latent_labels={tmp_path / 'labels.safetensors'}"]
+    out = tmp_path / "run"
+    train(monkeypatch, "hlrp_2_foundation.yaml", out, options, f"--dataset.root={demos}")
+    config = out / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
+    command(monkeypatch, lerobot_train.train, f"--config_path={config}", "--resume=true", "--steps=4")
+    assert (out / "checkpoints" / "000004" / "pretrained_model" / "model.safetensors").is_file()
+
+
+def test_two_processes_learn_what_one_would(vlm, tmp_path):
+    out = tmp_path / "two.pt"
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+    ]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "-m", "tests.policy_hlrp.two_processes"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ran = subprocess.run([*launch, vlm, str(out)], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    two = torch.load(out, weights_only=True)
+    assert two.pop("processes") == 2
+    policy = policy_of(vlm)
+    loss, _ = policy(uneven_batch())
+    loss.backward()
+    torch.testing.assert_close(two.pop("loss"), loss.detach(), rtol=1e-5, atol=1e-6)
+    for name, gradient in gradients(policy).items():
+        torch.testing.assert_close(two[name], gradient, rtol=1e-4, atol=1e-6)

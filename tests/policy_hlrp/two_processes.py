@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of hlrp on one half of a batch per process; `accelerate launch` starts it. Writes loss and gradients.
+
+accelerate launch --multi_gpu --num_processes=2 -m tests.policy_hlrp.two_processes <vlm> <output>
+"""
+
+import sys
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from lerobot_policy_hlrp import HLRPConfig
+from lerobot_policy_hlrp.latent_targets import Latents
+from lerobot_policy_hlrp.modeling_hlrp import HLRPPolicy
+from tests.policy_hlrp.conftest import features, training_batch
+
+WATCHED = ("model.action_out_proj.weight", "model.latent_out_proj.weight", "model.action_in_proj.weight")
+
+
+def policy_of(vlm: str) -> HLRPPolicy:
+    """A policy whose latent actions are given, and whose noise depends on the sample alone."""
+    torch.manual_seed(0)
+    config = HLRPConfig(
+        **features(),
+        vlm_model_name=vlm,
+        num_vlm_layers=2,
+        resize_imgs_with_padding=(64, 64),
+        chunk_size=6,
+        n_action_steps=6,
+        device="cpu",
+        push_to_hub=False,
+        gap_s=0.1,
+        stage="foundation",
+        labelled_episodes=[0, 1, 3],
+        laq_identity={"codes": 4, "dim": 3, "codebook_size": 8, "gap_s": 0.1},
+    )
+    policy: Any = HLRPPolicy(config)
+    policy._sources = [given]
+    policy.model.sample_noise = lambda shape, device: sample_noise(shape)
+    policy.model.sample_time = lambda size, device: torch.full((size,), 0.6)
+    return policy
+
+
+def sample_noise(shape: Any) -> torch.Tensor:
+    """The same for each sample, so that halves have what the whole has."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1, *shape[1:], generator=generator).expand(shape)
+
+
+def given(batch: dict[str, Any]) -> Latents:
+    """Latent actions by index; that of sample 2 does not exist."""
+    generator = torch.Generator().manual_seed(2)
+    vectors = torch.randn(4, 4, 3, generator=generator)
+    index = batch["index"]
+    return Latents(vectors[index], torch.zeros(len(index), 4).long(), index != 2)
+
+
+def uneven_batch() -> dict[str, Any]:
+    """Four samples of which the second half has fewer actions."""
+    batch = training_batch(4)
+    batch["action_is_pad"][2, 1:] = True
+    batch["action_is_pad"][3, 3:] = True
+    return batch
+
+
+def gradients(policy: Any) -> dict[str, torch.Tensor]:
+    """Of some layers."""
+    found = {name.removeprefix("module."): p.grad for name, p in policy.named_parameters()}
+    return {name: found[name].clone() for name in WATCHED}
+
+
+def main() -> None:
+    vlm, output = sys.argv[1:]
+    accelerator = Accelerator(cpu=True)
+    policy = accelerator.prepare(policy_of(vlm))
+    half = slice(2 * accelerator.process_index, 2 * accelerator.process_index + 2)
+    loss, _ = policy({key: value[half] for key, value in uneven_batch().items()})
+    accelerator.backward(loss)
+    joint = accelerator.reduce(loss.detach(), "mean")
+    if accelerator.is_main_process:
+        torch.save({"processes": accelerator.num_processes, "loss": joint, **gradients(policy)}, output)
+
+
+if __name__ == "__main__":
+    main()
