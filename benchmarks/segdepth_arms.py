@@ -13,8 +13,8 @@ all arms at `clean` and at `randomised`:
     act          LeRobot's ACT on colours, with its defaults but for a chunk of 30 actions, and learning rates that suit the
                  steps that a CPU can afford: 2,000 of 8 frames take longer than segdepth's 4,000 of 32
 
-Stopped and started again, it goes on where it was; some four hours on two cores, or in parts: `--tasks`, `--arms`.
-BENCH=full: five seeds. Writes results/segdepth_arms_<task>.json.
+Stopped and started again, it goes on where it was; some eight hours on two cores, or in parts: `--tasks`, `--arms`.
+BENCH=full: five seeds. With all arms, writes results/segdepth_arms_<task>.json.
 """
 
 import argparse
@@ -199,8 +199,9 @@ def main() -> None:
         gains = compare(rows, ("task", "level"), [("true", arm) for arm in ARMS])
         ticks = speed(study.trained)
         print(table(list(ticks[0]), [list(map(str, row.values())) for row in ticks]))
-        result = {"settings": settings, "rows": rows, "paired": gains, "speed": ticks}
-        print("written to", save(f"segdepth_arms_{task}", result))
+        if set(options.arms) == set(ARMS):  # a part would take the place of the whole
+            result = {"settings": settings, "rows": rows, "paired": gains, "speed": ticks}
+            print("written to", save(f"segdepth_arms_{task}", result))
 
 
 if __name__ == "__main__":
