@@ -18,6 +18,9 @@ def tiny_dataset(
     lengths: tuple[int, ...] = (7, 5, 9),
     size: tuple[int, int] = (48, 64),
     depth: bool = False,
+    fps: int = 30,
+    joints: int = 6,
+    seed: int = 0,
 ) -> Path:
     """Write a dataset of random scenes.
 
@@ -27,27 +30,31 @@ def tiny_dataset(
         lengths: frames of each episode.
         size: (H, W) of the pictures.
         depth: add `observation.images.top_depth`.
+        fps: [Hz].
+        joints: numbers of state and action.
+        seed: of what is in it.
     """
     logging.getLogger("lerobot").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     video = storage != "image"
     picture = {"dtype": "video" if video else "image", "shape": (*size, 3), "names": NAMES}
-    joints = {"dtype": "float32", "shape": (6,), "names": [f"joint_{number}.pos" for number in range(6)]}
-    features = {"action": joints, "observation.state": joints}
+    names = [f"joint_{number}.pos" for number in range(joints)]
+    numbers = {"dtype": "float32", "shape": (joints,), "names": names}
+    features = {"action": numbers, "observation.state": numbers}
     features |= {"observation.images.top": picture, "observation.images.wrist": picture}
     if depth:
         plane = {"dtype": "image", "shape": (*size, 1), "names": NAMES, "info": {"is_depth_map": True}}
         features["observation.images.top_depth"] = plane
     encoder = {"rgb_encoder": RGBEncoderConfig(vcodec=storage)} if video else {}
     dataset = LeRobotDataset.create(
-        "local/tiny", 30, features, root=root, robot_type="so101", use_videos=video, **encoder
+        "local/tiny", fps, features, root=root, robot_type="so101", use_videos=video, **encoder
     )
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for length in lengths:
         for _ in range(length):
             frame = {"task": "Lift the cube."}
             for key in ("action", "observation.state"):
-                frame[key] = rng.normal(size=6).astype(np.float32)
+                frame[key] = rng.normal(size=joints).astype(np.float32)
             for camera in ("top", "wrist"):
                 blocks = rng.integers(0, 256, (size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
                 frame[f"observation.images.{camera}"] = blocks.repeat(8, 0).repeat(8, 1)

@@ -53,7 +53,9 @@ class LookingTeacher:
             raise ValueError(
                 f"laq: found no config.json in {name!r}; give a `pretrained_model` folder of hlrp_laq."
             )
-        with torch.random.fork_rng(devices=[]):  # the policy's first weights are the same with and without a teacher
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the policy's first weights are the same with and without a teacher
             self.model = HLRPLAQPolicy.from_pretrained(folder).eval().requires_grad_(False)
         self.identity = self.model.describe()
         self._key = image_key(self.model.config.camera)

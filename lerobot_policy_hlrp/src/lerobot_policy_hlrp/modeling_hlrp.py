@@ -38,6 +38,7 @@ from .configuration_hlrp import HLRPConfig
 from .counted import counted_mean
 from .floor import unconditional_floor
 from .latent_targets import Latents, LatentSource, check_same_laq, make_latent_source, padded
+from .mixture import MixtureNotes
 from .modeling_hlrp_laq import check_dataset
 from .network import HLRPNetwork, PooledHeads, Prefix
 
@@ -69,6 +70,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         self.init_rtc_processor()
         if config.learns_latents:
             check_dataset(config, training_dataset(config))
+        self._mixture = MixtureNotes.of(training_dataset(config))
         checkpoint, start, saved = kwargs.get("checkpoint"), None, {}
         # In a list it is no module of this one: no checkpoint has the latent action model, and none needs it to act.
         self._sources: list[LatentSource] = []
@@ -231,26 +233,32 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         return losses
 
     def action_counts(self, batch: dict[str, Any]) -> Tensor:
-        """Which numbers of a chunk are to be learned, (B, T, max_action_dim): of labelled episodes, before their end."""
-        actions, pad = batch[ACTION], batch.get("action_is_pad")
-        counts = torch.zeros(*actions.shape[:2], self.config.max_action_dim, device=actions.device)
-        counts[..., : actions.shape[-1]] = 1
-        if pad is not None:
-            counts *= ~pad.bool()[..., None]
-        return counts * self._labelled(batch, len(actions), actions.device)[:, None, None]
+        """Which numbers of a chunk are to be learned, (B, T, max_action_dim).
 
-    def _labelled(self, batch: dict[str, Any], size: int, device: torch.device) -> Tensor:
-        """Whether a sample's actions may be learned from, (B,)."""
-        chosen = self.config.labelled_episodes
-        if chosen is None:
-            return torch.ones(size, device=device)
+        Those before the end of the episode, of episodes that are labelled, and of a mixture those that its source has.
+        """
+        actions, pad = batch[ACTION], batch.get("action_is_pad")
+        dims = torch.full((len(actions),), actions.shape[-1], device=actions.device)
+        mixture, chosen = self._mixture, self.config.labelled_episodes
+        labelled = torch.ones(len(actions), device=actions.device)
+        if mixture is not None or chosen is not None:
+            episodes = self._episodes(batch)
+            if mixture is not None:
+                dims = torch.tensor(mixture.action_dim)[episodes].to(actions.device)
+                labelled = torch.tensor(mixture.labelled)[episodes].to(labelled)
+            if chosen is not None:
+                labelled = torch.isin(episodes, torch.tensor(sorted(chosen))).to(labelled)
+        within = torch.arange(self.config.max_action_dim, device=actions.device) < dims[:, None]
+        counts = within[:, None] * labelled[:, None, None].expand(-1, actions.shape[1], 1)
+        return counts if pad is None else counts * ~pad.bool()[..., None]
+
+    def _episodes(self, batch: dict[str, Any]) -> Tensor:
         if "episode_index" not in batch:
             raise ValueError(
                 "labelled_episodes: found no 'episode_index' in the batch, by which they are told; LeRobot's training "
                 "has it."
             )
-        episodes = torch.tensor(sorted(chosen), device=device)
-        return torch.isin(batch["episode_index"].flatten().to(device), episodes).float()
+        return batch["episode_index"].flatten().cpu().long()
 
     def cumulative(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """What actions come to over the gap, and what of it counts, (B, max_action_dim) each."""
