@@ -2,6 +2,7 @@
 """Mixtures: what goes in comes out, under one set of names; and training knows what counts."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +224,12 @@ def test_the_command_reads_a_file(data, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     assert "expected a new folder" in capsys.readouterr().err
+
+
+def test_the_published_list_can_be_read():
+    import draccus
+
+    path = Path(__file__).parents[2] / "configs" / "hlrp_mixture.yaml"
+    made = draccus.parse(MixtureConfig, path, args=["--output=x"])
+    assert len({source.name for source in made.sources}) == len(made.sources) == 10
+    assert all(source.weight > 0 and list(source.cameras) == ["primary"] for source in made.sources)

@@ -166,7 +166,7 @@ def conform(config: MixtureConfig, source: SourceConfig, episodes: list[int], ou
     others = sorted(set(range(meta.total_episodes)) - set(episodes))
     if others:
         meta = delete_episodes(
-            LeRobotDataset(meta.repo_id, root=meta.root), others, chosen, meta.repo_id
+            LeRobotDataset(meta.repo_id, root=meta.root, revision=meta.revision), others, chosen, meta.repo_id
         ).meta
     relabel(config, source, meta, out)
     shutil.rmtree(chosen, ignore_errors=True)
@@ -268,7 +268,7 @@ def rewrite(config: MixtureConfig, source: SourceConfig, episodes: list[int], ou
     """Read every frame, thin out, resize and encode again."""
     stored = storage_of(config)
     meta, by_key = source.meta, scales(config, source)
-    dataset = LeRobotDataset(meta.repo_id, root=meta.root, episodes=episodes)
+    dataset = LeRobotDataset(meta.repo_id, root=meta.root, revision=meta.revision, episodes=episodes)
     made = LeRobotDataset.create(
         f"local/{out.name}",
         config.fps,

@@ -25,6 +25,7 @@ class SourceConfig:
     Args:
         repo_id: its name on the Hub, or for messages.
         root: its folder; by default LeRobot's own place for `repo_id`, to which it is downloaded.
+        revision: on the Hub; by default that of LeRobot's version of the format.
         weight: share of the mixture's frames, relative to the other sources; 0 takes all there are of every source.
         cameras: key of each of the mixture's cameras in this dataset, such as `{primary: observation.images.top}`.
         state, action: keys; empty where it has none.
@@ -33,6 +34,7 @@ class SourceConfig:
 
     repo_id: str = ""
     root: Path | None = None
+    revision: str | None = None
     weight: float = 0.0
     cameras: dict[str, str] = field(default_factory=dict)
     state: str = OBS_STATE
@@ -56,7 +58,7 @@ class SourceConfig:
         if self.root is not None and not (self.root / "meta" / "info.json").is_file():
             raise ValueError(f"sources: found no dataset in {self.root} (no meta/info.json).")
         try:
-            return LeRobotDatasetMetadata(self.repo_id or f"local/{self.name}", root=self.root)
+            return LeRobotDatasetMetadata(self.repo_id or f"local/{self.name}", self.root, self.revision)
         except OSError as error:
             raise ValueError(f"sources: {self.name!r} cannot be had. {str(error).splitlines()[0]}") from error
 
