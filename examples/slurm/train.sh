@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# What a job of hlrp_{1,2,3}.sbatch does: claim the run, cancel its twins, and train on all nodes and GPUs of the job.
+#
+#   train.sh <file in configs/> [options of lerobot-train]
+#
+# RUN, the name of the run, comes from submit.sh. A run that was cut off goes on from its last checkpoint.
+set -euo pipefail
+config=$1
+shift
+output=outputs/$RUN
+
+# The same run may wait in several queues. Whichever job starts first makes this folder; the others find it and stop,
+# unless that job is gone without having tidied up.
+mkdir -p outputs/claims
+if ! mkdir "outputs/claims/$RUN" 2>/dev/null; then
+    [ -s "outputs/claims/$RUN/job" ] || sleep 5 # it is being written
+    other=$(cat "outputs/claims/$RUN/job")
+    if [ "$other" != "$SLURM_JOB_ID" ] && [ -n "$(squeue --noheader --jobs="$other" 2>/dev/null)" ]; then
+        echo "$RUN is trained by job $other; nothing to do here."
+        exit 0
+    fi
+fi
+echo "$SLURM_JOB_ID" > "outputs/claims/$RUN/job"
+trap 'rm -r "outputs/claims/$RUN"' EXIT # a later submission of the run may claim it again
+scancel --me --name="$RUN" --state=PENDING
+
+last=$output/checkpoints/last/pretrained_model/train_config.json
+if [ -f "$last" ]; then
+    options=("--config_path=$last" --resume=true)
+else
+    options=("--config_path=$config" "--output_dir=$output" "$@")
+fi
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export MAIN=${nodes%%$'\n'*} PORT=$((20000 + SLURM_JOB_ID % 20000))
+# One launcher per node; each knows its number only once srun has started it.
+# shellcheck disable=SC2016
+srun --ntasks-per-node=1 bash -c 'exec accelerate launch --multi_gpu --mixed_precision=bf16 \
+    --num_machines="$SLURM_NNODES" --machine_rank="$SLURM_NODEID" --num_processes=$((SLURM_NNODES * SLURM_GPUS_ON_NODE)) \
+    --main_process_ip="$MAIN" --main_process_port="$PORT" "$(which lerobot-train)" "$@"' train "${options[@]}"

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scripts for Slurm, with stand-ins for its commands."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTE = '#!/bin/bash\necho "$(basename "$0") $*" >> calls\n'
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A folder in which Slurm's commands write down how they are called; srun runs what it is given."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    contents = {
+        "sbatch": NOTE,
+        "scancel": NOTE,
+        "squeue": '#!/bin/bash\n[[ "$*" == *"--jobs=11" ]] && echo "11 running" || true\n',
+        "scontrol": "#!/bin/bash\necho node7\necho node8\n",
+        "srun": NOTE + 'shift\nexec "$@"\n',
+        "accelerate": NOTE,
+        "lerobot-train": NOTE,
+    }
+    for name, text in contents.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+
+    def run(*command, **variables):
+        env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", **variables}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        calls = tmp_path / "calls"
+        lines = calls.read_text().splitlines() if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        return lines, done.stdout
+
+    run.folder = tmp_path
+    return run
+
+
+JOB = {
+    "RUN": "laq",
+    "SLURM_JOB_ID": "12",
+    "SLURM_NNODES": "2",
+    "SLURM_NODEID": "1",
+    "SLURM_GPUS_ON_NODE": "4",
+    "SLURM_JOB_NODELIST": "node[7-8]",
+}
+
+
+def test_a_run_is_submitted_to_every_queue(cluster):
+    calls, _ = cluster(
+        "bash", "examples/slurm/submit.sh", "laq", "examples/slurm/hlrp_1.sbatch", "h100,a100", "--steps=5"
+    )
+    assert [call.split("--partition=")[1].split()[0] for call in calls] == ["h100", "a100"]
+    assert all(
+        "--job-name=laq" in call and "RUN=laq" in call and call.endswith("--steps=5") for call in calls
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "config"), [(1, "hlrp_1_laq"), (2, "hlrp_2_foundation"), (3, "hlrp_3_policy")]
+)
+def test_the_job_that_starts_first_cancels_its_twins_and_trains(cluster, stage, config):
+    calls, _ = cluster("bash", f"examples/slurm/hlrp_{stage}.sbatch", "--steps=5", **JOB)
+    assert calls[0] == "scancel --me --name=laq --state=PENDING"
+    launch = calls[-1]
+    for part in ("--num_machines=2", "--machine_rank=1", "--num_processes=8", "--main_process_ip=node7"):
+        assert part in launch
+    assert (
+        f"--config_path=configs/{config}.yaml --output_dir=outputs/laq --policy.device=cuda --steps=5"
+        in launch
+    )
+    assert (ROOT / "configs" / f"{config}.yaml").is_file()
+
+
+def test_a_twin_that_starts_all_the_same_stops(cluster):
+    claim = cluster.folder / "outputs" / "claims" / "laq"
+    claim.mkdir(parents=True)
+    (claim / "job").write_text("11\n")
+    calls, said = cluster("bash", "examples/slurm/hlrp_1.sbatch", **JOB)
+    assert calls == []
+    assert "trained by job 11" in said
+    assert claim.is_dir()
+
+
+def test_a_claim_of_a_job_that_is_gone_holds_nobody_up(cluster):
+    claim = cluster.folder / "outputs" / "claims" / "laq"
+    claim.mkdir(parents=True)
+    (claim / "job").write_text("10\n")
+    calls, _ = cluster("bash", "examples/slurm/hlrp_1.sbatch", **JOB)
+    assert calls[-1].startswith("accelerate launch")
+
+
+def test_a_run_that_was_cut_off_goes_on(cluster):
+    last = cluster.folder / "outputs" / "laq" / "checkpoints" / "last" / "pretrained_model"
+    last.mkdir(parents=True)
+    (last / "train_config.json").write_text("{}")
+    calls, _ = cluster("bash", "examples/slurm/hlrp_1.sbatch", **JOB)
+    assert "last/pretrained_model/train_config.json --resume=true" in calls[-1]
+    assert not (cluster.folder / "outputs" / "claims" / "laq").exists()
