@@ -68,7 +68,7 @@ class Stage1(Study):
     def model(self, arm: str, video: Path) -> Path:
         """Train one arm."""
         if arm == "random":
-            return self.untrained(video)
+            return untrained(self.out / "random", video)
         options = [f"--policy.{name}={value}" for name, value in SIZES.items()]
         options += [
             "--policy.type=hlrp_laq",
@@ -84,29 +84,29 @@ class Stage1(Study):
         ]
         return self.train(arm.replace(",", ""), [*options, "--save_freq=1000"], self.options.steps)
 
-    def untrained(self, video: Path) -> Path:
-        """A model that has counted its codes and learned nothing."""
-        out = self.out / "random"
-        if not (out / "model.safetensors").is_file():
-            torch.manual_seed(0)
-            features = LeRobotDataset("local/video", root=video).meta.features
-            inputs = {key: value for key, value in dataset_to_policy_features(features).items() if key == TOP}
-            config = HLRPLAQConfig(input_features=inputs, device="cpu", push_to_hub=False, **SIZES)
-            policy = HLRPLAQPolicy(config).train()
-            pairs = pairs_of(video, config.gap)
-            for first in range(0, min(2000, len(pairs)), 50):
-                policy.model.usage.count(
-                    policy.model.encode(policy.frames(stacked(pairs, range(first, first + 50))))
-                )
-            policy.save_pretrained(out)
-        return out
-
     def labels(self, name: str, checkpoint: Path, root: Path) -> LatentLabels:
         """Latent actions of recordings."""
         out = self.out / f"labels_{name.replace(', ', '_')}_{root.name}.safetensors"
         command = ["so101-laq-label", f"--checkpoint={checkpoint}", f"--root={root}", f"--output={out}"]
         self.step(out.stem, command, out)
         return LatentLabels.load(out)
+
+
+def untrained(out: Path, video: Path) -> Path:
+    """A model that has counted its codes and learned nothing."""
+    if (out / "model.safetensors").is_file():
+        return out
+    torch.manual_seed(0)
+    features = dataset_to_policy_features(LeRobotDataset("local/video", root=video).meta.features)
+    config = HLRPLAQConfig(input_features={TOP: features[TOP]}, device="cpu", push_to_hub=False, **SIZES)
+    policy = HLRPLAQPolicy(config)
+    pairs = pairs_of(video, config.gap)
+    with torch.no_grad():
+        for first in range(0, min(2000, len(pairs)), 50):
+            frames = policy.frames(stacked(pairs, range(first, first + 50)))
+            policy.model.usage.count(policy.model.encode(frames))
+    policy.save_pretrained(out)
+    return out
 
 
 def pairs_of(root: Path, gap: int) -> LeRobotDataset:
@@ -183,7 +183,10 @@ def reconstruction(policy: HLRPLAQPolicy, pairs: LeRobotDataset, count: int = 10
             error = (frame - later).square()
             sums[2 * number] += float((error * shown).sum())
             sums[2 * number + 1] += float(error.sum())
-    return {"on_arm_and_cube": round(sums[0] / sums[2], 3), "everywhere": round(sums[1] / sums[3], 3)}
+    return {
+        "on_arm_and_cube": round(float(sums[0] / sums[2]), 3),
+        "everywhere": round(float(sums[1] / sums[3]), 3),
+    }
 
 
 @torch.no_grad()

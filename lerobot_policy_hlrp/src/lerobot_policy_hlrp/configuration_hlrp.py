@@ -118,6 +118,15 @@ class HLRPConfig(SmolVLAConfig):
             if feature.type is FeatureType.VISUAL and key.startswith(OBS_IMAGES) and feature.shape[0] == 3
         }
 
+    @property
+    def used_features(self) -> dict[str, PolicyFeature]:
+        """The input features that the policy reads: a robot need not have the masks of the dataset."""
+        return {
+            key: feature
+            for key, feature in (self.input_features or {}).items()
+            if key in self.image_features or feature.type is not FeatureType.VISUAL
+        }
+
     def validate_features(self) -> None:
         """Check that there is something to see, and actions if they are to be learned.
 

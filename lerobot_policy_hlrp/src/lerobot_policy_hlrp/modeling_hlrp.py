@@ -57,7 +57,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         """Build the model for the features in `config`, and start from `config.init_from` if that is given.
 
         Args:
-            config: configuration with input and output features.
+            config: configuration with input and output features. Masks and depth are removed from it.
             kwargs: what LeRobot passes to every policy, and what `from_pretrained` knows of a checkpoint.
 
         Raises:
@@ -66,6 +66,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         # Not SmolVLAPolicy's: it names the class of its network.
         PreTrainedPolicy.__init__(self, config)
         config.validate_features()
+        config.input_features = config.used_features
         self.config: HLRPConfig = config
         self.init_rtc_processor()
         if config.learns_latents:
