@@ -68,6 +68,12 @@ def save(name: str, result: dict) -> Path:
     return path
 
 
+def load(name: str) -> dict:
+    """What `save` wrote; empty if there is nothing yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table with aligned columns."""
     cells = [header, *rows]

@@ -15,7 +15,8 @@ all arms at `clean` and at `randomised`:
     small act    an eighth of its weights, on 84x84, which see four times as many frames in that time. Only for lift_cube
 
 Stopped and started again, it goes on where it was; some eight hours on two cores, or in parts: `--tasks`, `--arms`.
-BENCH=full: five seeds. Without `--arms`, writes results/segdepth_arms_<task>.json.
+BENCH=full: five seeds. Writes results/segdepth_arms_<task>.json, where a part takes its own place; speed is measured when all arms
+run.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from lerobot.datasets import LeRobotDataset
 from lerobot_processor_so101 import CLASS_NAMES
 from lerobot_processor_so101.trained_policy import load_policy
 
-from .report import save, table
+from .report import load, save, table
 from .study import Study, compare, row
 
 PLACE = json.dumps([*CLASS_NAMES, "red cube", "blue bowl"])
@@ -205,18 +206,29 @@ def main() -> None:
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "tasks", "arms")}
     for task in options.tasks:
         study, arms = Arms(options.out, options), ARMS[task]
-        rows = [
+        new = [
             found
             for arm in options.arms or arms
             for seed in range(options.seeds)
             for found in study.arm(task, arm, seed)
         ]
+        name = f"segdepth_arms_{task}"
+        before = load(name) if options.arms else {}
+        rows = sorted(
+            [*others(before, new), *new], key=lambda r: (r["level"], arms.index(r["arm"]), r["seed"])
+        )
         gains = compare(rows, ("task", "level"), [("true", arm) for arm in arms])
-        ticks = speed(study.trained)
-        print(table(list(ticks[0]), [list(map(str, row.values())) for row in ticks]))
-        if not options.arms:  # a part would take the place of the whole
-            result = {"settings": settings, "rows": rows, "paired": gains, "speed": ticks}
-            print("written to", save(f"segdepth_arms_{task}", result))
+        ticks = before.get("speed", []) if options.arms else speed(study.trained)
+        if ticks:
+            print(table(list(ticks[0]), [list(map(str, row.values())) for row in ticks]))
+        result = {"settings": settings, "rows": rows, "paired": gains, "speed": ticks}
+        print("written to", save(name, result))
+
+
+def others(before: dict, rows: list[dict]) -> list[dict]:
+    """Rows of the arms that were not run now."""
+    now = {(r["arm"], r["level"], r["seed"]) for r in rows}
+    return [r for r in before.get("rows", []) if (r["arm"], r["level"], r["seed"]) not in now]
 
 
 if __name__ == "__main__":
