@@ -81,7 +81,7 @@ def test_a_code_tells_of_its_own_part_of_what_changed():
 def test_a_new_model_copies_the_frame():
     policy = HLRPLAQPolicy(laq_config())
     loss, logs = policy(pair())
-    assert float(loss) == pytest.approx(logs["copy"], rel=1e-5)
+    assert loss.item() == pytest.approx(logs["copy"], rel=1e-5)
 
 
 def test_frames_beyond_the_episode_do_not_count():
