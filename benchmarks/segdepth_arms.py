@@ -12,7 +12,7 @@ all arms at `clean` and at `randomised`:
     blind        trained without sight
     act          LeRobot's ACT on colours at its own size, but for a chunk of 30 actions, for as many steps as two cores
                  afford: 2,000 of 8 frames take longer than segdepth's 4,000 of 32. Only for lift_cube
-    small act    an eighth of its weights, on 84x84, which see four times as many frames in that time. Only for lift_cube
+    small act    a third of its weights, on 84x84, which see four times as many frames in about that time. Only for lift_cube
 
 Stopped and started again, it goes on where it was; some eight hours on two cores, or in parts: `--tasks`, `--arms`.
 BENCH=full: five seeds. Writes results/segdepth_arms_<task>.json, where a part takes its own place; speed is measured when all arms
