@@ -29,29 +29,15 @@ from torch.utils.data import default_collate
 
 from lerobot_policy_hlrp.floor import unconditional_floor
 from lerobot_policy_hlrp.labels import LatentLabels
-from lerobot_policy_segvla.small_vlm import save_small_vlm
 from lerobot_processor_so101.trained_policy import load_policy
 
-from .hlrp_laq import MASKS, SIZES, untrained
+from .hlrp_laq import MASKS, label, laq_training, untrained
 from .report import save
-from .study import Study, compare, file_name, row
+from .small_smolvla import PICTURES, SIDE, small_vlm, training
+from .study import Study, compare, row
 
-SIDE = 96
-PICTURES = [f"--height={SIDE}", f"--width={SIDE}", "--video=false", "--cameras=[top,wrist]"]
 ARMS = ("video", "labelled only", "random LAQ", "all labels", "smolvla")
 LATENT = ("video", "random LAQ")
-POLICY = [
-    f"--policy.resize_imgs_with_padding=[{SIDE},{SIDE}]",
-    "--policy.num_vlm_layers=4",
-    "--policy.chunk_size=12",
-    "--policy.n_action_steps=8",
-    "--policy.num_steps=5",
-    "--policy.train_expert_only=false",
-    "--policy.freeze_vision_encoder=false",
-    "--policy.tokenizer_max_length=16",
-    "--policy.scheduler_warmup_steps=100",
-    "--policy.optimizer_lr=1e-3",
-]
 
 
 class Loop(Study):
@@ -64,15 +50,12 @@ class Loop(Study):
 
     def __init__(self, out: Path, options: argparse.Namespace) -> None:
         super().__init__(out, options)
-        self.vlm = out / "vlm"
-        if not self.vlm.is_dir():
-            save_small_vlm(
-                self.vlm, ["Lift the cube."], SIDE, 8, width=128, layers=4, vision_width=96, vision_layers=2
-            )
+        self.vlm = small_vlm(out / "vlm", ["Lift the cube."])
 
     def recordings(self, count: int, seed: int = 20000, masks: bool = True) -> Path:
         """The first so many of the recordings, with masks, which stage 1 weighs pixels by."""
-        options = [f"--episodes={count}", f"--seed={seed}", f"--seg={str(masks).lower()}", *PICTURES]
+        options = [f"--episodes={count}", f"--seed={seed}", f"--seg={str(masks).lower()}"]
+        options += [*PICTURES, "--cameras=[top,wrist]"]
         return self.demonstrate(f"recordings {count} {seed}{'' if masks else ' plain'}", options)
 
     def model(self, arm: str) -> Path:
@@ -80,57 +63,34 @@ class Loop(Study):
         every = self.recordings(self.options.episodes)
         if arm == "random LAQ":
             return untrained(self.out / "laq_random", every)
-        options = [f"--policy.{name}={value}" for name, value in SIZES.items()]
-        options += [
-            "--policy.type=hlrp_laq",
-            f"--dataset.root={every}",
-            "--dataset.repo_id=local/video",
-            *MASKS,
-        ]
-        options += ["--policy.optimizer_lr=5e-4", "--policy.scheduler_warmup_steps=200", "--batch_size=32"]
-        return self.train("laq", [*options, "--save_freq=1000", "--seed=0"], self.options.laq_steps)
+        return self.train("laq", [*laq_training(every), *MASKS], self.options.laq_steps)
 
     def labels(self, arm: str, root: Path) -> Path:
         """Latent actions of recordings."""
-        out = self.out / f"labels_{file_name(arm)}_{root.name}.safetensors"
-        command = ["so101-laq-label", f"--checkpoint={self.model(arm)}", f"--root={root}", f"--output={out}"]
-        return self.step(out.stem, command, out)
+        return label(self, arm, self.model(arm), root)
 
-    def common(self, root: Path, steps: int, seed: int) -> list[str]:
-        """What all trainings of a policy are told."""
-        return [
-            *POLICY,
-            f"--policy.vlm_model_name={self.vlm}",
-            f"--policy.scheduler_decay_steps={steps}",
-            f"--dataset.root={root}",
-            "--dataset.repo_id=local/loop",
-            "--batch_size=32",
-            "--save_freq=1000",
-            f"--seed={seed}",
-        ]
-
-    def policy(self, arm: str, few: int, seed: int) -> Path:
-        """Train one arm through both stages."""
+    def policy(self, arm: str, few: int, seed: int) -> tuple[Path, Path | None]:
+        """Train one arm through both stages, and return the policy and what stage 2 made, if there is one."""
         name, steps2, steps3 = f"{arm} {few} {seed}", self.options.steps, self.options.policy_steps
         every, demonstrations = self.recordings(self.options.episodes), self.recordings(few)
         own = every if arm == "all labels" else demonstrations
         if arm == "smolvla":
             plain = self.recordings(few, masks=False)  # it would take masks for pictures
-            options = ["--policy.type=smolvla", *self.common(plain, steps2 + steps3, seed)]
-            return self.train(name, options, steps2 + steps3)
+            options = ["--policy.type=smolvla", *training(self.vlm, plain, steps2 + steps3, seed)]
+            return self.train(name, options, steps2 + steps3), None
         stage2 = ["--policy.type=hlrp", "--policy.stage=foundation"]
         if arm in LATENT:
-            stage2 += self.common(every, steps2, seed)
+            stage2 += training(self.vlm, every, steps2, seed)
             stage2 += [
                 f"--policy.latent_labels={self.labels(arm, every)}",
                 f"--policy.latent_weight={self.options.latent_weight}",
             ]
             stage2 += [f"--policy.labelled_episodes={list(range(few))}".replace(" ", "")]
         else:
-            stage2 += [*self.common(own, steps2, seed), "--policy.training_mode=actions"]
+            stage2 += [*training(self.vlm, own, steps2, seed), "--policy.training_mode=actions"]
         start = self.train(f"{name} stage 2", stage2, steps2)
-        stage3 = ["--policy.type=hlrp", f"--policy.init_from={start}", *self.common(own, steps3, seed)]
-        return self.train(f"{name} stage 3", stage3, steps3)
+        stage3 = ["--policy.type=hlrp", f"--policy.init_from={start}", *training(self.vlm, own, steps3, seed)]
+        return self.train(f"{name} stage 3", stage3, steps3), start
 
     @torch.no_grad()
     def latent_loss(self, arm: str, stage2: Path) -> dict[str, float]:
@@ -156,15 +116,11 @@ class Loop(Study):
 
     def arm(self, arm: str, few: int, seed: int) -> dict[str, Any]:
         """Train and evaluate one arm."""
-        checkpoint, name = self.policy(arm, few, seed), f"{arm} {few} {seed}"
+        (checkpoint, stage2), name = self.policy(arm, few, seed), f"{arm} {few} {seed}"
         env = [f"--env.height={SIDE}", f"--env.width={SIDE}", "--env.task=lift_cube"]
         env += [f"--eval.n_episodes={self.options.starts}", "--eval.batch_size=10"]
         result = row(self.evaluate(name, checkpoint, env), demonstrations=few, arm=arm, seed=seed)
-        if arm in LATENT:
-            steps = self.options.steps
-            stage2 = (
-                self.out / file_name(f"{name} stage 2") / "checkpoints" / f"{steps:06d}" / "pretrained_model"
-            )
+        if stage2 is not None and arm in LATENT:
             result["latent"] = self.latent_loss(arm, stage2)
             print(result["latent"], flush=True)
         return result

@@ -20,6 +20,7 @@ outputs/hlrp_laq/applied.png.
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ from scipy.stats import bootstrap
 from lerobot_policy_hlrp import HLRPLAQConfig
 from lerobot_policy_hlrp.labels import LatentLabels
 from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
+from lerobot_policy_hlrp.quantizers import Quantized, Usage
 from lerobot_processor_so101 import image_key, seg_key
 from lerobot_processor_so101.stored import decode_ids
 
 from .report import save, table
-from .study import Study
+from .study import Study, file_name
 
 MASKS = ["--policy.mask_classes=[cube,static_finger,moving_finger]"]
 ARMS = {
@@ -69,27 +71,23 @@ class Stage1(Study):
         """Train one arm."""
         if arm == "random":
             return untrained(self.out / "random", video)
-        options = [f"--policy.{name}={value}" for name, value in SIZES.items()]
-        options += [
-            "--policy.type=hlrp_laq",
-            f"--dataset.root={video}",
-            "--dataset.repo_id=local/video",
-            *ARMS[arm],
-        ]
-        options += [
-            "--policy.optimizer_lr=5e-4",
-            "--policy.scheduler_warmup_steps=200",
-            "--batch_size=32",
-            "--seed=0",
-        ]
-        return self.train(arm.replace(",", ""), [*options, "--save_freq=1000"], self.options.steps)
+        return self.train(arm.replace(",", ""), [*laq_training(video), *ARMS[arm]], self.options.steps)
 
-    def labels(self, name: str, checkpoint: Path, root: Path) -> LatentLabels:
-        """Latent actions of recordings."""
-        out = self.out / f"labels_{name.replace(', ', '_')}_{root.name}.safetensors"
-        command = ["so101-laq-label", f"--checkpoint={checkpoint}", f"--root={root}", f"--output={out}"]
-        self.step(out.stem, command, out)
-        return LatentLabels.load(out)
+
+def laq_training(video: Path) -> list[str]:
+    """What all trainings of a latent action model are told."""
+    return [
+        "--policy.type=hlrp_laq", *(f"--policy.{name}={value}" for name, value in SIZES.items()),
+        "--policy.optimizer_lr=5e-4", "--policy.scheduler_warmup_steps=200", "--dataset.repo_id=local/video",
+        f"--dataset.root={video}", "--batch_size=32", "--save_freq=1000", "--seed=0",
+    ]  # fmt: skip
+
+
+def label(study: Study, name: str, checkpoint: Path, root: Path) -> Path:
+    """The file of latent actions of recordings."""
+    out = study.out / f"labels_{file_name(name.replace(',', ''))}_{root.name}.safetensors"
+    command = ["so101-laq-label", f"--checkpoint={checkpoint}", f"--root={root}", f"--output={out}"]
+    return study.step(out.stem, command, out)
 
 
 def untrained(out: Path, video: Path) -> Path:
@@ -115,7 +113,7 @@ def pairs_of(root: Path, gap: int) -> LeRobotDataset:
     return LeRobotDataset("local/video", root=root, delta_timestamps={TOP: step, f"{TOP}_seg": step})
 
 
-def stacked(pairs: LeRobotDataset, indices: range) -> dict[str, Any]:
+def stacked(pairs: LeRobotDataset, indices: Iterable[int]) -> dict[str, Any]:
     """A batch of frames and ids."""
     items = [pairs[index] for index in indices if index < len(pairs)]
     batch = {key: torch.stack([item[key] for item in items]) for key in (TOP, f"{TOP}_seg", f"{TOP}_is_pad")}
@@ -128,6 +126,14 @@ def motions(root: Path, gap: int) -> tuple[np.ndarray, np.ndarray]:
     state, episode = np.stack(rows["observation.state"]), np.asarray(rows["episode_index"])
     later = np.minimum(np.arange(len(state)) + gap, len(state) - 1)
     return state[later] - state, episode
+
+
+def usage_of(labels: LatentLabels) -> Usage:
+    """How often each code is chosen in recordings."""
+    vectors, codes = labels.vectors[labels.valid], labels.codes[labels.valid]
+    usage = Usage(labels.laq["codebook_size"], vectors.shape[-1])
+    usage.count(Quantized(vectors, vectors, codes))
+    return usage
 
 
 def existing(asked: tuple) -> tuple[np.ndarray, ...]:
@@ -176,8 +182,9 @@ def reconstruction(policy: HLRPLAQPolicy, pairs: LeRobotDataset, count: int = 10
     for first in np.linspace(0, len(pairs) - 50, count // 50).astype(int):
         batch = stacked(pairs, range(first, first + 50))
         kept = policy.valid(batch)
-        earlier, later = policy.frames(batch)[kept].unbind(1)
-        made = policy.model.decode(earlier, policy.model.encode(policy.frames(batch)[kept]).passed).frame
+        frames = policy.frames(batch)[kept]
+        earlier, later = frames.unbind(1)
+        made = policy.model.decode(earlier, policy.model.encode(frames).passed).frame
         shown = torch.isin(batch[seg_key("top")][kept], torch.tensor(ids)).any(1, keepdim=True)
         for number, frame in enumerate((made, earlier)):
             error = (frame - later).square()
@@ -194,12 +201,10 @@ def applied(policy: HLRPLAQPolicy, pairs: LeRobotDataset, out: Path) -> None:
     """Draw: a row per latent action; the pair it is of, and what it makes of other frames."""
     policy.eval()
     length = len(pairs)
-    sources, targets = (
-        [length // 9 * n + 20 for n in (1, 3, 5, 7)],
-        [length // 7 * n + 10 for n in range(1, 6)],
-    )
-    frames = policy.frames(stacked_at(pairs, sources))
-    others = policy.frames(stacked_at(pairs, targets))[:, 0]
+    sources = [length // 9 * n + 20 for n in (1, 3, 5, 7)]
+    targets = [length // 7 * n + 10 for n in range(1, 6)]
+    frames = policy.frames(stacked(pairs, sources))
+    others = policy.frames(stacked(pairs, targets))[:, 0]
     rows = [torch.cat([torch.ones(3, 96, 192), *others], 2)]
     for pair in frames:
         passed = policy.model.encode(pair[None]).passed.expand(len(others), -1, -1)
@@ -207,12 +212,6 @@ def applied(policy: HLRPLAQPolicy, pairs: LeRobotDataset, out: Path) -> None:
         rows.append(torch.cat([*pair, *made], 2))
     picture = (255 * torch.cat(rows, 1)).to(torch.uint8).permute(1, 2, 0).numpy()
     PIL.Image.fromarray(picture).resize((2 * picture.shape[1], 2 * picture.shape[0]), 0).save(out)
-
-
-def stacked_at(pairs: LeRobotDataset, indices: list[int]) -> dict[str, Any]:
-    """A batch of chosen frames."""
-    parts = [stacked(pairs, range(index, index + 1)) for index in indices]
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def main() -> None:
@@ -233,15 +232,17 @@ def main() -> None:
         checkpoint = study.model(arm, video)
         policy = HLRPLAQPolicy.from_pretrained(checkpoint)
         gap = policy.config.gap
-        train, test = ((study.labels(arm, checkpoint, root), *motions(root, gap)) for root in (video, unseen))
-        codes = test[0].codes[test[0].valid].flatten()
-        share = torch.bincount(codes, minlength=test[0].laq["codebook_size"]) / len(codes)
+        train, test = (
+            (LatentLabels.load(label(study, arm, checkpoint, root)), *motions(root, gap))
+            for root in (video, unseen)
+        )
+        usage = usage_of(test[0])
         pairs = pairs_of(unseen, gap)
         rows.append(
             {
                 "arm": arm,
-                "codes_used": round(float((share > 0.1 / len(share)).float().mean()), 3),
-                "perplexity": round(float(torch.exp(-(share * share.clamp_min(1e-12).log()).sum())), 1),
+                "codes_used": round(usage.used, 3),
+                "perplexity": round(usage.perplexity, 1),
                 "error_over_copy": reconstruction(policy, pairs),
                 **probe(train, test),
             }

@@ -33,7 +33,6 @@ import numpy as np
 import torch
 from lerobot.datasets import LeRobotDataset
 from lerobot.datasets.dataset_tools import add_features, recompute_stats
-from lerobot.envs.utils import preprocess_observation
 from lerobot.utils.constants import OBS_ENV_STATE
 from torch import Tensor
 
@@ -41,7 +40,7 @@ from lerobot_env_so101_workbench.env import WorkbenchEnv
 from lerobot_env_so101_workbench.views import View
 from lerobot_policy_imf.configuration_imf import vision_key
 from lerobot_policy_imf.vision import VisionEncoder
-from lerobot_processor_so101.trained_policy import load_policy
+from lerobot_processor_so101.trained_policy import batch_of_one, load_policy
 
 from .clock import Clock
 from .report import save, table
@@ -207,10 +206,8 @@ class Actor:
     @torch.no_grad()
     def select(self, observation: dict[str, Any]) -> np.ndarray:
         """The next action, in LeRobot units."""
-        batched = {key: value[None] for key, value in observation.items() if key != "pixels"}
-        batched["pixels"] = {key: value[None] for key, value in observation["pixels"].items()}
         with self.clock.phase("total"):
-            batch = preprocess_observation(batched)
+            batch = batch_of_one(observation)
             if self.encoder is not None:
                 views: list[Tensor] = [batch.pop(f"observation.images.{camera}") for camera in CAMERAS]
                 with self.clock.phase("vision"):

@@ -16,31 +16,19 @@ import json
 import os
 from pathlib import Path
 
-from lerobot_policy_segvla.small_vlm import save_small_vlm
 from lerobot_processor_so101 import CLASS_NAMES
 
 from .report import save
+from .small_smolvla import PICTURES, SIDE, small_vlm, training
 from .study import Study, compare, row
 
-SIDE, LEVEL = 96, "distractors"
+LEVEL = "distractors"
 CUBES, BOWLS = ("red cube", "green cube", "yellow cube"), ("blue bowl", "white bowl")
 SENTENCES = ["Lift the cube.", *(f"Put the {cube} into the {bowl}." for cube in CUBES for bowl in BOWLS)]
 CLASSES = [*CLASS_NAMES, *CUBES, *BOWLS]
 TOLD = [*CUBES, *BOWLS, "static_finger", "moving_finger"]
 MAIN = ("smolvla", "true masks")  # what the study is about; these two are trained twice
 BASE = {"lift_cube": 60, "place_cube": 120, "sort_cubes": 300}  # demonstrations
-PICTURES = [f"--height={SIDE}", f"--width={SIDE}", "--video=false"]
-POLICY = [
-    f"--policy.resize_imgs_with_padding=[{SIDE},{SIDE}]",
-    "--policy.num_vlm_layers=4",
-    "--policy.chunk_size=12",
-    "--policy.n_action_steps=8",
-    "--policy.num_steps=5",
-    "--policy.train_expert_only=false",
-    "--policy.freeze_vision_encoder=false",
-    "--policy.tokenizer_max_length=16",
-    "--policy.scheduler_warmup_steps=100",
-]
 
 
 def listed(names: list[str] | tuple[str, ...]) -> str:
@@ -77,11 +65,7 @@ class Helps(Study):
 
     def __init__(self, out: Path, options: argparse.Namespace) -> None:
         super().__init__(out, options)
-        self.vlm = out / "vlm"
-        if not self.vlm.is_dir():
-            save_small_vlm(
-                self.vlm, SENTENCES, SIDE, 8, width=128, layers=4, vision_width=96, vision_layers=2
-            )
+        self.vlm = small_vlm(out / "vlm", SENTENCES)
 
     def base(self) -> Path:
         """Demonstrations of the mix, and SmolVLA trained on them."""
@@ -95,7 +79,7 @@ class Helps(Study):
             )  # fmt: skip
         options = [
             "--policy.type=smolvla",
-            *self.training(root, self.options.base_steps, batch=32, lr=1e-3, seed=0),
+            *training(self.vlm, root, self.options.base_steps, seed=0),
         ]
         return self.train("base", options, self.options.base_steps)
 
@@ -120,19 +104,11 @@ class Helps(Study):
         task = ["--task=sort_cubes", "--level=distractors", f"--seed={seed}", f"--episodes={episodes}"]
         return self.demonstrate(name, [*task, "--seg=true", *PICTURES])
 
-    def training(self, root: Path, steps: int, batch: int, lr: float, seed: int) -> list[str]:
-        """What all trainings are told."""
-        return [
-            *POLICY, f"--policy.vlm_model_name={self.vlm}", f"--policy.optimizer_lr={lr}",
-            f"--policy.scheduler_decay_steps={steps}", "--dataset.repo_id=local/study", f"--dataset.root={root}",
-            f"--batch_size={batch}", "--save_freq=1000", f"--seed={seed}",
-        ]  # fmt: skip
-
     def arm(self, name: str, policy: list[str], base: Path, few: Path, seed: int) -> dict:
         """Fine-tune and evaluate one arm."""
         run_name, steps = f"{name} {self.options.episodes} {seed}", self.options.steps
         start = ["--policy.type=segvla", f"--policy.init_from={base}", *policy]
-        options = [*start, *self.training(few, steps, batch=16, lr=3e-4, seed=seed)]
+        options = [*start, *training(self.vlm, few, steps, seed, batch=16, lr=3e-4)]
         checkpoint = self.train(run_name, options, steps, _command("train", name, few))
         seg = "--policy.segmenter=observation" in policy
         env = [

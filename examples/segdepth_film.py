@@ -6,6 +6,7 @@
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import av
 import numpy as np
 import PIL.Image
 import torch
-from lerobot.envs.utils import preprocess_observation
-from lerobot.policies import make_pre_post_processors
 
 from lerobot_env_so101_workbench.env import WorkbenchEnv
 from lerobot_env_so101_workbench.views import View
 from lerobot_policy_segdepth.modeling_segdepth import SegDepthPolicy
 from lerobot_processor_so101 import OBSERVED, disparity_key, resolve_perception, seg_key
 from lerobot_processor_so101.overlay import side_by_side
+from lerobot_processor_so101.trained_policy import batch_of_one, load_policy
 
 SIDE = 240
 MOMENTS = 5  # of each episode on the sheet
@@ -41,7 +41,7 @@ def frame_of(env: WorkbenchEnv, policy: SegDepthPolicy, batch: dict[str, Any]) -
 
 
 def episode(
-    env: WorkbenchEnv, policy: SegDepthPolicy, pipelines: tuple[Any, Any], seed: int
+    env: WorkbenchEnv, policy: SegDepthPolicy, pipelines: Sequence[Any], seed: int
 ) -> tuple[list, bool]:
     """Frames of one start, and whether it succeeded."""
     preprocessor, postprocessor = pipelines
@@ -49,11 +49,8 @@ def episode(
     observation, info = env.reset(seed=seed)
     frames, over = [], False
     while not over:
-        batched = {key: value[None] for key, value in observation.items() if key != "pixels"}
-        if "pixels" in observation:
-            batched["pixels"] = {key: value[None] for key, value in observation["pixels"].items()}
         with torch.no_grad():
-            batch = preprocessor(preprocess_observation(batched))
+            batch = preprocessor(batch_of_one(observation))
             frames.append(frame_of(env, policy, batch))
             action = postprocessor(policy.select_action(batch))[0].numpy()
         observation, _, terminated, truncated, info = env.step(action)
@@ -76,8 +73,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/segdepth_film.mp4"))
     parser.add_argument("--sheet", type=Path, help="also a picture: a row of moments for every episode")
     options = parser.parse_args()
-    policy = SegDepthPolicy.from_pretrained(options.checkpoint)
-    pipelines = make_pre_post_processors(policy.config, pretrained_path=str(options.checkpoint))
+    policy, *pipelines = load_policy(options.checkpoint)
     observed = policy.config.segmenter == OBSERVED
     view = View(tuple(policy.config.cameras), options.height, options.width, not observed, observed, observed)
     env = WorkbenchEnv(options.task, options.level, view=view)

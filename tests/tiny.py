@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers as hf  # imports a model when it is asked for, not before
+from lerobot.configs import FeatureType, PolicyFeature
 
 from lerobot_processor_so101.efficientvit_fpn import (
     EfficientViTFPNConfig,
@@ -421,3 +422,33 @@ def _letter_tokenizer() -> hf.PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     return hf.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
+
+
+def tiny_smolvla(vlm: str) -> dict[str, Any]:
+    """Fields of a configuration that make SmolVLA, or a policy built on it, tiny.
+
+    Args:
+        vlm: folder of `save_small_vlm`.
+    """
+    return {
+        "vlm_model_name": vlm,
+        "num_vlm_layers": 2,
+        "resize_imgs_with_padding": (64, 64),
+        "chunk_size": 6,
+        "n_action_steps": 6,
+        "num_steps": 3,
+        "device": "cpu",
+        "push_to_hub": False,
+    }
+
+
+def robot_features(size: tuple[int, int] = (48, 64)) -> dict[str, Any]:
+    """The features of an arm with six joints and two cameras, as fields of a configuration."""
+    pictures = {
+        f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, *size))
+        for camera in ("top", "wrist")
+    }
+    return {
+        "input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **pictures},
+        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (6,))},
+    }

@@ -10,6 +10,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot_policy_hlrp import HLRPConfig, HLRPLAQConfig
 from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
 from lerobot_policy_segvla.small_vlm import save_small_vlm
+from tests.tiny import robot_features, tiny_smolvla
 
 LAQ: dict[str, Any] = {
     "gap_s": 0.1,
@@ -56,36 +57,15 @@ def laq(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def small(vlm) -> dict[str, Any]:
     """Fields that make hlrp and SmolVLA tiny."""
-    return {
-        "vlm_model_name": vlm,
-        "num_vlm_layers": 2,
-        "resize_imgs_with_padding": (64, 64),
-        "chunk_size": 6,
-        "n_action_steps": 6,
-        "num_steps": 3,
-        "device": "cpu",
-        "push_to_hub": False,
-    }
+    return tiny_smolvla(vlm)
 
 
 @pytest.fixture
 def hlrp_config(small):
     def make(**changes: Any) -> HLRPConfig:
-        return HLRPConfig(**{**features(), **small, "gap_s": 0.1, "pooled_width": 32, **changes})
+        return HLRPConfig(**{**robot_features(), **small, "gap_s": 0.1, "pooled_width": 32, **changes})
 
     return make
-
-
-def features() -> dict[str, Any]:
-    """Two cameras and six joints."""
-    pictures = {
-        f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, 48, 64))
-        for camera in ("top", "wrist")
-    }
-    return {
-        "input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **pictures},
-        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (6,))},
-    }
 
 
 def training_batch(batch: int = 3, frames: int = 2, seed: int = 0) -> dict[str, Any]:

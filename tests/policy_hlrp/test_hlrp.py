@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from lerobot_policy_hlrp.latent_targets import Latents
 from lerobot_policy_hlrp.modeling_hlrp import HLRPPolicy
-from tests.policy_hlrp.conftest import features, laq_config, training_batch
+from tests.policy_hlrp.conftest import laq_config, training_batch
+from tests.tiny import robot_features
 
 MASK = "observation.language.attention_mask"
 
@@ -38,7 +39,7 @@ def flow_inputs(batch=3):
 def test_learning_actions_alone_it_is_smolvla(hlrp_config, small):
     policy = build(hlrp_config(training_mode="actions"))
     torch.manual_seed(0)
-    smolvla = SmolVLAPolicy(SmolVLAConfig(**features(), **small))
+    smolvla = SmolVLAPolicy(SmolVLAConfig(**robot_features(), **small))
     assert policy.state_dict().keys() == smolvla.state_dict().keys()
     batch, (noise, time) = training_batch(frames=1), flow_inputs()
     losses = smolvla.model(
@@ -111,7 +112,7 @@ def test_a_checkpoint_needs_and_holds_no_teacher(hlrp_config, laq, tmp_path):
     policy.save_pretrained(tmp_path / "saved")
     shutil.rmtree(teacher)
     with safe_open(tmp_path / "saved" / "model.safetensors", "pt") as file:
-        assert not [key for key in file.keys() if "teacher" in key or "patches" in key]  # noqa: SIM118
+        assert not [key for key in file.keys() if "teacher" in key or "patches" in key]  # noqa: SIM118  it is no mapping
     loaded = HLRPPolicy.from_pretrained(tmp_path / "saved")
     batch, noise = present(training_batch()), torch.randn(3, 4, 3)
     assert torch.equal(loaded.predict_latents(batch, noise), policy.predict_latents(batch, noise))

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from lerobot_policy_hlrp import HLRPConfig
 from lerobot_policy_hlrp.latent_targets import Latents
 from lerobot_policy_hlrp.modeling_hlrp import HLRPPolicy
-from tests.policy_hlrp.conftest import features, training_batch
+from tests.policy_hlrp.conftest import training_batch
+from tests.tiny import robot_features, tiny_smolvla
 
 WATCHED = ("model.action_out_proj.weight", "model.latent_out_proj.weight", "model.action_in_proj.weight")
 
@@ -22,14 +23,8 @@ def policy_of(vlm: str) -> HLRPPolicy:
     """A policy whose latent actions are given, and whose noise depends on the sample alone."""
     torch.manual_seed(0)
     config = HLRPConfig(
-        **features(),
-        vlm_model_name=vlm,
-        num_vlm_layers=2,
-        resize_imgs_with_padding=(64, 64),
-        chunk_size=6,
-        n_action_steps=6,
-        device="cpu",
-        push_to_hub=False,
+        **robot_features(),
+        **tiny_smolvla(vlm),
         gap_s=0.1,
         stage="foundation",
         labelled_episodes=[0, 1, 3],

@@ -333,7 +333,7 @@ def test_a_loaded_checkpoint_moves_alike(root, tmp_path):
         (
             "recomended",
             {},
-            r"preset: found 'recomended', expected one of \['recommended', 'handoff', 'pick101'\]",
+            r"preset: found 'recomended', expected one of recommended, handoff, pick101",
         ),
         ("pick101", {"fps": 30}, r"stack_period: found 0\.02 s, expected a multiple of 1 / fps = 0\.0333"),
         ("handoff", {"class_values": [0, 1]}, "class_values: found 2 numbers, expected one for each"),
@@ -345,7 +345,7 @@ def test_a_loaded_checkpoint_moves_alike(root, tmp_path):
             "expected 'joints'",
         ),
         ("handoff", {"crop": [0.5]}, r"crop: found \[0\.5\], expected 4 numbers"),
-        ("handoff", {"color_order": "gbr"}, r"color_order: found 'gbr', expected one of \['rgb', 'bgr'\]"),
+        ("handoff", {"color_order": "gbr"}, r"color_order: found 'gbr', expected one of rgb, bgr"),
     ],
 )
 def test_impossible_combinations_are_named(preset, changes, message):

@@ -3,11 +3,11 @@
 
 import pytest
 import torch
-from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 
 from lerobot_policy_segvla import SegVLAConfig
 from lerobot_policy_segvla.small_vlm import save_small_vlm
+from tests.tiny import robot_features, tiny_smolvla
 
 CLASSES = ["background", "table", "red cube", "green cube", "blue bowl", "white bowl"]
 CAMERAS = ("top", "wrist")
@@ -25,34 +25,15 @@ def vlm(tmp_path_factory) -> str:
     return save_small_vlm(tmp_path_factory.mktemp("vlm"), SENTENCES)
 
 
-def features(size=SIZE) -> dict:
-    pictures = {
-        f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, *size)) for camera in CAMERAS
-    }
-    return {
-        "input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **pictures},
-        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (6,))},
-    }
-
-
 @pytest.fixture(scope="session")
 def settings(vlm) -> dict:
     """Fields that make SmolVLA tiny."""
-    return {
-        "vlm_model_name": vlm,
-        "num_vlm_layers": 2,
-        "resize_imgs_with_padding": (64, 64),
-        "chunk_size": 6,
-        "n_action_steps": 6,
-        "num_steps": 3,
-        "device": "cpu",
-        "push_to_hub": False,
-    }
+    return tiny_smolvla(vlm)
 
 
 @pytest.fixture
 def smolvla_config(settings):
-    return SmolVLAConfig(**features(), **settings)
+    return SmolVLAConfig(**robot_features(), **settings)
 
 
 @pytest.fixture
@@ -67,7 +48,7 @@ def segvla_config(settings):
             "segmentation_geometry_classes": ["red cube", "blue bowl"],
             "segmentation_dropout_prob": 0.0,
         }
-        return SegVLAConfig(**features(), **{**settings, **cues, **changes})
+        return SegVLAConfig(**robot_features(), **{**settings, **cues, **changes})
 
     return make
 

@@ -14,14 +14,15 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
 from lerobot_policy_segvla.modeling_segvla import SegVLAPolicy
 from lerobot_policy_segvla.small_vlm import save_small_vlm
+from tests.tiny import robot_features
 
-from .conftest import CAMERAS, SENTENCES, features, make_batch, noise_and_time
+from .conftest import CAMERAS, SENTENCES, make_batch, noise_and_time
 
 
 @pytest.fixture(scope="module")
 def smolvla_checkpoint(settings, tmp_path_factory):
     torch.manual_seed(3)
-    policy = SmolVLAPolicy(SmolVLAConfig(**features(), **settings))
+    policy = SmolVLAPolicy(SmolVLAConfig(**robot_features(), **settings))
     folder = tmp_path_factory.mktemp("smolvla")
     policy.save_pretrained(folder)
     return folder

@@ -3,23 +3,21 @@
 
 import pytest
 import torch
+from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from torch.utils._pytree import tree_map
 
 from lerobot_policy_segvla.configuration_segvla import INJECTIONS
 from lerobot_policy_segvla.modeling_segvla import SegVLAPolicy
+from tests.tiny import robot_features
 
 from .conftest import make_batch, noise_and_time
 
 
 @pytest.fixture(scope="module")
 def smolvla(settings):
-    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-
-    from .conftest import features
-
     torch.manual_seed(0)
-    return SmolVLAPolicy(SmolVLAConfig(**features(), **settings)).eval()
+    return SmolVLAPolicy(SmolVLAConfig(**robot_features(), **settings)).eval()
 
 
 def with_weights_of(smolvla, config) -> SegVLAPolicy:

@@ -6,7 +6,11 @@ from typing import Any
 
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from lerobot.utils.constants import ACTION, OBS_IMAGES
+from lerobot.utils.constants import ACTION
+
+from lerobot_processor_so101 import check_choices, colour_cameras
+
+from .configuration_hlrp_laq import frames_in
 
 STAGES = ("foundation", "policy")
 HEADS = ("expert", "pooled_mlp")
@@ -68,12 +72,9 @@ class HLRPConfig(SmolVLAConfig):
         super().__post_init__()
         if not self.training_mode:
             self.training_mode = "multitask" if self.stage == "foundation" else "actions"
-        choices = {"stage": STAGES, "head": HEADS, "training_mode": MODES, "action_kind": ACTION_KINDS}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}: found {getattr(self, name)!r}, expected one of {', '.join(allowed)}."
-                )
+        check_choices(
+            self, {"stage": STAGES, "head": HEADS, "training_mode": MODES, "action_kind": ACTION_KINDS}
+        )
         if self.training_mode == "codes" and self.head != "pooled_mlp":
             raise ValueError(
                 "training_mode: found 'codes' with head = 'expert', expected latent_flow: codes are for pooled_mlp."
@@ -87,17 +88,14 @@ class HLRPConfig(SmolVLAConfig):
             raise ValueError(
                 f"laq and latent_labels: found both ({self.laq!r}, {self.latent_labels!r}), expected one of them."
             )
-        if self.gap < 1:
-            raise ValueError(
-                f"gap_s: found {self.gap_s} s at {self.fps} Hz, expected at least one frame, {1 / self.fps:.3g} s."
-            )
+        _ = self.gap  # one too short fails here
         if self.head == "pooled_mlp":
             self.train_expert_only = self.freeze_vision_encoder = False  # there is no expert to train
 
     @property
     def gap(self) -> int:
         """Frames until the one that a latent action leads to."""
-        return round(self.gap_s * self.fps)
+        return frames_in(self.gap_s, self.fps)
 
     @property
     def learns_actions(self) -> bool:
@@ -112,11 +110,7 @@ class HLRPConfig(SmolVLAConfig):
     @property
     def image_features(self) -> dict[str, PolicyFeature]:
         """Cameras with colours. Masks and depth, which LeRobot stores as pictures too, are none."""
-        return {
-            key: feature
-            for key, feature in (self.input_features or {}).items()
-            if feature.type is FeatureType.VISUAL and key.startswith(OBS_IMAGES) and feature.shape[0] == 3
-        }
+        return colour_cameras(self.input_features)
 
     @property
     def used_features(self) -> dict[str, PolicyFeature]:

@@ -2,18 +2,29 @@
 """Configuration of stage 1: latent actions from video."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
+from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import OBS_IMAGES
 
-from lerobot_processor_so101 import CLASS_NAMES, OBSERVED, ClassMap, image_key
+from lerobot_processor_so101 import CLASS_NAMES, OBSERVED, ClassMap, check_choices, colour_cameras, image_key
 
 from .latent_actions import PARTS
 from .quantizers import QUANTIZERS
 from .teachers import FLOWS
+
+
+def frames_in(gap_s: float, fps: int) -> int:
+    """Frames that pass in a time.
+
+    Raises:
+        ValueError: it is less than one; the message names `gap_s`.
+    """
+    frames = round(gap_s * fps)
+    if frames < 1:
+        raise ValueError(f"gap_s: found {gap_s} s at {fps} Hz, expected at least one frame, {1 / fps:.3g} s.")
+    return frames
 
 
 @PreTrainedConfig.register_subclass("hlrp_laq")
@@ -97,15 +108,7 @@ class HLRPLAQConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choices: dict[str, tuple[Any, ...]] = {
-            "quantizer": QUANTIZERS,
-            "codes": tuple(PARTS),
-            "flow_model": ("", *FLOWS),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                expected = ", ".join(map(repr, allowed))
-                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected one of {expected}.")
+        check_choices(self, {"quantizer": QUANTIZERS, "codes": tuple(PARTS), "flow_model": ("", *FLOWS)})
         if self.image_size % self.patch_size or self.grid % max(PARTS[self.codes]):
             raise ValueError(
                 f"image_size: found {self.image_size} with patch_size = {self.patch_size}, expected a multiple of "
@@ -113,11 +116,7 @@ class HLRPLAQConfig(PreTrainedConfig):
             )
         if self.width % self.heads:
             raise ValueError(f"heads: found {self.heads}, expected a divisor of width = {self.width}.")
-        if self.gap < 1:
-            raise ValueError(
-                f"gap_s: found {self.gap_s} s at {self.fps} Hz, expected at least one frame, {1 / self.fps:.3g} s."
-            )
-        _ = self.mask_ids  # unknown names fail here
+        _ = self.gap, self.mask_ids  # a gap too short and unknown names fail here
 
     @property
     def grid(self) -> int:
@@ -127,7 +126,7 @@ class HLRPLAQConfig(PreTrainedConfig):
     @property
     def gap(self) -> int:
         """Frames from the earlier to the later one."""
-        return round(self.gap_s * self.fps)
+        return frames_in(self.gap_s, self.fps)
 
     @property
     def mask_ids(self) -> list[int]:
@@ -151,11 +150,7 @@ class HLRPLAQConfig(PreTrainedConfig):
             ValueError: it has not.
         """
         if not self.image_features:
-            found = [
-                key.removeprefix(f"{OBS_IMAGES}.")
-                for key, feature in (self.input_features or {}).items()
-                if feature.type is FeatureType.VISUAL and feature.shape[0] == 3
-            ]
+            found = [key.removeprefix(f"{OBS_IMAGES}.") for key in colour_cameras(self.input_features)]
             raise ValueError(
                 f"camera: found {self.camera!r}, expected one of {sorted(found)}: `--policy.camera`."
             )

@@ -70,9 +70,8 @@ class LatentActionModel(nn.Module):
         flow: bool = False,
     ) -> None:
         super().__init__()
-        self.image_size, self.patch_size = image_size, patch_size
+        self.patch_size = patch_size
         self.grid = image_size // patch_size
-        self.codes = codes
         self.quantizer = FSQ(levels) if quantizer == "fsq" else NSVQ(code_dim, codebook_size)
         self.usage = Usage(self.quantizer.codebook_size, self.quantizer.dim)
         self.patches = Patches(patch_size, self.grid, width)

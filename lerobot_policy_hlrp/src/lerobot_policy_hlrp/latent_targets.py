@@ -133,8 +133,3 @@ def check_same_laq(own: dict[str, Any] | None, other: dict[str, Any] | None, nam
 def _short(value: Any) -> str:
     text = str(value)
     return f"{text[:12]}..." if len(text) > 24 else text
-
-
-def padded(actions: Tensor, width: int) -> Tensor:
-    """(B, T, A) filled with zeros to (B, T, width)."""
-    return torch.nn.functional.pad(actions, (0, width - actions.shape[-1]))

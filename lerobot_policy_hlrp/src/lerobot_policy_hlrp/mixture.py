@@ -6,14 +6,16 @@ Stock training takes one dataset. A mixture is one: `hlrp-mix` writes it, from a
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION, OBS_STATE
+from torch import Tensor
 
 NOTES = Path("meta") / "mixture.json"
 
@@ -72,7 +74,7 @@ class SourceConfig:
             raise ValueError(
                 f"sources: {self.name!r} has cameras {sorted(self.cameras)}, expected {sorted(cameras)}, as the first one."
             )
-        wanted = {**{f"cameras.{name}": key for name, key in self.cameras.items()}}
+        wanted = {f"cameras.{name}": key for name, key in self.cameras.items()}
         wanted |= {name: key for name, key in (("state", self.state), ("action", self.action)) if key}
         for name, key in wanted.items():
             if key not in self.meta.features:
@@ -161,8 +163,8 @@ class MixtureConfig:
         if not source.action:
             return [False] * len(episodes)
         count = round(source.labelled * len(episodes))
-        order = np.random.default_rng(self.seed + 1).permutation(len(episodes))[:count]
-        return [number in set(order.tolist()) for number in range(len(episodes))]
+        chosen = np.random.default_rng(self.seed + 1).permutation(len(episodes))[:count]
+        return np.isin(np.arange(len(episodes)), chosen).tolist()
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,12 @@ class MixtureNotes:
 
     def save(self, root: Path) -> None:
         """Write them into a dataset."""
-        (root / NOTES).write_text(json.dumps(vars(self), indent=1))
+        (root / NOTES).write_text(json.dumps(asdict(self), indent=1))
+
+    @cached_property
+    def per_episode(self) -> tuple[Tensor, Tensor]:
+        """`labelled` and `action_dim` as tensors, for look-ups in training."""
+        return torch.tensor(self.labelled), torch.tensor(self.action_dim)
 
     @classmethod
     def of(cls, dataset: LeRobotDatasetMetadata | None) -> "MixtureNotes | None":

@@ -37,7 +37,7 @@ from lerobot_processor_so101.smolvla_checkpoint import (
 from .configuration_hlrp import HLRPConfig
 from .counted import counted_mean
 from .floor import unconditional_floor
-from .latent_targets import Latents, LatentSource, check_same_laq, make_latent_source, padded
+from .latent_targets import Latents, LatentSource, check_same_laq, make_latent_source
 from .mixture import MixtureNotes
 from .modeling_hlrp_laq import check_dataset
 from .network import HLRPNetwork, PooledHeads, Prefix
@@ -72,7 +72,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         if config.learns_latents:
             check_dataset(config, training_dataset(config))
         self._mixture = MixtureNotes.of(training_dataset(config))
-        checkpoint, start, saved = kwargs.get("checkpoint"), None, {}
+        checkpoint, start = kwargs.get("checkpoint"), None
         # In a list it is no module of this one: no checkpoint has the latent action model, and none needs it to act.
         self._sources: list[LatentSource] = []
         if checkpoint is None:
@@ -203,7 +203,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
     ) -> dict[str, Tensor]:
         actions = noisy = None
         if self.config.learns_actions:
-            actions = self.model.noised(padded(batch[ACTION], self.config.max_action_dim), noise, time)
+            actions = self.model.noised(self.prepare_action(batch), noise, time)
         if latents is not None:
             noisy = self.model.noised(latents.vectors)
         action_error, latent_error = self.model.errors(prefix, actions, noisy)
@@ -245,8 +245,8 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         if mixture is not None or chosen is not None:
             episodes = self._episodes(batch)
             if mixture is not None:
-                dims = torch.tensor(mixture.action_dim)[episodes].to(actions.device)
-                labelled = torch.tensor(mixture.labelled)[episodes].to(labelled)
+                labels, numbers = mixture.per_episode
+                dims, labelled = numbers[episodes].to(actions.device), labels[episodes].to(labelled)
             if chosen is not None:
                 labelled = torch.isin(episodes, torch.tensor(sorted(chosen))).to(labelled)
         within = torch.arange(self.config.max_action_dim, device=actions.device) < dims[:, None]
@@ -264,7 +264,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
     def cumulative(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """What actions come to over the gap, and what of it counts, (B, max_action_dim) each."""
         steps = min(self.config.gap, batch[ACTION].shape[1])
-        actions = padded(batch[ACTION][:, :steps], self.config.max_action_dim)
+        actions = self.prepare_action(batch)[:, :steps]
         counts = self.action_counts(batch)[:, :steps]
         if self.config.action_kind == "delta":
             return (actions * counts).sum(1), counts[:, 0]

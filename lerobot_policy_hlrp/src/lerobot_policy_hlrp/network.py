@@ -66,11 +66,11 @@ class HLRPNetwork(VLAFlowMatching):
             actions: noisy chunk, or None.
             latents: noisy latent action, or None.
         """
-        suffixes = [
-            self._tokens(layer, noisy)
-            for layer, noisy in ((self._latent_in, latents), (self.action_in_proj, actions))
-            if noisy is not None
-        ]
+        suffixes = []
+        if latents is not None:
+            suffixes.append(self._tokens(self.latent_in_proj, latents))
+        if actions is not None:
+            suffixes.append(self._tokens(self.action_in_proj, actions))
         outputs = iter(self._through_expert(prefix, suffixes))
         latent_error = action_error = None
         if latents is not None:
@@ -103,13 +103,8 @@ class HLRPNetwork(VLAFlowMatching):
         counted = (pads & ~begins.bool())[..., None].to(hidden.dtype)
         return ((hidden * counted).sum(1) / counted.sum(1).clamp_min(1)).float()
 
-    @property
-    def _latent_in(self) -> nn.Module | None:
-        return getattr(self, "latent_in_proj", None)
-
-    def _tokens(self, layer: nn.Module | None, noisy: Noisy) -> Tensor:
+    def _tokens(self, layer: nn.Module, noisy: Noisy) -> Tensor:
         """Tokens of noisy values and their time, by upstream's layers, (B, T, W)."""
-        assert layer is not None  # latents come only where there is a layer for them
         tokens = layer(noisy.values)
         time = create_sinusoidal_pos_embedding(
             noisy.time, tokens.shape[-1], self.config.min_period, self.config.max_period, device=tokens.device

@@ -4,7 +4,6 @@
 from typing import Any
 
 from lerobot.processor import (
-    NewLineTaskProcessorStep,
     PolicyAction,
     PolicyProcessorPipeline,
     make_default_policy_processor_steps,
@@ -12,8 +11,7 @@ from lerobot.processor import (
 )
 from torch import Tensor
 
-from lerobot_processor_so101 import StoredTokenizerStep, checkpoint_folder
-from lerobot_processor_so101.smolvla_checkpoint import vlm_source
+from lerobot_processor_so101.smolvla_checkpoint import language_steps
 
 from .configuration_hlrp import HLRPConfig
 
@@ -37,18 +35,11 @@ def make_hlrp_pre_post_processors(
         dataset's units on the CPU.
     """
     steps = make_default_policy_processor_steps(config, dataset_stats)
-    start = checkpoint_folder(config.init_from) if config.init_from else None
     return make_policy_processor_pipelines(
         input_steps=[
             steps.rename_observations,
             steps.add_batch_dim,
-            NewLineTaskProcessorStep(),
-            StoredTokenizerStep(
-                tokenizer_name=vlm_source(config, start),
-                padding=config.pad_language_to,
-                padding_side="right",
-                max_length=config.tokenizer_max_length,
-            ),
+            *language_steps(config),
             steps.to_device,
             steps.normalize,
         ],

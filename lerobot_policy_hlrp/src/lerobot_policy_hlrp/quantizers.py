@@ -81,7 +81,7 @@ class NSVQ(nn.Module):
             codes = torch.cdist(delta.float(), self.codebook[None].float()).argmin(-1)
         vectors = self.codebook[codes]
         if not self.training:
-            return Quantized(vectors, vectors.detach(), codes.long())
+            return Quantized(vectors, vectors.detach(), codes)
         self.chosen += torch.bincount(codes.flatten(), minlength=self.codebook_size)
         noise = torch.randn_like(delta)
         error = (delta - vectors).norm(dim=-1, keepdim=True)

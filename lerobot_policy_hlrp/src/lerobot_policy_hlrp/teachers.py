@@ -47,9 +47,8 @@ class FeatureTeacher:
         pictures = F.interpolate(frames, (self.side, self.side), mode="bilinear", antialias=True)
         pictures = (pictures - self.mean.to(frames)) / self.std.to(frames)
         side = self.side // self.patch
-        tokens = self.model(pixel_values=pictures).last_hidden_state[
-            :, -side * side :
-        ]  # without class tokens
+        hidden = self.model(pixel_values=pictures).last_hidden_state
+        tokens = hidden[:, -side * side :]  # without class tokens
         planes = F.adaptive_avg_pool2d(tokens.mT.unflatten(2, (side, side)), self.grid)
         return F.layer_norm(planes.flatten(2).mT, (self.dim,))
 

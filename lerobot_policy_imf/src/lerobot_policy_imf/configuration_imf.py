@@ -10,7 +10,7 @@ from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE, OBS_STR
 
-from lerobot_processor_so101 import image_key
+from lerobot_processor_so101 import check_choices, colour_cameras, image_key
 
 from .head import RESIDUALS, check_blocks, check_heads
 from .objectives import LOSSES, OBJECTIVES, SAMPLERS
@@ -122,11 +122,7 @@ class IMFConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}: found {getattr(self, name)!r}, expected one of {', '.join(allowed)}."
-                )
+        check_choices(self, CHOICES)
         self._check_numbers()
         if self.objective == "flow_matching" and self.num_inference_steps == 1:
             logger.warning(
@@ -160,13 +156,7 @@ class IMFConfig(PreTrainedConfig):
     @property
     def image_features(self) -> dict[str, PolicyFeature]:
         """Cameras with colours. Masks and depth, which LeRobot stores as pictures too, are none."""
-        return {
-            key: feature
-            for key, feature in (self.input_features or {}).items()
-            if feature.type is FeatureType.VISUAL
-            and key.startswith(f"{OBS_IMAGES}.")
-            and feature.shape[0] == 3
-        }
+        return colour_cameras(self.input_features)
 
     def validate_features(self) -> None:
         """Find the cameras, and check that the dataset or environment has what the policy reads.

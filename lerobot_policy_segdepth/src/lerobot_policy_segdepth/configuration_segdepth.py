@@ -14,6 +14,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from lerobot_processor_so101 import (
     CLASS_NAMES,
     OBSERVED,
+    check_choices,
     depth_image_key,
     disparity_key,
     image_key,
@@ -180,8 +181,7 @@ class SegDepthConfig(PreTrainedConfig):
 
     def _fill_in(self) -> None:
         """Take from the preset what is not given."""
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset: found {self.preset!r}, expected one of {list(PRESETS)}.")
+        check_choices(self, {"preset": PRESETS})
         if self.built_from not in (None, self.preset):
             raise ValueError(
                 f"preset: found {self.preset!r}, expected {self.built_from!r}, which this checkpoint was built from. "
@@ -202,9 +202,7 @@ class SegDepthConfig(PreTrainedConfig):
         }
 
     def _check_choices(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected one of {list(choices)}.")
+        check_choices(self, CHOICES)
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f"cameras: found {self.cameras}, expected at least one and each once.")
         if self.depth == SEGMENTER and self.segmenter == OBSERVED:

@@ -3,11 +3,19 @@
 
 from dataclasses import dataclass, field
 
-from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.configs import PolicyFeature, PreTrainedConfig
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.utils.constants import OBS_IMAGES
 
-from lerobot_processor_so101 import OBSERVED, ClassMap, seg_key, seg_logits_key, seg_top_k_key
+from lerobot_processor_so101 import (
+    OBSERVED,
+    ClassMap,
+    check_choices,
+    colour_cameras,
+    seg_key,
+    seg_logits_key,
+    seg_top_k_key,
+)
 
 INJECTIONS = ("residual", "connector", "tokens")
 KINDS = ("ids", "top_k", "logits", "log_scores", "probs")
@@ -98,10 +106,7 @@ class SegVLAConfig(SmolVLAConfig):
                 )
 
     def _check_choices(self) -> None:
-        for name, allowed in (("segmentation_injection", INJECTIONS), ("segmentation_kind", KINDS)):
-            found = getattr(self, name)
-            if found not in allowed:
-                raise ValueError(f"{name}: found {found!r}, expected one of {', '.join(allowed)}.")
+        check_choices(self, {"segmentation_injection": INJECTIONS, "segmentation_kind": KINDS})
         if not 0.0 <= self.segmentation_dropout_prob < 1.0:
             raise ValueError(
                 f"segmentation_dropout_prob: found {self.segmentation_dropout_prob}, expected 0 up to less than 1."
@@ -215,14 +220,8 @@ class SegVLAConfig(SmolVLAConfig):
     @property
     def image_features(self) -> dict[str, PolicyFeature]:
         """Cameras with colours. Masks and depth, which LeRobot stores as pictures too, are none."""
-        return {
-            key: feature
-            for key, feature in (self.input_features or {}).items()
-            if feature.type is FeatureType.VISUAL
-            and key.startswith(OBS_IMAGES)
-            and feature.shape[0] == 3
-            and key not in self.segmentation_feature_map.values()
-        }
+        scores = self.segmentation_feature_map.values()
+        return {key: f for key, f in colour_cameras(self.input_features).items() if key not in scores}
 
     def set_dataset_feature_metadata(self, features: dict[str, dict]) -> None:
         """Take the class names that a dataset has written down. LeRobot calls this before it builds the policy."""

@@ -6,7 +6,6 @@ from typing import Any
 
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.processor import (
-    NewLineTaskProcessorStep,
     PolicyAction,
     PolicyProcessorPipeline,
     make_default_policy_processor_steps,
@@ -15,8 +14,8 @@ from lerobot.processor import (
 from lerobot.utils.constants import OBS_IMAGES
 from torch import Tensor
 
-from lerobot_processor_so101 import StoredTokenizerStep, checkpoint_folder, training_dataset
-from lerobot_processor_so101.smolvla_checkpoint import vlm_source
+from lerobot_processor_so101 import training_dataset
+from lerobot_processor_so101.smolvla_checkpoint import language_steps
 
 from .configuration_segvla import SegVLAConfig
 from .segmentation_step import SegVLAAddSegmentationStep
@@ -47,7 +46,6 @@ def make_segvla_pre_post_processors(
     """
     config.validate_features()
     dataset_meta = training_dataset(config, dataset_meta)
-    start = checkpoint_folder(config.init_from) if config.init_from else None
     steps = make_default_policy_processor_steps(_without_scores(config), dataset_stats)
     segmentation = (
         [make_step(config, dataset_meta.features if dataset_meta else {})] if config.uses_cues else []
@@ -56,13 +54,7 @@ def make_segvla_pre_post_processors(
         input_steps=[
             steps.rename_observations,
             steps.add_batch_dim,
-            NewLineTaskProcessorStep(),
-            StoredTokenizerStep(
-                tokenizer_name=vlm_source(config, start),
-                padding=config.pad_language_to,
-                padding_side="right",
-                max_length=config.tokenizer_max_length,
-            ),
+            *language_steps(config),
             steps.to_device,
             *segmentation,
             steps.normalize,

@@ -9,6 +9,7 @@ imported only where one is asked for: `lerobot_processor_so101.segmenters.make_s
 from .averaging import averaged
 from .check_observation_step import CheckObservationProcessorStep, TellFPSProcessorStep
 from .checkpoint import CheckpointMixin, checkpoint_folder
+from .checks import check_choices
 from .class_map import CLASS_NAMES, ClassMap
 from .crop_resize_step import CropResizeProcessorStep
 from .deferred import PERCEPTION, Deferred, resolve_all, resolve_perception
@@ -18,6 +19,7 @@ from .geometry import GEOMETRY_FEATURES, class_masks, mask_geometry
 from .history import FrameHistory
 from .identity import ModelIdentity, weights_hash
 from .keys import (
+    colour_cameras,
     depth_image_key,
     disparity_key,
     image_key,
@@ -51,8 +53,10 @@ __all__ = [
     "StoredTokenizerStep",
     "TellFPSProcessorStep",
     "averaged",
+    "check_choices",
     "checkpoint_folder",
     "class_masks",
+    "colour_cameras",
     "depth_image_key",
     "depth_to_disparity",
     "disparity_key",

@@ -10,6 +10,7 @@ from lerobot.configs import PipelineFeatureType, PolicyFeature
 from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry, RobotObservation
 from torch import Tensor
 
+from .checks import check_choices
 from .deferred import PERCEPTION, Features
 from .keys import depth_image_key, disparity_key, image_key, seg_image_key, seg_key
 from .resize import cut, resize_area, resize_ids, resize_linear
@@ -43,10 +44,7 @@ class CropResizeProcessorStep(ObservationProcessorStep):
     interpolation: str = "area"
 
     def __post_init__(self) -> None:
-        if self.interpolation not in _SMOOTH:
-            raise ValueError(
-                f"interpolation: found {self.interpolation!r}, expected one of {sorted(_SMOOTH)}."
-            )
+        check_choices(self, {"interpolation": sorted(_SMOOTH)})
         cut(torch.empty(1, 1, device="meta"), self.crop)  # a crop outside the picture is refused here
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of the features that carry pictures, masks and depth, and how to read them from an observation."""
 
+from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.processor import RobotObservation
 from lerobot.utils.constants import OBS_IMAGES, OBS_STR
 from torch import Tensor
@@ -42,6 +43,15 @@ def seg_top_k_key(camera: str) -> str:
 def disparity_key(camera: str) -> str:
     """Key of the disparity a policy reads, (B, h, w) float32 in 0..255, near = 255."""
     return f"{OBS_STR}.disparity.{camera}"
+
+
+def colour_cameras(features: dict[str, PolicyFeature] | None) -> dict[str, PolicyFeature]:
+    """The features that are pictures with colours. Masks and depth, which LeRobot stores as pictures too, are none."""
+    return {
+        key: feature
+        for key, feature in (features or {}).items()
+        if feature.type is FeatureType.VISUAL and key.startswith(f"{OBS_IMAGES}.") and feature.shape[0] == 3
+    }
 
 
 def camera_image(observation: RobotObservation, key: str) -> Tensor:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lerobot.processor import NewLineTaskProcessorStep, ProcessorStep
 from safetensors import safe_open
 from torch import Tensor
 
-from .checkpoint import CheckpointMixin
+from .checkpoint import CheckpointMixin, checkpoint_folder
+from .tokenizer_step import StoredTokenizerStep
 
 VLM_FOLDER = "vlm"
 # What decides the shapes of SmolVLA's weights, and what its pictures and sentences must look like.
@@ -101,6 +103,22 @@ def vlm_source(config: Any, folder: Path | None) -> str:
     if folder is not None and (folder / VLM_FOLDER / "config.json").is_file():
         return str(folder / VLM_FOLDER)
     return config.vlm_model_name
+
+
+def language_steps(config: Any) -> list[ProcessorStep]:
+    """The steps that make tokens of the sentence, as SmolVLA's pipeline has them, with the tokenizer in the checkpoint.
+
+    Args:
+        config: of the policy, with `init_from`.
+    """
+    start = checkpoint_folder(config.init_from) if config.init_from else None
+    tokenizer = StoredTokenizerStep(
+        tokenizer_name=vlm_source(config, start),
+        padding=config.pad_language_to,
+        padding_side="right",
+        max_length=config.tokenizer_max_length,
+    )
+    return [NewLineTaskProcessorStep(), tokenizer]
 
 
 def load_weights(policy: torch.nn.Module, folder: Path, name: str, new_parts: tuple[str, ...]) -> list[str]:

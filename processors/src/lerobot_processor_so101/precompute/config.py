@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from lerobot.utils.constants import HF_LEROBOT_HOME
 
+from ..checks import check_choices
 from .models import Models
 
 FORMS = ("ids", "top_k", "logits")
@@ -91,8 +92,7 @@ class JobConfig(ABC):
             raise ValueError("--output: found the source dataset itself, expected a folder of its own.")
         check_numbers(self, ("workers", "cpus_per_worker", "memory_per_cpu"), least=1)
         check_numbers(self, ("batch_size", "gpus_per_worker"), least=0)
-        if self.executor not in EXECUTORS:
-            raise ValueError(f"--executor: found {self.executor!r}, expected one of {list(EXECUTORS)}.")
+        check_choices(self, {"executor": EXECUTORS}, "--")
         if self.executor == "ray" and not find_spec("ray"):
             raise ValueError("--executor=ray: Ray is not installed; `pip install ray`.")
         if self.executor == "slurm" and not (self.slurm.partition and self.slurm.time):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..checks import check_choices
 from ..efficientvit_fpn import CLASS_NAMES
 from ..efficientvit_fpn.initial_weights import IMAGENET
 from .augment import AUGMENTATIONS
@@ -78,11 +79,7 @@ class TrainConfig:
             raise ValueError(f"--lr: found {self.lr}, expected more than {MIN_LR}, where it ends.")
         if not 0 < self.val_share < 1:
             raise ValueError(f"--val_share: found {self.val_share}, expected more than 0 and less than 1.")
-        for flag, known in (("augment", AUGMENTATIONS), ("dtype", DTYPES), ("loss", ("iou", "ce"))):
-            if getattr(self, flag) not in known:
-                raise ValueError(
-                    f"--{flag}: found {getattr(self, flag)!r}, expected one of {', '.join(known)}."
-                )
+        check_choices(self, {"augment": AUGMENTATIONS, "dtype": DTYPES, "loss": ("iou", "ce")}, "--")
         self._check_classes()
         if self.workers < 0:
             raise ValueError(f"--workers: found {self.workers}, expected 0 or more.")
