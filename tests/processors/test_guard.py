@@ -202,11 +202,13 @@ def test_an_arm_outside_may_come_in_and_go_no_further_out(clock):
     np.testing.assert_allclose(at, HOME)
 
 
-def test_a_stale_observation_holds_until_there_is_a_new_one(clock):
+def test_the_answer_to_an_old_observation_holds(clock):
     guard = standing(clock, max_age=0.2)
     guard.observe()
     clock.now += 0.3
     np.testing.assert_array_equal(guard.check(HOME + 1), HOME)
+    clock.now += 5
+    assert (guard.check(HOME + 1) != HOME).any()  # what is not seen before moving, such as the way home
     guard.observe()
     clock.now += TICK
     assert (guard.check(HOME + 1) != HOME).any()

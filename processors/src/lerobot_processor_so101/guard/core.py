@@ -182,7 +182,8 @@ class Guard:
                 "guard: nobody has said where the arm stands; call stand() with measured positions."
             )
         verdict = judge(command, self._last, self.limits, self._clock(), self._seen)
-        self._last = verdict.told
+        # An observation is answered once. Commands after that, such as those of the way home, answer nothing.
+        self._last, self._seen = verdict.told, None
         self.counts["hold" if verdict.holds else "clamp" if verdict.reasons else "pass"] += 1
         self.counts.update(verdict.reasons)
         return verdict.told.joints.copy()

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real SO-101 behind a guard, for LeRobot's own commands.
+
+Importing this package registers the robot `so101_guarded`; LeRobot's driver is imported when one is built.
+"""
+
+from .config_so101_guarded import SO101GuardedConfig
+
+# LeRobot builds a device from its configuration's class name, which it looks up in this module.
+_LAZY = {"SO101Guarded": ".so101_guarded"}
+
+__all__ = ["SO101GuardedConfig"]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LeRobot's SO-101 follower with a guard where its commands reach the servos.
+
+What is unusual about it:
+- Nothing that LeRobot calls can send a goal past `send_action`, and `send_action` sends only what the guard says.
+- It is called what LeRobot's own is called (`so_follower`), so that calibrations and datasets serve both.
+- The servos' old goals are overwritten with where they are before torque comes on: nothing leaps when it connects.
+- A fault on the bus names the servo.
+"""
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+import numpy as np
+from lerobot.motors import MotorNormMode
+from lerobot.robots.so_follower import SOFollower
+
+from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits
+
+from .config_so101_guarded import SO101GuardedConfig
+
+logger = logging.getLogger(__name__)
+
+
+class SO101Guarded(SOFollower):
+    """The guarded follower."""
+
+    config_class = SO101GuardedConfig
+    config: SO101GuardedConfig
+
+    def __init__(self, config: SO101GuardedConfig) -> None:
+        super().__init__(config)
+        self.guard: Guard | None = None
+        self._torque_checked = 0.0
+
+    @property
+    def limits(self) -> GuardLimits:
+        """Those of the configuration, within what the calibration found.
+
+        Raises:
+            ValueError: a joint is left without a range.
+        """
+        own, lower, upper = self.config.limits, [], []
+        for number, joint in enumerate(JOINTS):
+            if joint == JOINTS[-1]:
+                low, high = 0.0, 100.0
+            else:
+                high = self._half_range(joint) - self.config.margin
+                low = -high
+            lower.append(max(low, own.lower[number]))
+            upper.append(min(high, own.upper[number]))
+            if lower[-1] >= upper[-1]:
+                raise ValueError(
+                    f"limits: {joint} is calibrated from {low:.1f} to {high:.1f} and limited to {own.lower[number]} to "
+                    f"{own.upper[number]}, which leaves nothing. Calibrate it, or change `--robot.limits.lower` and "
+                    "`--robot.limits.upper`."
+                )
+        return dataclasses.replace(own, lower=tuple(lower), upper=tuple(upper))
+
+    def configure(self) -> None:
+        """Set the servos up as LeRobot does, and let them hold where they are."""
+        self.bus.sync_write("Goal_Position", self._read("Present_Position"))
+        super().configure()
+        self.guard = Guard(self.limits)
+        present = self._read("Present_Position")
+        self.guard.stand(np.array([present[joint] for joint in JOINTS]) * self._scale())
+
+    def get_observation(self) -> dict[str, Any]:
+        """What the arm and its cameras see.
+
+        Raises:
+            ConnectionError: a servo does not answer, or has lost its torque; the message names it.
+        """
+        try:
+            observation = super().get_observation()
+        except ConnectionError as error:
+            raise self._named(error) from error
+        self._check_torque()
+        if self.guard is not None:
+            self.guard.observe()
+        return observation
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Send a command through the guard, and return what was sent.
+
+        Raises:
+            ConnectionError: the arm is not connected.
+        """
+        if self.guard is None:
+            raise ConnectionError("so101_guarded is not connected: call connect() first.")
+        goals = {name: action.get(f"{name}.pos") for name in JOINTS}
+        told = self.guard.check(None if None in goals.values() else self._degrees(goals))
+        return super().send_action({f"{name}.pos": goal for name, goal in self._own_units(told).items()})
+
+    def disconnect(self) -> None:
+        """Report what the guard did, and let go of the arm and its cameras, whatever fails on the way."""
+        if self.guard is not None:
+            logger.info("so101_guarded: %s", self.guard.report())
+            self.guard = None
+        try:
+            super().disconnect()
+        except (ConnectionError, RuntimeError) as error:
+            logger.warning("so101_guarded: %s", self._named(error))
+            if self.bus.is_connected:
+                self.bus.port_handler.closePort()
+            for camera in self.cameras.values():
+                if camera.is_connected:
+                    camera.disconnect()
+
+    def _read(self, name: str) -> dict[str, float]:
+        return self.bus.sync_read(name, num_retry=self.config.num_read_retries)
+
+    def _check_torque(self) -> None:
+        """Find servos that have restarted or given up: they have no torque, and answer as if nothing were."""
+        now = time.monotonic()
+        if now - self._torque_checked < self.config.torque_check_s:
+            return
+        self._torque_checked = now
+        torque = self.bus.sync_read("Torque_Enable", normalize=False, num_retry=self.config.num_read_retries)
+        limp = [joint for joint, on in torque.items() if not on]
+        if limp:
+            raise ConnectionError(
+                f"so101_guarded: {', '.join(limp)} lost torque (brown-out or overload). Check the supply and what the arm "
+                "pushes against, then connect again."
+            )
+
+    def _named(self, error: Exception) -> ConnectionError:
+        """The error, with the servos that do not answer."""
+        silent = []
+        for joint in self.bus.motors:
+            try:
+                if self.bus.ping(joint) is None:
+                    silent.append(joint)
+            except Exception:
+                return ConnectionError(f"so101_guarded: the port {self.config.port} is gone. ({error})")
+        who = ", ".join(f"{joint} (id {self.bus.motors[joint].id})" for joint in silent) or "nobody for long"
+        return ConnectionError(f"so101_guarded: no answer from {who}. ({error})")
+
+    def _half_range(self, joint: str) -> float:
+        """Half of what the calibration found [deg]."""
+        found = self.calibration[joint]
+        largest = self.bus.model_resolution_table[self.bus.motors[joint].model] - 1
+        return (found.range_max - found.range_min) / 2 * 360 / largest
+
+    def _scale(self) -> np.ndarray:
+        """Degrees, or percent, per unit of the arm, (6,)."""
+        body = self.bus.motors[JOINTS[0]].norm_mode
+        if body is MotorNormMode.DEGREES:
+            return np.ones(len(JOINTS))
+        return np.array([self._half_range(joint) / 100 for joint in JOINTS[:-1]] + [1.0])
+
+    def _degrees(self, positions: dict[str, Any]) -> np.ndarray | None:
+        """(6,) in degrees and percent; None if they are no numbers."""
+        try:
+            return np.array([float(positions[joint]) for joint in JOINTS]) * self._scale()
+        except (TypeError, ValueError):
+            return None
+
+    def _own_units(self, degrees: np.ndarray) -> dict[str, float]:
+        return dict(zip(JOINTS, (degrees / self._scale()).tolist(), strict=True))
