@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`so101-doctor`: is this machine, and the arm on it, ready? A line for each thing, ok or what to do.
+
+    so101-doctor
+    so101-doctor --port=/dev/ttyACM0 --id=my_arm --root=outputs/demos
+
+Nothing is moved, and nothing is written.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import draccus
+from draccus.utils import DraccusException
+from lerobot.utils.constants import HF_LEROBOT_HOME
+
+ENTRY_POINTS = "so101_doctor"  # other packages' checks: functions of the same kind
+_PREFIXES = tuple(f"lerobot_{kind}_" for kind in ("policy", "env", "robot", "teleoperator", "camera"))
+_LEAST_DISK = 10.0  # GB
+
+
+class Finding(NamedTuple):
+    """A line of the page.
+
+    Attributes:
+        what: was looked at.
+        found: in a few words.
+        fix: what to do; empty if all is well.
+    """
+
+    what: str
+    found: str
+    fix: str = ""
+
+
+@dataclass
+class DoctorConfig:
+    """Options of `so101-doctor`.
+
+    Args:
+        port: of an arm, to ask its servos.
+        id: of the arm, by which its calibration is kept.
+        root: folder of a dataset, to see which units it is in.
+        cameras: whether to open the cameras.
+    """
+
+    port: str = ""
+    id: str = ""
+    root: Path | None = None
+    cameras: bool = True
+
+
+def software(config: DoctorConfig) -> Iterator[Finding]:
+    """Python, LeRobot and torch."""
+    version = platform.python_version()
+    wrong = "" if sys.version_info[:2] == (3, 12) else "Use Python 3.12."
+    yield Finding("python", f"{version} in {sys.prefix}", wrong)
+    for name in ("lerobot", "torch"):
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, "none", f"pip install -c constraints.txt {name}")
+            continue
+        fits = name != "lerobot" or found.startswith("0.6.")
+        yield Finding(name, found, "" if fits else "pip install 'lerobot>=0.6.1,<0.7'")
+
+
+def device(config: DoctorConfig) -> Iterator[Finding]:
+    """What policies run on."""
+    import torch
+
+    if torch.cuda.is_available():
+        found = torch.cuda.get_device_name()
+    elif torch.backends.mps.is_available():
+        found = "Apple's GPU (mps)"
+    else:
+        found = f"no GPU; {os.cpu_count()} cores: pass --policy.device=cpu"
+    yield Finding("device", found)
+
+
+def plugins(config: DoctorConfig) -> Iterator[Finding]:
+    """Whether LeRobot finds the plugins, and if not why."""
+    names = sorted({dist.metadata["Name"] or "" for dist in importlib.metadata.distributions()})
+    for name in names:
+        spelled = name.replace("-", "_")
+        if not spelled.startswith(_PREFIXES):
+            continue
+        if spelled != name:
+            yield Finding("plugin", name, f"LeRobot passes it by: its name must be spelled {spelled}.")
+            continue
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a plugin raises, LeRobot only logs it
+            yield Finding("plugin", name, f"it cannot be imported: {type(error).__name__}: {error}")
+        else:
+            yield Finding("plugin", f"{name} {importlib.metadata.version(name)}")
+
+
+def codecs(config: DoctorConfig) -> Iterator[Finding]:
+    """What reads and writes video."""
+    import av
+    from lerobot.configs import RGBEncoderConfig
+
+    wanted = RGBEncoderConfig().vcodec
+    try:
+        av.codec.Codec(wanted, "w")
+        yield Finding("video writing", f"{wanted}, by PyAV {av.__version__}")
+    except ValueError:
+        fix = (
+            "Record with another: --dataset.rgb_encoder.vcodec=h264, or with pictures: --dataset.video=false."
+        )
+        yield Finding("video writing", f"PyAV {av.__version__} without {wanted}", fix)
+    try:
+        importlib.import_module("torchcodec")
+        yield Finding("video reading", "torchcodec")
+    except (ImportError, OSError, RuntimeError):
+        yield Finding("video reading", "PyAV (torchcodec does not load here; LeRobot says so and goes on)")
+
+
+def disk(config: DoctorConfig) -> Iterator[Finding]:
+    """Room for datasets."""
+    folder = next(path for path in (HF_LEROBOT_HOME, *HF_LEROBOT_HOME.parents) if path.exists())
+    free = shutil.disk_usage(folder).free / 1e9
+    fix = "" if free > _LEAST_DISK else "Make room, or set HF_LEROBOT_HOME to a larger disk."
+    yield Finding("disk", f"{free:.0f} GB free in {folder}", fix)
+
+
+def serial_ports(config: DoctorConfig) -> Iterator[Finding]:
+    """Ports that may be an arm's, and whether this user may open them."""
+    from serial.tools import list_ports
+
+    ports = [config.port] if config.port else [port.device for port in list_ports.comports() if port.vid]
+    if not ports:
+        fix = "" if not config.id else "Plug in the arm's USB cable and switch on its supply."
+        yield Finding("serial", "no arm plugged in", fix)
+    for port in ports:
+        if not Path(port).exists():
+            yield Finding(
+                "serial", port, "There is no such port. `lerobot-find-port` tells which one is the arm's."
+            )
+        elif not os.access(port, os.R_OK | os.W_OK):
+            fix = "sudo usermod -aG dialout $USER, then log out and in again."
+            yield Finding("serial", f"{port}, which this user may not open", fix)
+        else:
+            yield Finding("serial", port)
+
+
+def servos(config: DoctorConfig) -> Iterator[Finding]:
+    """Whether six servos answer, what supplies them, and how warm they are."""
+    if not config.port or not os.access(config.port, os.R_OK | os.W_OK):
+        return
+    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+    bus = SO101Follower(SO101FollowerConfig(port=config.port, id=config.id or None)).bus
+    try:
+        bus.connect(handshake=False)
+    except ConnectionError as error:
+        yield Finding("servos", "none", " ".join(str(error).split()))
+        return
+    try:
+        for name, motor in bus.motors.items():
+            who = f"{name} (id {motor.id})"
+            if bus.ping(name, num_retry=1) is None:
+                fix = "Check its cable and the supply; a new servo gets its id by `lerobot-setup-motors`."
+                yield Finding("servo", f"no answer from {who}", fix)
+                continue
+            volts = bus.read("Present_Voltage", name, normalize=False) / 10
+            degrees = bus.read("Present_Temperature", name, normalize=False)
+            fix = "" if volts >= 4.5 else "Switch on the supply: USB alone does not move servos."
+            fix = fix or ("" if degrees < 60 else "Let it cool down, and see what it pushes against.")
+            yield Finding("servo", f"{who}: {volts:.1f} V, {degrees} °C", fix)
+    finally:
+        bus.disconnect(disable_torque=False)
+
+
+def calibration(config: DoctorConfig) -> Iterator[Finding]:
+    """Whether the arm is calibrated, and whether that can be right."""
+    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+    if not config.id:
+        return
+    robot = SO101Follower(SO101FollowerConfig(port=config.port or "none", id=config.id))
+    if not robot.calibration:
+        fix = f"lerobot-calibrate --robot.type=so101_follower --robot.port=... --robot.id={config.id}"
+        yield Finding("calibration", f"no {robot.calibration_fpath}", fix)
+        return
+    narrow = [
+        f"{name} {360 * (joint.range_max - joint.range_min) / 4095:.0f} deg"
+        for name, joint in robot.calibration.items()
+        if joint.range_max - joint.range_min < 4095 * 60 / 360
+    ]
+    fix = (
+        f"Calibrate again and move every joint through all of its range: {', '.join(narrow)}."
+        if narrow
+        else ""
+    )
+    yield Finding("calibration", str(robot.calibration_fpath), fix)
+
+
+def units(config: DoctorConfig) -> Iterator[Finding]:
+    """Whether a dataset is in degrees, as arms are by default, or in -100..100."""
+    if config.root is None:
+        return
+    from lerobot.datasets import LeRobotDatasetMetadata
+    from lerobot.utils.constants import OBS_STATE
+
+    if not (config.root / "meta" / "info.json").is_file():
+        yield Finding("dataset", f"none in {config.root}", "Give the folder that holds meta/info.json.")
+        return
+    statistics = (LeRobotDatasetMetadata("local/dataset", config.root).stats or {}).get(OBS_STATE)
+    if statistics is None:
+        yield Finding("units", f"{config.root} has no {OBS_STATE}")
+        return
+    largest = max(map(abs, [*statistics["min"][:5], *statistics["max"][:5]]))
+    if largest > 100.5:
+        yield Finding("units", f"degrees (a body joint reaches {largest:.0f})")
+    else:
+        hint = "degrees or -100..100: no body joint goes beyond 100"
+        yield Finding("units", f"{hint}. Recorded with use_degrees=false, it wants --robot.use_degrees=false")
+
+
+def cameras(config: DoctorConfig) -> Iterator[Finding]:
+    """Cameras that OpenCV opens."""
+    if not config.cameras:
+        return
+    from lerobot.cameras.opencv import OpenCVCamera
+
+    found = OpenCVCamera.find_cameras()
+    if not found:
+        yield Finding("camera", "none plugged in")
+    for camera in found:
+        profile = camera["default_stream_profile"]
+        yield Finding(
+            "camera", f"{camera['id']}: {profile['width']}x{profile['height']}, {profile['fps']:.0f} Hz"
+        )
+
+
+CHECKS: tuple[Callable[[DoctorConfig], Iterator[Finding]], ...] = (
+    software, device, plugins, codecs, disk, serial_ports, servos, calibration, units, cameras,
+)  # fmt: skip
+
+
+def examine(config: DoctorConfig) -> list[Finding]:
+    """All findings; a check that fails is one."""
+    others = [point.load() for point in importlib.metadata.entry_points(group=ENTRY_POINTS)]
+    findings: list[Finding] = []
+    for check in (*CHECKS, *others):
+        try:
+            findings += [Finding(*finding) for finding in check(config)]
+        except Exception as error:  # the page is for machines on which things do not work
+            findings.append(Finding(check.__name__, "not found out", f"{type(error).__name__}: {error}"))
+    return findings
+
+
+def page(findings: list[Finding]) -> str:
+    """The findings as text."""
+    width = max(len(finding.what) for finding in findings)
+    lines = []
+    for what, found, fix in findings:
+        lines.append(f"{'fix' if fix else 'ok ':3}  {what:{width}}  {found}")
+        if fix:
+            lines.append(f"{'':5}{'':{width}}  -> {fix}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The console script; ends with 1 if there is something to do."""
+    try:
+        config = draccus.parse(DoctorConfig)
+    except DraccusException as error:
+        print(f"so101-doctor: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    findings = examine(config)
+    print(page(findings))
+    raise SystemExit(any(finding.fix for finding in findings))
+
+
+if __name__ == "__main__":
+    main()

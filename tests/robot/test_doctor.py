@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor: what is wrong gets a line with its fix, and nothing stops the page."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from lerobot_robot_so101 import doctor
+from lerobot_robot_so101.doctor import DoctorConfig, Finding, page
+
+
+def findings(check, **options):
+    return list(check(DoctorConfig(**options)))
+
+
+def test_a_page_has_a_line_for_each_thing_and_one_for_each_fix():
+    lines = page([Finding("python", "3.12"), Finding("serial", "/dev/x", "do this")]).splitlines()
+    assert lines == ["ok   python  3.12", "fix  serial  /dev/x", "             -> do this"]
+
+
+def test_a_check_that_fails_is_a_line(monkeypatch):
+    def broken(config):
+        raise OSError("no such thing")
+        yield
+
+    monkeypatch.setattr(doctor, "CHECKS", (broken, doctor.disk))
+    monkeypatch.setattr(doctor.importlib.metadata, "entry_points", lambda group: [])
+    first, second = doctor.examine(DoctorConfig())
+    assert first == Finding("broken", "not found out", "OSError: no such thing")
+    assert second.what == "disk"
+
+
+def test_plugins_that_lerobot_passes_by_or_cannot_import_are_named(monkeypatch):
+    names = ["lerobot_policy_hlrp", "lerobot-policy-dashed", "lerobot_robot_absent", "numpy"]
+    found = [SimpleNamespace(metadata={"Name": name}) for name in names]
+    monkeypatch.setattr(doctor.importlib.metadata, "distributions", lambda: found)
+    dashed, good, absent = findings(doctor.plugins)
+    assert "spelled lerobot_policy_dashed" in dashed.fix
+    assert good.found.startswith("lerobot_policy_hlrp")
+    assert not good.fix
+    assert "ModuleNotFoundError" in absent.fix
+
+
+def test_a_port_that_is_not_there_or_not_ours(tmp_path, monkeypatch):
+    (absent,) = findings(doctor.serial_ports, port=str(tmp_path / "ttyACM0"))
+    assert "lerobot-find-port" in absent.fix
+    port = tmp_path / "ttyACM1"
+    port.touch()
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    (forbidden,) = findings(doctor.serial_ports, port=str(port))
+    assert "dialout" in forbidden.fix
+
+
+@pytest.fixture
+def calibrations(tmp_path, monkeypatch):
+    from lerobot.robots import robot
+
+    monkeypatch.setattr(robot, "HF_LEROBOT_CALIBRATION", tmp_path)
+    folder = tmp_path / "robots" / "so_follower"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write_calibration(folder, **ranges):
+    joints = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+    content = {
+        joint: {
+            "id": number,
+            "drive_mode": 0,
+            "homing_offset": 0,
+            "range_min": ranges.get(joint, (800, 3200))[0],
+            "range_max": ranges.get(joint, (800, 3200))[1],
+        }
+        for number, joint in enumerate(joints, 1)
+    }
+    (folder / "arm.json").write_text(json.dumps(content))
+
+
+def test_calibration_is_missing_narrow_or_good(calibrations):
+    (missing,) = findings(doctor.calibration, id="arm")
+    assert "lerobot-calibrate" in missing.fix
+    write_calibration(calibrations, elbow_flex=(2000, 2200))
+    (narrow,) = findings(doctor.calibration, id="arm")
+    assert "elbow_flex 18 deg" in narrow.fix
+    write_calibration(calibrations)
+    (good,) = findings(doctor.calibration, id="arm")
+    assert not good.fix
+
+
+def test_a_dataset_tells_its_units(tmp_path, monkeypatch):
+    (absent,) = findings(doctor.units, root=tmp_path)
+    assert "meta/info.json" in absent.fix
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "info.json").touch()
+    stats = {"observation.state": {"min": [-30, -110, 0, 0, 0, 0], "max": [60, 40, 90, 90, 90, 100]}}
+    monkeypatch.setattr("lerobot.datasets.LeRobotDatasetMetadata", lambda *_: SimpleNamespace(stats=stats))
+    (degrees,) = findings(doctor.units, root=tmp_path)
+    assert degrees.found == "degrees (a body joint reaches 110)"
+    stats["observation.state"]["min"][1] = -90
+    (either,) = findings(doctor.units, root=tmp_path)
+    assert "use_degrees" in either.found
+
+
+def test_the_command_says_by_its_exit_whether_there_is_something_to_do(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["so101-doctor", "--cameras=false"])
+    monkeypatch.setattr(doctor, "CHECKS", (lambda config: iter([Finding("a", "b")]),))
+    monkeypatch.setattr(doctor.importlib.metadata, "entry_points", lambda group: [])
+    with pytest.raises(SystemExit) as ended:
+        doctor.main()
+    assert not ended.value.code
+    monkeypatch.setattr(doctor, "CHECKS", (lambda config: iter([Finding("a", "b", "c")]),))
+    with pytest.raises(SystemExit) as ended:
+        doctor.main()
+    assert ended.value.code == 1
+    assert "-> c" in capsys.readouterr().out
