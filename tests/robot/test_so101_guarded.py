@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guarded follower on emulated servos with the real physics: what reaches them, and what a fault is called."""
+
+import math
+
+import numpy as np
+import pytest
+from lerobot.motors.feetech import feetech
+from lerobot.robots import make_robot_from_config
+from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+from lerobot_env_so101_workbench import virtual_calibration
+from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
+from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits, reach
+from lerobot_robot_so101 import SO101GuardedConfig
+
+TICK = 1 / 30
+HOME = dict(zip(JOINTS, [0.0, -80.0, 30.0, 85.0, -90.0, 50.0], strict=True))
+
+
+class Clock:
+    """Time that passes when told."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """The driver's 50 ms are short on a busy machine: wait for 2 s."""
+
+    def set_timeout(self, packet_length):
+        self.packet_start_time = self.getCurrentTime()
+        self.packet_timeout = 2000
+
+    monkeypatch.setattr(feetech, "patch_setPacketTimeout", set_timeout)
+
+
+@pytest.fixture
+def virtual_arm(tmp_path, monkeypatch):
+    """An arm whose time passes in `advance` only."""
+    from lerobot.robots import robot
+
+    for module in (robot, virtual_calibration):
+        monkeypatch.setattr(module, "HF_LEROBOT_CALIBRATION", tmp_path / "calibration")
+    arm = VirtualArm(VirtualArmConfig(leader="none", follower_port=tmp_path / "follower"))
+    arm.plug_in()
+    yield arm
+    arm.close()
+
+
+@pytest.fixture
+def connect(virtual_arm):
+    """`connect(...)`: the guarded robot on the port of the arm; its guard's clock is told the time."""
+    robots = []
+
+    def make(**options):
+        port = str(virtual_arm.follower.bus.port)
+        robot = make_robot_from_config(SO101GuardedConfig(port=port, id="virtual", **options))
+        robots.append(robot)
+        robot.connect()
+        clock = Clock()
+        standing = robot.guard._last.joints
+        robot.guard = Guard(robot.limits, clock)
+        robot.guard.stand(standing)
+        return robot, clock
+
+    yield make
+    for robot in robots:
+        if robot.is_connected:
+            robot.disconnect()
+
+
+def goals(virtual_arm) -> np.ndarray:
+    """What the servos are told, (6,) in encoder steps."""
+    return np.array([servo.get("Goal_Position") for servo in virtual_arm.follower.bus.servos])
+
+
+def degrees(robot, steps) -> np.ndarray:
+    """(6,) in degrees and percent, by the robot's calibration."""
+    found = [robot.calibration[joint] for joint in JOINTS]
+    middles = np.array([(joint.range_min + joint.range_max) / 2 for joint in found])
+    made = (steps - middles) * 360 / 4095
+    made[5] = 100 * (steps[5] - found[5].range_min) / (found[5].range_max - found[5].range_min)
+    return made
+
+
+def command(**changes) -> dict:
+    return {f"{joint}.pos": value for joint, value in {**HOME, **changes}.items()}
+
+
+def test_nothing_leaps_when_it_connects(virtual_arm, connect):
+    before = virtual_arm.world.joints()
+    for servo in virtual_arm.follower.bus.servos:
+        servo.set("Goal_Position", 1000)
+    robot, _ = connect()
+    virtual_arm.advance(0.5)
+    assert np.abs(virtual_arm.world.joints() - before).max() < 3
+    np.testing.assert_allclose(degrees(robot, goals(virtual_arm)), before, atol=1)
+
+
+def test_adversarial_commands_reach_the_servos_within_all_limits(virtual_arm, connect):
+    limits = GuardLimits(velocity=90, acceleration=900, gripper_velocity=200, table=0.02)
+    robot, clock = connect(limits=limits)
+    rng = np.random.default_rng(0)
+    limits, told, step = robot.limits, degrees(robot, goals(virtual_arm)), 0.09  # of an encoder
+    for number in range(200):
+        clock.now += TICK
+        match number % 5:
+            case 0:
+                asked = dict.fromkeys(JOINTS, math.nan)
+            case 1:
+                asked = {joint: 1e9 * rng.normal() for joint in JOINTS}
+            case 2:
+                asked = {"shoulder_lift": 100, "elbow_flex": -30}
+            case 3:
+                asked = dict(zip(JOINTS, rng.uniform(-180, 180, 6), strict=True))
+            case _:
+                asked = {"gripper": None, "wrist_roll": "left"}
+        robot.send_action(command(**asked))
+        virtual_arm.advance(TICK)
+        new = degrees(robot, goals(virtual_arm))
+        assert (new >= np.array(limits.lower) - step).all()
+        assert (new <= np.array(limits.upper) + step).all()
+        assert (np.abs(new - told) <= limits.velocities * TICK + 2 * step).all()
+        assert reach(new[None])[1][0] > 0.02 - 0.002
+        told = new
+    assert set(robot.guard.counts) >= {"hold", "clamp", "velocity", "joint range", "no six finite positions"}
+
+
+def test_the_stock_follower_sends_what_the_guard_would_not(virtual_arm):
+    robot = SO101Follower(SO101FollowerConfig(port=str(virtual_arm.follower.bus.port), id="virtual"))
+    robot.connect()
+    before = degrees(robot, goals(virtual_arm))
+    robot.send_action(command(shoulder_pan=before[0] + 60))
+    assert degrees(robot, goals(virtual_arm))[0] - before[0] > 50
+    robot.disconnect()
+
+
+def test_a_missing_joint_holds(virtual_arm, connect):
+    robot, clock = connect()
+    before = goals(virtual_arm)
+    clock.now += TICK
+    robot.send_action({"shoulder_pan.pos": 3.0})
+    assert np.abs(goals(virtual_arm) - before).max() <= 1
+    assert robot.guard.counts["no six finite positions"] == 1
+
+
+def test_both_units_mean_the_same(virtual_arm, connect):
+    robot, clock = connect()
+    clock.now += TICK
+    robot.send_action(command(shoulder_pan=2.0))
+    expected = goals(virtual_arm)
+    robot.disconnect()
+    virtual_arm.advance(0.1)
+    robot, clock = connect(use_degrees=False)
+    percents = {
+        joint: value / robot._half_range(joint) * 100 if joint != "gripper" else value
+        for joint, value in {**HOME, "shoulder_pan": 2.0}.items()
+    }
+    for _ in range(30):
+        clock.now += TICK
+        robot.send_action(command(**percents))
+    assert np.abs(goals(virtual_arm) - expected)[0] <= 2
+
+
+@pytest.mark.parametrize("use_degrees", [True, False])
+def test_limits_stay_within_the_calibration(virtual_arm, connect, use_degrees):
+    robot, _ = connect(use_degrees=use_degrees, margin=2.0)
+    elbow = robot.calibration["elbow_flex"]
+    half = (elbow.range_max - elbow.range_min) / 2 * 360 / 4095
+    assert robot.limits.upper[2] == pytest.approx(min(97, half - 2))
+    assert robot.limits.upper[5] == 100
+
+
+def test_a_silent_servo_is_named(virtual_arm, connect, monkeypatch):
+    robot, _ = connect(num_read_retries=0)
+    robot.get_observation()
+    monkeypatch.setattr(feetech, "patch_setPacketTimeout", _short)
+    virtual_arm.follower.faults.silence("elbow_flex")
+    with pytest.raises(ConnectionError, match=r"no answer from elbow_flex \(id 3\)"):
+        robot.get_observation()
+    virtual_arm.follower.faults.clear()
+
+
+def _short(self, packet_length):
+    self.packet_start_time = self.getCurrentTime()
+    self.packet_timeout = 100
+
+
+def test_lost_torque_is_named(virtual_arm, connect):
+    robot, _ = connect(torque_check_s=0)
+    robot.get_observation()
+    virtual_arm.follower.bus.brown_out(0.05)
+    virtual_arm.advance(0.1)
+    with pytest.raises(ConnectionError, match=r"shoulder_pan, .* lost torque \(brown-out or overload\)"):
+        robot.get_observation()
+
+
+def test_a_pulled_cable_ends_in_a_sentence_and_lets_go(virtual_arm, connect, monkeypatch, caplog):
+    robot, _ = connect(num_read_retries=0)
+    monkeypatch.setattr(feetech, "patch_setPacketTimeout", _short)
+    virtual_arm.follower.bus.pull_cable()
+    with pytest.raises(ConnectionError, match="so101_guarded: "):
+        robot.get_observation()
+    robot.disconnect()
+    assert not robot.is_connected
