@@ -12,7 +12,6 @@ all arms at `clean` and at `randomised`:
     blind        trained without sight
     act          LeRobot's ACT on colours at its own size, but for a chunk of 30 actions, for as many steps as two cores
                  afford: 2,000 of 8 frames take longer than segdepth's 4,000 of 32. Only for lift_cube
-    small act    a third of its weights, on 84x84, which see four times as many frames in about that time. Only for lift_cube
 
 Stopped and started again, it goes on where it was; some eight hours on two cores, or in parts: `--tasks`, `--arms`.
 BENCH=full: five seeds. Writes results/segdepth_arms_<task>.json, where a part takes its own place; speed is measured when all arms
@@ -45,13 +44,12 @@ TASKS = {
     ],
 }
 ARMS = {
-    "lift_cube": ("true", "estimated", "rgb", "blind", "act", "small act"),
+    "lift_cube": ("true", "estimated", "rgb", "blind", "act"),
     "place_cube": ("true", "estimated", "rgb", "blind"),
 }
 LEVELS = ("clean", "randomised")
 SMALL = ["--height=84", "--width=84", "--rgb=false", "--seg=true", "--depth=true"]
 COLOURS = ["--height=120", "--width=160"]
-SMALL_COLOURS = ["--height=84", "--width=84"]
 # Learning rates suit short trainings from random weights; the defaults are for long ones from pretrained weights.
 ACT = [
     "--policy.type=act",
@@ -59,7 +57,6 @@ ACT = [
     "--policy.optimizer_lr_backbone=1e-4",
 ]
 ACT += ["--policy.chunk_size=30", "--policy.n_action_steps=15", "--policy.optimizer_lr=1e-4"]
-SMALL_ACT = ["--policy.dim_model=256", "--policy.dim_feedforward=1024", "--policy.n_encoder_layers=2"]
 
 
 class Arms(Study):
@@ -99,8 +96,6 @@ class Arms(Study):
         """What an arm learns from; without colours where they are not used."""
         if arm in ("true", "blind"):
             return self.demonstrations(task, "true", SMALL)
-        if arm == "small act":
-            return self.demonstrations(task, "small colours", SMALL_COLOURS)
         colours = self.demonstrations(task, "colours", COLOURS)
         if arm != "estimated":
             return colours
@@ -114,8 +109,6 @@ class Arms(Study):
         """Options of an arm."""
         if arm == "act":
             return [*ACT, "--batch_size=8"]
-        if arm == "small act":
-            return [*ACT, *SMALL_ACT, "--batch_size=16"]
         options = ["--policy.type=segdepth", *TASKS[task], "--batch_size=32"]
         if arm == "estimated":
             options += [f"--policy.segmenter={self.segmenter(task)}", "--policy.depth=segmenter"]
@@ -133,7 +126,7 @@ class Arms(Study):
         ]
         options += [f"--seed={seed}", *self.policy(task, arm)]
         checkpoint = self.train(name, options, steps)
-        pictures = {"true": SMALL, "blind": SMALL, "small act": SMALL_COLOURS}.get(arm, COLOURS)
+        pictures = SMALL if arm in ("true", "blind") else COLOURS
         rows = []
         self.trained[arm] = (checkpoint, root if arm != "estimated" else self.data(task, "rgb"))
         for level in LEVELS:

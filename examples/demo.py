@@ -81,7 +81,7 @@ def run(name: str, command: list[str], done: Path, out: Path) -> float:
     log, begin = out / f"{name}.log", time.monotonic()
     # One thread for PyTorch: on two cores its threads would only wait for, and take from, the data loader's workers.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    with log.open("w") as file:
+    with log.open("w", buffering=1) as file:
         process = subprocess.Popen(
             [str(BIN / command[0]), *command[1:]],
             stdout=subprocess.PIPE,
