@@ -2,8 +2,7 @@
 """The simulated arm as a LeRobot robot: what `so101_follower` is to a real one.
 
 LeRobot's commands never reset a robot between episodes, so the world follows one rule that a person can also see:
-**when the arm has been away and is home again, the table is laid anew.** "Away" is any body joint more than 15 deg
-from the ready pose, "home" is all of them within 3 deg for a third of a second. It holds for the scripted expert,
+**when the arm has been away and is home again, the table is laid anew** (`home_rule`). It holds for the scripted expert,
 which goes home when told to, for `lerobot-rollout`, which returns home after an episode, and for a person with a
 leader arm.
 """
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lerobot.robots import Robot
 
-from .arm import ACTION_NAMES, FPS, GRIPPER, HOME
+from .arm import ACTION_NAMES, FPS
+from .home_rule import HomeRule
 from .robot_config import SO101SimConfig
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .world import World
 
 logger = logging.getLogger(__name__)
-
-_AWAY, _AT_HOME, _HOME_TICKS = 15.0, 3.0, 10  # deg, deg, ticks of 1/30 s
 
 _robots: dict[str, SO101Sim] = {}
 
@@ -57,7 +55,7 @@ class SO101Sim(Robot):
         self._view = config.view()
         self.cameras = dict.fromkeys(self._view.shapes(), self._view)
         self._world: World | None = None
-        self._seed, self._was_away, self._home_ticks = config.seed, False, 0
+        self._seed, self._home_rule = config.seed, HomeRule()
         self._was_success = False
         self._disturbance: np.ndarray | None = None
 
@@ -167,12 +165,8 @@ class SO101Sim(Robot):
             self._seed += 1
             self.world.reset(self._start())
             return
-        away = float(np.abs(self.world.joints() - HOME)[:GRIPPER].max())
-        self._was_away |= away > _AWAY
-        self._home_ticks = self._home_ticks + 1 if away < _AT_HOME else 0
-        if self._was_away and self._home_ticks >= _HOME_TICKS:
+        if self._home_rule.came_home(self.world.joints()):
             self._seed += 1
-            self._was_away = False
             self.world.place(self._start())
             logger.info(
                 "so101 workbench: home again, start %d laid out: %s", self._seed, self.world.instruction()

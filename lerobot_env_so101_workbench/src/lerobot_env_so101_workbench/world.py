@@ -54,12 +54,14 @@ class World:
         self._bodies = {prop.name: self.model.body(prop.name).id for prop in self.props}
         self._fingers = _contact_sides(self.model)
         self._late: deque[np.ndarray] = deque()
+        self._forcerange = self.model.actuator_forcerange.copy()
 
     # -- time ------------------------------------------------------------------------------------------------
 
     def reset(self, start: Start) -> None:
         """Begin an episode."""
         mujoco.mj_resetData(self.model, self.data)
+        self.model.actuator_forcerange[:] = self._forcerange
         joints = to_radians(np.array(start.joints))
         self.data.qpos[:_N_JOINTS] = self.data.ctrl[:] = joints
         self._servos.reset(joints)
@@ -76,7 +78,7 @@ class World:
             joint.qvel[:] = 0.0
         latency = start.variation.latency_ticks if start.variation else 0
         self._late = deque([self.data.ctrl.copy()] * latency)
-        self.ticks = self._held_ticks = 0
+        self.ticks = self._held_ticks = self._substeps = 0
         mujoco.mj_forward(self.model, self.data)
         self._finite = True
 
@@ -97,6 +99,33 @@ class World:
         self._late.append(self._servos.drive(to_radians(action)).copy())
         self.data.ctrl[:] = self._late.popleft()
         mujoco.mj_step(self.model, self.data, nstep=scene.SUBSTEPS)
+        self._look()
+
+    def drive(self, goal: np.ndarray, torque: np.ndarray) -> None:
+        """Advance one physics step of 1/180 s under servos that are emulated elsewhere; not to be mixed with `step`.
+
+        Args:
+            goal: what the servos drive their shafts to (6,) [rad]; gear play is added here.
+            torque: the most they push with (6,), as shares of the stall torque; 0 lets a joint go.
+        """
+        self.data.ctrl[:] = self._servos.drive(goal)
+        self.model.actuator_forcerange[:, 0] = -arm.STALL_TORQUE * torque
+        self.model.actuator_forcerange[:, 1] = arm.STALL_TORQUE * torque
+        mujoco.mj_step(self.model, self.data)
+        self._substeps += 1
+        if self._substeps % scene.SUBSTEPS == 0:
+            self.ticks += 1
+            self._look()
+
+    def hold(self, radians: np.ndarray) -> None:
+        """Put the joints at `radians` (6,), as a hand does that holds the arm; nothing else moves and no time passes."""
+        self.data.qpos[:_N_JOINTS] = radians
+        self.data.qvel[:_N_JOINTS] = 0.0
+        self._servos.reset(radians)
+        mujoco.mj_forward(self.model, self.data)
+
+    def _look(self) -> None:
+        """Find out what the case is at the end of a control period."""
         # A sum is NaN or infinite if any of its terms is.
         self._finite = math.isfinite(self.data.qpos.sum() + self.data.qvel.sum())
         if self._finite:

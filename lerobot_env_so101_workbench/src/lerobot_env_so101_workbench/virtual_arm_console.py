@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`so101-virtual-arm`: emulated SO-101 arms on serial ports, for LeRobot's commands in another terminal.
+
+so101-virtual-arm
+lerobot-teleoperate --robot.type=so101_follower --robot.port=/tmp/so101_follower --robot.id=virtual ...
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+import draccus
+
+from .arm import JOINTS
+from .bus_faults import KINDS
+from .virtual_arm import Side, VirtualArm, VirtualArmConfig
+
+HELP = f"""\
+Commands (begin with "leader" for the leader arm):
+  attach JOINT ...     only these servos are on the cable; "attach all", "attach none"
+  middle               hold limp joints in the middle of their ranges
+  ranges               move limp joints through their ranges
+  release              let go of the arm
+  fault KIND [COUNT]   the next COUNT packets: {", ".join(KINDS)}
+  rate KIND CHANCE     each packet from now on, with this chance
+  silence [JOINT ...]  these servos do not answer
+  jam [JOINT ...]      these joints are stuck
+  brownout [SECONDS]   the power fails for a moment
+  pull, plug           the USB cable
+  well                 end all faults
+  status               what the servos say
+  help, quit
+Joints: {", ".join(JOINTS)}"""
+
+
+class Console:
+    """Understands the commands that a person types beside a running virtual arm."""
+
+    def __init__(self, virtual_arm: VirtualArm) -> None:
+        self._arm = virtual_arm
+        self._commands: dict[str, Callable[..., str | None]] = {
+            "attach": self._attach,
+            "middle": lambda side: side.hold_middle(),
+            "ranges": lambda side: side.move_through_ranges(),
+            "release": lambda side: side.let_go(),
+            "fault": lambda side, kind, count="1": side.faults.next(kind, int(_number(count))),
+            "rate": lambda side, kind, chance: side.faults.rate(kind, _number(chance)),
+            "silence": lambda side, *joints: side.faults.silence(*_check(side, joints)),
+            "jam": lambda side, *joints: side.faults.jam(*_check(side, joints)),
+            "brownout": lambda side, seconds="0.2": side.bus.brown_out(_number(seconds)),
+            "pull": lambda side: side.bus.pull_cable(),
+            "plug": lambda side: side.bus.plug_in(),
+            "well": lambda side: side.faults.clear(),
+            "status": _status,
+            "help": lambda side: HELP,
+        }
+
+    def do(self, line: str) -> str:
+        """Carry out a line; what there is to say about it.
+
+        Raises:
+            EOFError: it was "quit".
+        """
+        words = shlex.split(line)
+        side = self._arm.follower
+        if words and words[0] in ("follower", "leader") and words.pop(0) == "leader":
+            if self._arm.leader is None:
+                return "There is no leader: start with --leader=expert, recording or still."
+            side = self._arm.leader
+        if not words:
+            return ""
+        name, *arguments = words
+        if name in ("quit", "exit"):
+            raise EOFError
+        if name not in self._commands:
+            return f"Found {name!r}, expected a command.\n{HELP}"
+        command = self._commands[name]
+        try:
+            inspect.signature(command).bind(side, *arguments)
+        except TypeError:
+            return (
+                f"{name}: found {' '.join(arguments) or 'nothing'} behind it, expected other words.\n{HELP}"
+            )
+        try:
+            return command(side, *arguments) or "ok"
+        except (ValueError, FileExistsError) as error:
+            return str(error)
+
+    @staticmethod
+    def _attach(side: Side, *joints: str) -> str:
+        wanted = JOINTS if joints == ("all",) else () if joints == ("none",) else joints
+        side.bus.attach(*wanted)
+        return f"On the cable: {', '.join(wanted) or 'none'}."
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"found {word!r}, expected a number.") from None
+
+
+def _check(side: Side, joints: tuple[str, ...]) -> tuple[str, ...]:
+    """`joints`, if each is one; raises ValueError."""
+    return tuple(side.bus.servo(joint).name for joint in joints)
+
+
+def _status(side: Side) -> str:
+    names = ("ID", "Torque_Enable", "Present_Position", "Goal_Position", "Present_Load", "Status")
+    with side.bus.lock:
+        rows = [[s.name, *(str(s.get(name)) for name in names)] for s in side.bus.servos if s.powered]
+    table = [["servo", "id", "torque", "position", "goal", "load", "status"], *rows]
+    return "\n".join("".join(f"{cell:>15}" for cell in row) for row in table)
+
+
+def describe(virtual_arm: VirtualArm) -> str:
+    """The ports and LeRobot's commands for them."""
+    config, leader = virtual_arm.config, virtual_arm.leader
+    robot = f"--robot.type=so101_follower --robot.port={config.follower_port} --robot.id={config.id}"
+    teleop = f"--teleop.type=so101_leader --teleop.port={config.leader_port} --teleop.id={config.id}"
+    command = {"new": "lerobot-setup-motors", "assembled": "lerobot-calibrate"}.get(config.servos)
+    lines = [f"follower  {config.follower_port}"] + ([f"leader    {config.leader_port}"] if leader else [])
+    if command:
+        lines += [f"{command} {robot}"] + ([f"{command} {teleop}"] if leader else [])
+    elif leader:
+        lines.append(f"lerobot-teleoperate {robot} {teleop}")
+    else:
+        lines.append(f"lerobot-rollout --policy.path=... {robot}")
+    return "\n".join([*lines, 'Type "help" for what can be done to the arms, Ctrl-C to stop.'])
+
+
+def _listen(console: Console) -> None:
+    """Carry out what is typed until "quit"; where nobody can type, wait for a signal."""
+    for line in sys.stdin:
+        try:
+            print(console.do(line), flush=True)
+        except EOFError:
+            return
+    threading.Event().wait()
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger(__package__).setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with VirtualArm(draccus.parse(VirtualArmConfig)) as virtual_arm:
+            print(describe(virtual_arm), flush=True)
+            _listen(Console(virtual_arm))
+    except KeyboardInterrupt:
+        pass
+    except (ValueError, FileExistsError, FileNotFoundError) as error:
+        raise SystemExit(f"so101-virtual-arm: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
