@@ -11,6 +11,8 @@ What is unusual about it:
 import dataclasses
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -71,13 +73,11 @@ class SO101Guarded(SOFollower):
         """What the arm and its cameras see.
 
         Raises:
-            ConnectionError: a servo does not answer, or has lost its torque; the message names it.
+            ConnectionError: a servo does not answer, or has lost its torque; the message names it. Or the port is gone.
         """
-        try:
+        with self._naming_faults():
             observation = super().get_observation()
-        except ConnectionError as error:
-            raise self._named(error) from error
-        self._check_torque()
+            self._check_torque()
         if self.guard is not None:
             self.guard.observe()
         return observation
@@ -86,13 +86,14 @@ class SO101Guarded(SOFollower):
         """Send a command through the guard, and return what was sent.
 
         Raises:
-            ConnectionError: the arm is not connected.
+            ConnectionError: the arm is not connected, or its port is gone.
         """
         if self.guard is None:
             raise ConnectionError("so101_guarded is not connected: call connect() first.")
         goals = {name: action.get(f"{name}.pos") for name in JOINTS}
         told = self.guard.check(None if None in goals.values() else self._degrees(goals))
-        return super().send_action({f"{name}.pos": goal for name, goal in self._own_units(told).items()})
+        with self._naming_faults():
+            return super().send_action({f"{name}.pos": goal for name, goal in self._own_units(told).items()})
 
     def disconnect(self) -> None:
         """Report what the guard did, and let go of the arm and its cameras, whatever fails on the way."""
@@ -101,8 +102,8 @@ class SO101Guarded(SOFollower):
             self.guard = None
         try:
             super().disconnect()
-        except (ConnectionError, RuntimeError) as error:
-            logger.warning("so101_guarded: %s", self._named(error))
+        except Exception as error:
+            logger.warning("%s", self._named(error) or error)
             if self.bus.is_connected:
                 self.bus.port_handler.closePort()
             for camera in self.cameras.values():
@@ -126,17 +127,29 @@ class SO101Guarded(SOFollower):
                 "pushes against, then connect again."
             )
 
-    def _named(self, error: Exception) -> ConnectionError:
-        """The error, with the servos that do not answer."""
+    @contextmanager
+    def _naming_faults(self) -> Iterator[None]:
+        """Say which servo it was that did not answer. What raises varies: LeRobot, pyserial, or the terminal."""
+        try:
+            yield
+        except Exception as error:
+            named = self._named(error)
+            if named is None:
+                raise
+            raise named from error
+
+    def _named(self, error: Exception) -> ConnectionError | None:
+        """The error with the servos that do not answer; None if all do."""
         silent = []
-        for joint in self.bus.motors:
+        for joint, motor in self.bus.motors.items():
             try:
                 if self.bus.ping(joint) is None:
-                    silent.append(joint)
+                    silent.append(f"{joint} (id {motor.id})")
             except Exception:
                 return ConnectionError(f"so101_guarded: the port {self.config.port} is gone. ({error})")
-        who = ", ".join(f"{joint} (id {self.bus.motors[joint].id})" for joint in silent) or "nobody for long"
-        return ConnectionError(f"so101_guarded: no answer from {who}. ({error})")
+        if not silent:
+            return None
+        return ConnectionError(f"so101_guarded: no answer from {', '.join(silent)}. ({error})")
 
     def _half_range(self, joint: str) -> float:
         """Half of what the calibration found [deg]."""
