@@ -4,6 +4,7 @@
 import multiprocessing
 import random
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -27,8 +28,11 @@ def test_killed_ten_times(tmp_path):
     whole = PrecomputeConfig(output=tmp_path / "whole", **options)
 
     # Children begin with everything imported, so that a kill meets the work and not the imports.
+    before = set(sys.modules)
+    precompute(whole)
+    shutil.rmtree(whole.output)
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([precompute.__module__])
+    processes.set_forkserver_preload([precompute.__module__, *sorted(set(sys.modules) - before)])
 
     def begin(config: PrecomputeConfig) -> multiprocessing.Process:
         process = processes.Process(target=precompute, args=(config,))
