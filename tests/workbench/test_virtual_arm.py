@@ -4,6 +4,7 @@
 import builtins
 import io
 import json
+import logging
 import sys
 import threading
 import time
@@ -258,6 +259,18 @@ def test_a_leader_plays_a_recording_at_its_own_speed(plugged, recording):
     leader.disconnect()
 
 
+def test_a_leader_that_was_held_goes_back_to_its_recording(plugged, recording):
+    virtual_arm = plugged(leader="recording", recording=recording)
+    side = virtual_arm.leader
+    for _ in range(2):
+        side.hold_middle()
+        virtual_arm.advance(1.5)
+        assert np.abs(np.degrees(side.joints.radians[:5])).max() < 0.1
+        side.let_go()
+        virtual_arm.advance(1.5)
+        assert np.degrees(side.joints.radians)[1] == pytest.approx(HOME[1], abs=0.1)
+
+
 def test_a_recording_that_cannot_be_played_is_refused(options, recording, tmp_path):
     assert read_actions(recording, 0).shape == (20, 6)
     with pytest.raises(ValueError, match="--episode: found 2, expected 0 to 1"):
@@ -397,7 +410,17 @@ def test_the_console_says_what_it_does_not_understand(plugged, line, answer):
     assert answer in Console(plugged()).do(line)
 
 
-def test_the_command_prints_what_to_type_and_ends(options, folder, monkeypatch, capsys):
+@pytest.fixture
+def own_logger():
+    """The command takes over the package's logger: give it back."""
+    logger = logging.getLogger("lerobot_env_so101_workbench")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
+def test_the_command_prints_what_to_type_and_ends(own_logger, folder, monkeypatch, capsys):
     ports = [f"--follower_port={folder / 'f'}", f"--leader_port={folder / 'l'}"]
     monkeypatch.setattr(sys, "argv", ["so101-virtual-arm", *ports])
     monkeypatch.setattr(sys, "stdin", io.StringIO("status\nquit\n"))
@@ -418,7 +441,7 @@ def test_the_command_prints_what_to_type_and_ends(options, folder, monkeypatch, 
         ("--servos=old", "--servos: found 'old', expected one of ready, assembled, new"),
     ],
 )
-def test_the_command_says_in_a_sentence_what_cannot_be(folder, monkeypatch, option, says):
+def test_the_command_says_in_a_sentence_what_cannot_be(own_logger, monkeypatch, option, says):
     monkeypatch.setattr(sys, "argv", ["so101-virtual-arm", option])
     monkeypatch.setattr(virtual_arm_console.signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit, match=says):
