@@ -18,7 +18,7 @@ from lerobot.motors.feetech import feetech
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot.teleoperators.so_leader import SO101Leader, SO101LeaderConfig
 
-from lerobot_env_so101_workbench import virtual_arm_console, virtual_calibration
+from lerobot_env_so101_workbench import virtual_arm_console, virtual_calibration, virtual_joints
 from lerobot_env_so101_workbench.arm import ACTION_NAMES, ENCODER_STEP, HOME, JOINTS, LOWER, UPPER
 from lerobot_env_so101_workbench.leader_moves import read_actions
 from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
@@ -303,6 +303,7 @@ def test_new_servos_are_set_up_one_after_the_other(plugged, monkeypatch):
 
 
 def test_calibration_by_hand_finds_what_the_file_would_say(plugged, folder, monkeypatch):
+    monkeypatch.setattr(virtual_joints, "_HAND_SPEED", np.radians(720.0))  # a hurried hand
     virtual_arm = plugged(servos="assembled", leader="still")
     console = Console(virtual_arm)
     robot = SO101Follower(SO101FollowerConfig(port=virtual_arm.follower.bus.port, id="by_hand"))
@@ -318,7 +319,7 @@ def test_calibration_by_hand_finds_what_the_file_would_say(plugged, folder, monk
             if not rounds:
                 console.do(f"{side} ranges")
             rounds.append(virtual_arm.advance(0.1))
-            return len(rounds) > 210
+            return len(rounds) > 90
 
         monkeypatch.setattr(builtins, "input", bring_to_the_middle)
         monkeypatch.setattr(motors_bus, "enter_pressed", move)
@@ -352,7 +353,6 @@ def test_a_calibration_of_another_arm_is_left_alone(options, folder):
 
 
 def test_in_real_time_the_arm_follows_and_everything_ends(options, follower_of):
-    threads = threading.active_count()
     with VirtualArm(options(leader="still")) as virtual_arm:
         robot = follower_of(virtual_arm)
         goal = HOME + [30, 0, 0, 0, 0, 0]
@@ -363,7 +363,7 @@ def test_in_real_time_the_arm_follows_and_everything_ends(options, follower_of):
         assert observed(robot)[0] == pytest.approx(30, abs=1)
         robot.disconnect()
     virtual_arm.close()
-    assert threading.active_count() == threads
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("virtual-")]
 
 
 def test_a_simulation_that_fails_closes_the_ports(options, monkeypatch, caplog):
