@@ -275,6 +275,19 @@ def test_a_jam_ends_in_overload(servo, shaft):
     assert shaft.torque == 1
 
 
+def test_a_goal_on_the_other_side_ends_an_overload(servo, shaft):
+    shaft.stuck = True
+    write(servo, Goal_Position=3000)
+    turn(servo, shaft, 2.1)
+    write(servo, Goal_Position=2500)
+    turn(servo, shaft, 0.1)
+    assert servo.get("Status") == 32
+    write(servo, Goal_Position=2000)
+    turn(servo, shaft, 0.1)
+    assert servo.get("Status") == 0
+    assert shaft.torque == 1
+
+
 def test_the_time_and_torque_of_an_overload_are_registers(servo, shaft):
     shaft.stuck = True
     write(

@@ -195,13 +195,12 @@ def test_a_servo_may_be_told_to_answer_reading_only(bus):
 
 
 def test_answers_take_as_long_as_on_the_wire(bus):
-    delay = 254
-    write(bus.servo("shoulder_pan"), Return_Delay_Time=delay)
+    write(bus.servo("shoulder_pan"), Return_Delay_Time=250)  # 500 us, and 120 us for 12 bytes
     with serial.Serial(bus.port, 1_000_000, timeout=2) as port:
-        port.write(Packet(1, PING).encode())
         begin = time.perf_counter()
+        port.write(Packet(1, PING).encode())
         port.read(6)
-        assert time.perf_counter() - begin > 0.0005
+        assert time.perf_counter() - begin > 620e-6
 
 
 # -- faults ------------------------------------------------------------------------------------------------------
@@ -338,7 +337,7 @@ def open_files():
 
 
 def test_nothing_is_left_behind(tmp_path):
-    threads, files = threading.active_count(), len(open_files())
+    files = len(open_files())
     link = tmp_path / "port"
     for _ in range(3):
         with VirtualBus(six_servos(), link) as bus:
@@ -349,8 +348,8 @@ def test_nothing_is_left_behind(tmp_path):
                 assert port.read(6)
         bus.pull_cable()
     assert not link.is_symlink()
-    assert threading.active_count() == threads
-    assert len(open_files()) == files
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("virtual-")]
+    assert len(open_files()) <= files
 
 
 def test_a_host_that_never_reads_does_not_stop_the_bus(bus):

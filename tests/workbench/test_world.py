@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lerobot_env_so101_workbench.arm import FPS, HOME
+from lerobot_env_so101_workbench.arm import FPS, HOME, to_radians
 from lerobot_env_so101_workbench.expert import Expert
 from lerobot_env_so101_workbench.start import evaluation_start, training_start
 
@@ -223,3 +223,42 @@ def test_a_bad_action_leaves_the_world_as_it_was(action, message, world_of):
     with pytest.raises(ValueError, match=message):
         world.step(action)
     np.testing.assert_array_equal(state(world), before)
+
+
+def test_driving_step_by_step_is_stepping(world_of):
+    world, ends = world_of(), []
+    start = training_start("lift_cube", "clean", 0)
+    goal = HOME + [10.0, 5.0, -5.0, 0.0, 20.0, -30.0]
+    for drive in (False, True):
+        world.reset(start)
+        for _ in range(10):
+            if drive:
+                for _ in range(6):
+                    world.drive(to_radians(goal), np.array([1, 1, 1, 1, 1, 0.5]))
+            else:
+                world.step(goal)
+        ends.append((world.data.qpos.copy(), world.ticks, world.progress()))
+    np.testing.assert_allclose(ends[0][0], ends[1][0], atol=1e-9)
+    assert ends[0][1:] == ends[1][1:]
+
+
+def test_joints_without_torque_fall_and_a_reset_gives_it_back(world_of):
+    world, start = world_of(), training_start("lift_cube", "clean", 0)
+    world.reset(start)
+    for _ in range(90):
+        world.drive(to_radians(HOME), np.array([1, 0, 0, 0, 1, 0.5]))
+    assert np.abs(world.joints() - HOME)[:4].max() > 10
+    world.reset(start)
+    for _ in range(30):
+        world.step(HOME)
+    assert np.abs(world.joints() - HOME).max() < 1.0
+
+
+def test_a_hand_holds_the_arm_and_nothing_else_moves(world_of):
+    world = world_of()
+    world.reset(training_start("lift_cube", "clean", 0))
+    before = world.data.qpos.copy()
+    world.hold(to_radians(HOME + [20.0, 0, 0, 0, 0, 0]))
+    np.testing.assert_array_equal(world.data.qpos[6:], before[6:])
+    assert world.joints()[0] == pytest.approx(20.0, abs=0.1)
+    assert world.ticks == 0

@@ -12,7 +12,7 @@ import numpy as np
 from .arm import ACTION_NAMES, FPS, GRIPPER, HOME, to_radians
 from .expert import Expert
 from .scene import SUBSTEPS
-from .virtual_joints import Hand, way
+from .virtual_joints import Hand
 from .world import World
 
 _AT_HOME = 3.0  # deg
@@ -66,11 +66,9 @@ def read_actions(root: Path, episode: int) -> np.ndarray:
     return actions[np.minimum((ticks * dataset.fps).astype(int), len(actions) - 1)]
 
 
-def by_hand(moves: Iterator[np.ndarray], begin: np.ndarray) -> Hand:
-    """The hand that makes `moves`, from the pose `begin` (6,) [rad] on, evenly between ticks."""
-    first = to_radians(next(moves))
-    yield from way(begin, first)
-    begin = first
+def by_hand(moves: Iterator[np.ndarray]) -> Hand:
+    """The hand that makes `moves`, evenly between ticks."""
+    begin = to_radians(next(moves))
     for move in moves:
         end = to_radians(move)
         for i in range(1, SUBSTEPS + 1):

@@ -7,7 +7,8 @@ control table leaves open was decided like this:
 - EEPROM written while Lock is 1 counts until the power goes, as the table says; with Lock 0 it is kept.
 - Torque that is switched on holds the present position, whatever goal was written before.
 - Writing a goal does not switch torque on.
-- An overload ends when torque is switched off. The answer to that very write still reports it.
+- An overload ends when torque is switched off, or when the goal is on the other side. The answer to the write
+  that switches torque off still reports it.
 - P, I and D are kept and have no effect; operating modes other than position hold the shaft where it is.
 """
 
@@ -38,6 +39,7 @@ _STALL_CURRENT = 2.7  # A at 12 V
 _CURRENT_UNIT = 0.0065  # A
 _SET_MIDDLE = 128  # written to Torque_Enable: from now on this position is 2048
 _COUNT_TURNS = 0x10  # in Phase
+_OTHER_SIDE = 10.0  # steps from where it is to a goal that ends an overload
 _STILL = 5.0  # steps/s, below which a shaft does not move
 
 
@@ -108,6 +110,7 @@ class Servo:
         self._prepared: tuple[int, bytes] | None = None
         self._latched = 0  # OVERLOAD and OVERCURRENT, until torque is switched off
         self._clocks = {OVERLOAD: 0.0, OVERCURRENT: 0.0}  # s that a load or current has been too high
+        self._pushed = 0.0  # direction in which it pushed when it was overloaded
         self._setpoint, self._speed = self._state.position, 0.0
         self.powered = True
         self._report()
@@ -211,6 +214,9 @@ class Servo:
             self._clocks[bit] = self._clocks[bit] + seconds if is_over else 0.0
             if self._clocks[bit] > 0.01 * patience:
                 self._latched |= bit
+                self._pushed = math.copysign(1.0, self._state.load)
+        if self._pushed * (self._goal() - self._state.position) < -_OTHER_SIDE:
+            self._latched &= ~OVERLOAD
         low, high = self.get("Min_Voltage_Limit") / 10, self.get("Max_Voltage_Limit") / 10
         status = self._latched
         status |= VOLTAGE * (not low <= self.voltage <= high)

@@ -40,6 +40,7 @@ from .virtual_joints import (
     LeaderJoints,
     WorldJoints,
     carry,
+    join,
     stay,
     through_ranges,
 )
@@ -132,7 +133,7 @@ class Side:
 
     def let_go(self) -> None:
         """Nobody holds the arm any more, except for what always moves a leader."""
-        self.joints.hand = self.moves
+        self.joints.hand = join(self.joints.radians.copy(), self.moves) if self.moves else None
 
 
 class VirtualArm:
@@ -169,7 +170,7 @@ class VirtualArm:
         leader = Side(joints, config.leader_port, config.servos, 2 * config.seed + 1)
         if config.leader != "still":
             moves = expert_moves(self.world) if actions is None else recorded_moves(actions)
-            leader.moves = by_hand(moves, radians.copy())
+            leader.moves = by_hand(moves)
         leader.let_go()
         return leader
 

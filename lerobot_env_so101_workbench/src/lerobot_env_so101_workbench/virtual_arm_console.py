@@ -146,8 +146,10 @@ def _listen(console: Console) -> None:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger(__package__).setLevel(logging.INFO)
+    own = logging.getLogger(__package__)
+    own.setLevel(logging.INFO)
+    own.addHandler(logging.StreamHandler())
+    own.propagate = False
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with VirtualArm(draccus.parse(VirtualArmConfig)) as virtual_arm:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The joints that emulated servos turn: of the simulated arm on its table, or of a leader that somebody moves.
 
-A *hand* can hold joints whose servos are limp: an iterator of poses (6,) [rad], one per physics step. It holds the
+A *hand* can hold joints whose servos are limp: an endless iterator of poses (6,) [rad], one per physics step. It holds the
 arm until all servos have torque, or until it is taken away.
 """
 
@@ -127,6 +127,14 @@ def carry(begin: np.ndarray, end: np.ndarray) -> Hand:
     """Carry the arm from one pose (6,) [rad] to another and hold it there."""
     yield from way(begin, end)
     yield from stay(end)
+
+
+def join(begin: np.ndarray, hand: Hand) -> Hand:
+    """Carry the arm from `begin` (6,) [rad] to where `hand` is, and go on with it."""
+    yield from way(begin, next(hand))
+    # Not `yield from`: that would end `hand` when another takes over, and it may be wanted again.
+    while True:
+        yield next(hand)
 
 
 def through_ranges(begin: np.ndarray) -> Hand:
