@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--frames", type=int, default=60, help="episodes that the encoder learns from")
     parser.add_argument("--encoder_steps", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--pixel_steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3 if full else 1)
     parser.add_argument("--starts", type=int, default=200)
