@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What reaches the servos of an arm that is told nonsense, with a guard and without.
+
+    python -m benchmarks.guard
+
+The same adversarial commands go through `so101_guarded` and through LeRobot's `so101_follower` over a serial port to emulated
+servos. Of every command the goals that stand in the servos are read and held against the guard's limits, with two encoder steps
+(0.18 deg; 2 mm of the hand) for rounding. Some seven minutes on two cores; writes results/guard.json.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lerobot.robots import make_robot_from_config
+from lerobot.robots.so_follower import SO101FollowerConfig
+from tqdm import tqdm
+
+from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
+from lerobot_env_so101_workbench.virtual_calibration import FOLLOWER, calibration_file
+from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits, reach
+from lerobot_robot_so101 import SO101GuardedConfig
+
+from .report import save, table
+
+KINDS = ("not a number", "infinite", "huge", "leap", "oscillating", "into the table", "out of the box")
+KINDS += ("missing joint", "text", "chunks that do not meet", "stale")
+LIMITS = GuardLimits(velocity=120, acceleration=1200, gripper_velocity=300, table=0.01)
+BY_NAME = ("joint range", "velocity", "acceleration", "table", "workspace")
+STEP, REACH = 2 * 360 / 4095, 0.002  # deg, m: what rounding to encoder steps may add
+HOME = np.array([0.0, -80.0, 30.0, 85.0, -90.0, 50.0])
+
+
+class Clock:
+    """Time that passes when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def commands(count: int, seed: int = 0) -> Iterator[tuple[str, float, dict[str, Any]]]:
+    """Kind, seconds since the last one, and a command."""
+    rng = np.random.default_rng(seed)
+    chunk: list[np.ndarray] = []
+    for number in range(count):
+        kind = KINDS[number // 20 % len(KINDS)]  # twenty of a kind in a row
+        goals = HOME + 20 * np.sin(number / 40 + np.arange(6))
+        if kind == "not a number":
+            goals[rng.integers(6)] = math.nan
+        elif kind == "infinite":
+            goals[rng.integers(6)] = rng.choice([math.inf, -math.inf])
+        elif kind == "huge":
+            goals = rng.normal(0, 1, 6) * 10 ** rng.uniform(2, 30)
+        elif kind == "leap":
+            goals = rng.uniform(-180, 180, 6)
+        elif kind == "oscillating":
+            goals = HOME + (40 if number % 2 else -40)
+        elif kind == "into the table":
+            goals = np.array([rng.uniform(-60, 60), rng.uniform(20, 100), rng.uniform(-40, 60), 60, -90, 50])
+        elif kind == "out of the box":
+            goals = np.array([rng.choice([-109.0, 109.0]), 60, -60, 0, 0, 50])
+        elif kind == "chunks that do not meet":
+            chunk = chunk or list(np.linspace(rng.uniform(-90, 90, 6), rng.uniform(-90, 90, 6), 10))
+            goals = chunk.pop(0)
+        command: dict[str, Any] = {
+            f"{joint}.pos": float(goal) for joint, goal in zip(JOINTS, goals, strict=True)
+        }
+        if kind == "missing joint":
+            command.pop(f"{JOINTS[rng.integers(6)]}.pos")
+        elif kind == "text":
+            command[f"{JOINTS[rng.integers(6)]}.pos"] = "left"
+        yield kind, float(rng.choice([0.005, 1 / 30, 1 / 30, 1 / 30, 0.06])), command
+
+
+class Witness:
+    """Reads what the servos were told, and holds it against limits.
+
+    Args:
+        arm: with the servos.
+        robot: whose calibration says what their steps mean.
+        limits: of the arm.
+    """
+
+    def __init__(self, arm: VirtualArm, robot: Any, limits: GuardLimits) -> None:
+        self._servos, self._lock = arm.follower.bus.servos, arm.follower.bus.lock
+        self._robot, self._limits = robot, limits
+        ends = np.array([(c.range_min, c.range_max) for c in map(robot.calibration.get, JOINTS)], float)
+        self._low, self._high = ends.T
+        self._told, self._velocity, self._seconds = self._goals(), np.zeros(6), 1.0
+
+    def _goals(self) -> np.ndarray:
+        """(6,), degrees and percent."""
+        self._robot.bus.ping("gripper")  # commands have no answer; this one's comes after them
+        with self._lock:
+            steps = np.array([servo.get("Goal_Position") for servo in self._servos], float)
+        degrees = (steps - (self._low + self._high) / 2) * 360 / 4095
+        degrees[5] = 100 * (steps[5] - self._low[5]) / (self._high[5] - self._low[5])
+        return degrees
+
+    def violations(self, seconds: float) -> list[str]:
+        """Names of the limits that the goals are beyond, some seconds after the last ones."""
+        limits, goals = self._limits, self._goals()
+        moved = np.abs(goals - self._told)
+        velocity = (goals - self._told) / seconds
+        onward = np.where(velocity * self._velocity > 0, np.abs(self._velocity), 0)
+        faster = np.abs(velocity) - onward - limits.accelerations * seconds
+        tool, lowest = reach(goals[None].copy())
+        box = np.array(limits.workspace)
+        beyond = {
+            "joint range": (goals < np.array(limits.lower) - STEP) | (goals > np.array(limits.upper) + STEP),
+            "velocity": moved > limits.velocities * seconds + STEP,
+            "acceleration": faster * seconds
+            > STEP * (1 + seconds / self._seconds),  # both speeds are rounded
+            "table": lowest < limits.table - REACH,
+            "workspace": (tool < box[:3] - REACH) | (tool > box[3:] + REACH),
+        }
+        self._told, self._velocity, self._seconds = goals, velocity, seconds
+        return [name for name, where in beyond.items() if where.any()]
+
+
+def run(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[str, Any]:
+    """Send all commands, and count what reaches the servos."""
+    robot: Any = make_robot_from_config(config)
+    robot.connect()
+    clock = Clock()
+    guarded = hasattr(robot, "guard")
+    if guarded:
+        limits = robot.limits
+        standing = np.array([robot.get_observation()[f"{joint}.pos"] for joint in JOINTS])
+        robot.guard = Guard(limits, clock)
+        robot.guard.stand(standing)
+    witness, found, raised, spent = Witness(arm, robot, limits), Counter(), Counter(), []
+    for kind, seconds, command in tqdm(commands(count), total=count, desc=config.type, mininterval=10):
+        clock.now += seconds
+        if guarded:
+            robot.guard.observe()
+        if kind == "stale":
+            clock.now += 1.0
+            seconds += 1.0
+        begin = time.perf_counter()
+        try:
+            robot.send_action(command)
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raised[f"{kind}: {type(error).__name__}"] += 1
+        spent.append(1000 * (time.perf_counter() - begin))
+        found.update(witness.violations(min(seconds, 0.1)))
+    answers = dict(robot.guard.counts) if guarded else {}
+    robot.disconnect()
+    return {
+        "robot": "so101_guarded" if guarded else "so101_follower",
+        "commands": count,
+        "violations": {name: found[name] for name in BY_NAME},
+        "raised": dict(raised),
+        "answers": answers,
+        "send_ms": percentiles(spent),
+    }
+
+
+@contextmanager
+def emulated_arm() -> Iterator[VirtualArm]:
+    """An arm whose time does not pass; its calibration file goes when it goes."""
+    with tempfile.TemporaryDirectory() as folder:
+        name = f"benchmark-{Path(folder).name}"
+        arm = VirtualArm(VirtualArmConfig(leader="none", follower_port=Path(folder) / "port", id=name))
+        try:
+            arm.plug_in()
+            yield arm
+        finally:
+            arm.close()
+            calibration_file(FOLLOWER, name).unlink(missing_ok=True)
+
+
+def percentiles(ms: list[float]) -> dict[str, float]:
+    """Of milliseconds."""
+    return {"p50": round(float(np.median(ms)), 3), "p95": round(float(np.percentile(ms, 95)), 3)}
+
+
+def cost(limits: GuardLimits, count: int = 20_000) -> dict[str, dict[str, float]]:
+    """Milliseconds of the guard alone, for commands that pass and for the adversarial ones."""
+    found = {}
+    usual = [HOME + [20 * math.sin(i / 40), 8 * math.sin(i / 30), 0, 0, 0, 0] for i in range(count)]
+    adversarial = [list(command.values()) for _, _, command in commands(count)]
+    for name, stream in (("usual", usual), ("adversarial", adversarial)):
+        clock, spent = Clock(), []
+        guard = Guard(limits, clock)
+        guard.stand(HOME)
+        for command in stream:
+            clock.now += 1 / 30
+            begin = time.perf_counter()
+            guard.check(command)
+            spent.append(1000 * (time.perf_counter() - begin))
+        found[name] = {**percentiles(spent), "mean": round(float(np.mean(spent)), 3)}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--commands", type=int, default=100_000)
+    options = parser.parse_args()
+    rows = []
+    for config in (SO101GuardedConfig, SO101FollowerConfig):
+        with emulated_arm() as arm:
+            extra = {"limits": LIMITS} if config is SO101GuardedConfig else {}
+            made = config(port=arm.follower.bus.port, id=arm.config.id, **extra)
+            rows.append(run(made, arm, options.commands, LIMITS))
+        print(json.dumps(rows[-1]), flush=True)
+    alone = cost(LIMITS)
+    cells = [[row["robot"], *(str(row["violations"][name]) for name in BY_NAME)] for row in rows]
+    print(table(["robot", *BY_NAME], cells))
+    print(alone)
+    print("written to", save("guard", {"rows": rows, "guard_ms": alone}))
+
+
+if __name__ == "__main__":
+    main()
