@@ -24,6 +24,7 @@ from lerobot.robots import make_robot_from_config
 from lerobot.robots.so_follower import SO101FollowerConfig
 from tqdm import tqdm
 
+from lerobot_env_so101_workbench.sts_protocol import SYNC_WRITE, Packet
 from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
 from lerobot_env_so101_workbench.virtual_calibration import FOLLOWER, calibration_file
 from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits, reach
@@ -93,17 +94,32 @@ class Witness:
     """
 
     def __init__(self, arm: VirtualArm, robot: Any, limits: GuardLimits) -> None:
-        self._servos, self._lock = arm.follower.bus.servos, arm.follower.bus.lock
-        self._robot, self._limits = robot, limits
+        self._bus, self._limits, self._written = arm.follower.bus, limits, 0
+        self._bus.answer = self._counting(self._bus.answer)  # type: ignore[method-assign]
         ends = np.array([(c.range_min, c.range_max) for c in map(robot.calibration.get, JOINTS)], float)
         self._low, self._high = ends.T
         self._told, self._velocity, self._seconds = self._goals(), np.zeros(6), 1.0
 
+    def _counting(self, answer: Any) -> Any:
+        def counted(packet: Packet, *args: Any) -> list[bytes]:
+            answers = answer(packet, *args)
+            self._written += packet.code == SYNC_WRITE
+            return answers
+
+        return counted
+
+    def wait_for(self, written: int) -> None:
+        """Wait until the servos have carried out so many commands: commands have no answer."""
+        deadline = time.monotonic() + 5
+        while self._written < written:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"found {self._written} commands carried out, expected {written}.")
+            time.sleep(0.0001)
+
     def _goals(self) -> np.ndarray:
         """(6,), degrees and percent."""
-        self._robot.bus.ping("gripper")  # commands have no answer; this one's comes after them
-        with self._lock:
-            steps = np.array([servo.get("Goal_Position") for servo in self._servos], float)
+        with self._bus.lock:
+            steps = np.array([servo.get("Goal_Position") for servo in self._bus.servos], float)
         degrees = (steps - (self._low + self._high) / 2) * 360 / 4095
         degrees[5] = 100 * (steps[5] - self._low[5]) / (self._high[5] - self._low[5])
         return degrees
@@ -140,7 +156,7 @@ def run(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[s
         standing = np.array([robot.get_observation()[f"{joint}.pos"] for joint in JOINTS])
         robot.guard = Guard(limits, clock)
         robot.guard.stand(standing)
-    witness, found, raised, spent = Witness(arm, robot, limits), Counter(), Counter(), []
+    witness, found, raised, spent, sent = Witness(arm, robot, limits), Counter(), Counter(), [], 0
     for kind, seconds, command in tqdm(commands(count), total=count, desc=config.type, mininterval=10):
         clock.now += seconds
         if guarded:
@@ -151,9 +167,11 @@ def run(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[s
         begin = time.perf_counter()
         try:
             robot.send_action(command)
+            sent += 1
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raised[f"{kind}: {type(error).__name__}"] += 1
         spent.append(1000 * (time.perf_counter() - begin))
+        witness.wait_for(sent)
         found.update(witness.violations(min(seconds, 0.1)))
     answers = dict(robot.guard.counts) if guarded else {}
     robot.disconnect()

@@ -145,6 +145,8 @@ class SO101Guarded(SOFollower):
             try:
                 if self.bus.ping(joint) is None:
                     silent.append(f"{joint} (id {motor.id})")
+            except IndexError:  # an answer in pieces, which the maker's library takes apart nevertheless
+                continue
             except Exception:
                 return ConnectionError(f"so101_guarded: the port {self.config.port} is gone. ({error})")
         if not silent:

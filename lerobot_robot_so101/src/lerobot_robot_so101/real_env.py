@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An arm on a table as a Gymnasium environment: a person lays out each start and may pause, repeat and stop.
+
+What is unusual about it:
+- Seeds are not looked at. An episode is of the first start that has no result yet, so that an evaluation that was stopped
+  goes on where it was.
+- A result is on the disk before the next episode begins. One that is to be had again has none.
+- It waits for the clock: steps come at `fps`, and a policy that is slower is told of at the end of the episode.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from lerobot.robots import make_robot_from_config
+from lerobot.utils.robot_utils import precise_sleep
+
+from lerobot_processor_so101.guard import JOINTS
+
+from .human_operator import Aborted, Operator
+from .results import Results
+from .starts import SceneStart, read_starts
+
+if TYPE_CHECKING:
+    from .real_env_config import SO101RealEnvConfig
+
+logger = logging.getLogger(__name__)
+
+
+class RealEnv(gym.Env):
+    """One arm, one table, one person.
+
+    Observation: `agent_pos` (6,) float32 in the arm's units, `pixels` {camera: (H, W, 3) uint8}, and for pictures with one channel
+    `images.<camera>` (1, H, W) float32, as the workbench's environment has them. Action: (6,) in the arm's units. `info` always
+    has `is_success`.
+
+    Args:
+        config: see `SO101RealEnvConfig`.
+        operator: who is asked.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    def __init__(self, config: SO101RealEnvConfig, operator: Operator | None = None) -> None:
+        self.config, self._operator = config, operator or Operator()
+        self.metadata = {**self.metadata, "render_fps": config.fps}
+        self.render_mode = "rgb_array"
+        self._starts, self._results = read_starts(config.starts), Results(config.results)
+        self._check = self._make_check()
+        self._robot: Any = None
+        self._start: SceneStart | None = None
+        self._ticks, self._late, self._due = 0, 0, 0.0
+        self._seen: dict[str, Any] = {}
+        self.action_space = gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)
+        self.observation_space = _space(config.pictures)
+
+    @property
+    def task_description(self) -> str:
+        return self._start.instruction if self._start else ""
+
+    @property
+    def task(self) -> str:
+        return self.task_description
+
+    @property
+    def _max_episode_steps(self) -> int:
+        return round(self.config.episode_time_s * self.config.fps)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Go home, have the next start laid out, and look.
+
+        Raises:
+            ValueError: all starts have results.
+            Aborted: the operator stops.
+        """
+        super().reset(seed=seed)
+        self._start = self._next_start()
+        if self._robot is None:
+            self._robot = make_robot_from_config(self.config.robot)
+            self._robot.connect()
+        self._go_home()
+        picture = f"\nIt should look like {self._start.picture}" if self._start.picture else ""
+        number = len(self._results.done) + 1
+        words = (
+            f"\nStart {number} of {len(self._starts)}, {self._start.name}: {self._start.description}{picture}"
+        )
+        self._operator.ready(words)
+        if self._check is not None:
+            self._check.reset()
+        self._operator.begin()
+        self._ticks, self._late, self._due = 0, 0, time.perf_counter()
+        return self._observe(), {"is_success": False}
+
+    def step(self, action: np.ndarray):
+        """Send a command, wait for the next tick, and look."""
+        self._wait_while_paused()
+        self._send(action)
+        self._keep_time()
+        self._ticks += 1
+        observation = self._observe()
+        met = self._check is not None and self._check(self._seen)
+        over = met or self._operator.ended
+        truncated = not over and self._ticks >= self._max_episode_steps
+        success = self._finish(met) if over or truncated else False
+        return observation, float(success), over, truncated, {"is_success": success}
+
+    def render(self) -> np.ndarray:
+        """What the cameras see, beside each other."""
+        pictures = [
+            value for value in self._seen.values() if getattr(value, "ndim", 0) == 3 and value.shape[2] == 3
+        ]
+        if not pictures:
+            return np.zeros((64, 64, 3), np.uint8)
+        height = min(picture.shape[0] for picture in pictures)
+        return np.hstack([picture[:height] for picture in pictures])
+
+    def close(self) -> None:
+        self._operator.end()
+        if self._robot is not None:
+            robot, self._robot = self._robot, None
+            robot.disconnect()
+
+    def _make_check(self) -> Any:
+        config = self.config
+        if config.success == "key":
+            return None
+        from .success import SuccessCheck
+
+        return SuccessCheck(config.success, config.camera, config.segmenter, config.target, config.container)
+
+    def _next_start(self) -> SceneStart:
+        done = self._results.done
+        for start in self._starts:
+            if start.name not in done:
+                return start
+        raise ValueError(
+            f"--env.results: all {len(self._starts)} starts have results in {self._results.path}: "
+            f"{self._results.summary()}. Name another file to evaluate anew, or ask for fewer `--eval.n_episodes`."
+        )
+
+    def _observe(self) -> dict[str, Any]:
+        self._seen = self._robot.get_observation()
+        joints = np.array([self._seen[f"{joint}.pos"] for joint in JOINTS], np.float32)
+        observation: dict[str, Any] = {"agent_pos": joints}
+        pixels = {}
+        for name, (_, _, channels) in self.config.pictures.items():
+            if channels == 3:
+                pixels[name] = self._seen[name]
+            else:
+                observation[f"images.{name}"] = np.moveaxis(self._seen[name], -1, 0).astype(np.float32)
+        return {**observation, "pixels": pixels} if pixels else observation
+
+    def _send(self, joints: np.ndarray) -> None:
+        self._robot.send_action({f"{joint}.pos": float(j) for joint, j in zip(JOINTS, joints, strict=True)})
+
+    def _go_home(self) -> None:
+        """In equal steps: a guard would slow a leap down, a stock robot would not."""
+        self._robot.get_observation()
+        seen = self._robot.get_observation()
+        begin = np.array([seen[f"{joint}.pos"] for joint in JOINTS])
+        ticks = max(1, round(self.config.home_time_s * self.config.fps))
+        for tick in range(1, ticks + 1):
+            self._send(begin + (np.array(self.config.home) - begin) * tick / ticks)
+            precise_sleep(1 / self.config.fps)
+
+    def _wait_while_paused(self) -> None:
+        """The arm holds what it was last told; the episode's clock stands still."""
+        if not self._operator.paused:
+            return
+        while self._operator.paused and not self._operator.ended:
+            time.sleep(0.05)
+        self._robot.get_observation()
+        self._due = time.perf_counter()
+
+    def _keep_time(self) -> None:
+        self._due += 1 / self.config.fps
+        left = self._due - time.perf_counter()
+        if left > 0:
+            precise_sleep(left)
+        else:
+            self._late += 1
+            self._due = time.perf_counter()  # what was missed is not made up for
+
+    def _finish(self, met: bool) -> bool:
+        """Have the episode judged, and write it down.
+
+        Raises:
+            Aborted: the operator stops; the episode is not written down.
+        """
+        operator, start = self._operator, self._start
+        assert start is not None
+        operator.end()
+        if operator.aborted:
+            raise Aborted
+        verdict: bool | None = None if operator.retake else met
+        if not operator.retake and self._check is None:
+            verdict = operator.judge()
+        if verdict is None:
+            logger.warning(
+                "so101_real: %s is laid out again; LeRobot counts this try as a failure.", start.name
+            )
+            return False
+        seconds = round(self._ticks / self.config.fps, 2)
+        self._results.add(
+            start.name, verdict, seconds=seconds, judged_by=self.config.success, late_ticks=self._late
+        )
+        late = f", {self._late} of {self._ticks} ticks late" if self._late else ""
+        logger.info("so101_real: %s%s; so far %s", start.name, late, self._results.summary())
+        return verdict
+
+
+def _space(pictures: dict[str, tuple[int, int, int]]) -> gym.spaces.Dict:
+    spaces: dict[str, gym.Space] = {"agent_pos": gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)}
+    pixels: dict[str, gym.Space] = {}
+    for name, (height, width, channels) in pictures.items():
+        if channels == 3:
+            pixels[name] = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
+        else:
+            spaces[f"images.{name}"] = gym.spaces.Box(-np.inf, np.inf, (1, height, width), np.float32)
+    return gym.spaces.Dict({**spaces, "pixels": gym.spaces.Dict(pixels)} if pixels else spaces)

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation on hardware, with the simulated arm in its place and a person made of a list of answers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.configs.default import EvalConfig
+from lerobot.configs.eval import EvalPipelineConfig
+from lerobot.policies import make_pre_post_processors
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.policies.act.modeling_act import ACTPolicy
+from lerobot.scripts import lerobot_eval
+
+from lerobot_env_so101_workbench import SO101SimConfig
+from lerobot_robot_so101 import SO101RealEnvConfig, human_operator
+from lerobot_robot_so101.human_operator import Aborted, Operator
+from lerobot_robot_so101.real_env import RealEnv
+from lerobot_robot_so101.results import Results
+from lerobot_robot_so101.starts import read_starts
+from lerobot_robot_so101.success import CHECKS, Seen
+
+HOME = np.array([0.0, -80.0, 30.0, 85.0, -90.0, 50.0])
+
+
+class Person:
+    """Answers questions from a list, and presses keys at given ticks."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers, self.asked, self.heard = list(answers), [], None
+
+    def ask(self, words: str) -> str:
+        self.asked.append(words)
+        return self.answers.pop(0)
+
+    def listen(self, heard):
+        self.heard = heard
+
+    def operator(self) -> Operator:
+        return Operator(self.ask, self.listen)
+
+
+@pytest.fixture
+def starts(tmp_path):
+    entries = [
+        {"name": f"s{i}", "description": f"cube at {i} cm", "instruction": "Lift the cube."} for i in range(3)
+    ]
+    path = tmp_path / "starts.json"
+    path.write_text(json.dumps(entries))
+    return path
+
+
+@pytest.fixture
+def config(starts, tmp_path):
+    def make(**changes):
+        robot = SO101SimConfig(
+            views=["top"], height=32, width=32, renderer="ray", world=f"real-{tmp_path.name}", **changes
+        )
+        return SO101RealEnvConfig(
+            robot=robot,
+            starts=starts,
+            results=tmp_path / "results.jsonl",
+            episode_time_s=0.1,
+            home_time_s=0.05,
+            fps=100,
+        )
+
+    return make
+
+
+@pytest.fixture
+def env(config):
+    made = []
+
+    def make(person, **changes):
+        made.append(RealEnv(config(**changes), person.operator()))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def episode(env, keys=(), person=None):
+    """Run to the end; press a key at some ticks."""
+    observation, info = env.reset(seed=7)
+    assert env.observation_space.contains(observation)
+    over, ticks = False, 0
+    while not over:
+        for tick, key in keys:
+            if tick == ticks:
+                person.heard(key)
+        observation, _, terminated, truncated, info = env.step(HOME)
+        over, ticks = terminated or truncated, ticks + 1
+    return info["is_success"], ticks
+
+
+def test_an_episode_is_laid_out_judged_and_written_down(env):
+    person = Person("", "y", "", "n")
+    real = env(person)
+    assert episode(real) == (True, 10)
+    assert real.task_description == "Lift the cube."
+    assert "Start 1 of 3, s0: cube at 0 cm" in person.asked[0]
+    rows = [json.loads(line) for line in real.config.results.read_text().splitlines()]
+    assert [(row["start"], row["success"], row["judged_by"]) for row in rows] == [("s0", True, "key")]
+    assert episode(real)[0] is False
+    assert "Start 2 of 3, s1" in person.asked[2]
+    assert real._results.summary() == "50.0 % (1/2, 9.5 to 90.5)"
+
+
+def test_the_next_start_is_the_first_without_a_result(config):
+    results = Results(config().results)
+    results.add("s0", True)
+    results.add("s2", False)
+    person = Person("", "y")
+    real = RealEnv(config(), person.operator())
+    real.reset()
+    assert real._start.name == "s1"
+    real.close()
+    results.add("s1", True)
+    with pytest.raises(ValueError, match=r"all 3 starts have results in .*66.7 % \(2/3"):
+        RealEnv(config(), person.operator()).reset()
+
+
+def test_keys_end_an_episode_and_have_it_again(env):
+    person = Person("", "y", "", "", "y")
+    real = env(person)
+    assert episode(real, [(3, "n")], person) == (True, 4)
+    assert episode(real, [(2, "r")], person) == (False, 3)
+    assert real._results.done == {"s0"}  # it has no result, and is laid out again
+    assert episode(real)[0]
+    assert real._results.done == {"s0", "s1"}
+
+
+def test_stopping_keeps_what_is_written_and_no_more(env):
+    person = Person("", "y", "", "q")
+    real = env(person)
+    episode(real)
+    with pytest.raises(Aborted):
+        episode(real, [(2, "q")], person)
+    assert real._results.done == {"s0"}
+    with pytest.raises(Aborted):
+        real.reset()
+
+
+def test_a_pause_sends_nothing(env, monkeypatch):
+    person = Person("", "y")
+    real = env(person)
+    real.reset()
+    sent = []
+    monkeypatch.setattr(real._robot, "send_action", lambda action: sent.append(action))
+    person.heard("space")
+
+    def go_on(seconds):
+        if real._operator.paused:
+            assert not sent
+            person.heard("space")
+
+    monkeypatch.setattr("lerobot_robot_so101.real_env.time.sleep", go_on)
+    real.step(HOME)
+    assert len(sent) == 1
+
+
+def test_an_unclear_answer_is_asked_again():
+    person = Person("what", "r")
+    assert person.operator().judge() is None
+    assert len(person.asked) == 2
+
+
+def test_lerobot_eval_asks_once_per_episode(config, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    policy = ACTConfig(
+        input_features={
+            "observation.state": PolicyFeature(FeatureType.STATE, (6,)),
+            "observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
+        pretrained_backbone_weights=None,
+        chunk_size=4,
+        n_action_steps=4,
+        dim_model=16,
+        n_heads=2,
+        dim_feedforward=16,
+        n_encoder_layers=1,
+        use_vae=False,
+        device="cpu",
+        push_to_hub=False,
+    )
+    ACTPolicy(policy).save_pretrained(tmp_path / "act")
+    for pipeline in make_pre_post_processors(policy):
+        pipeline.save_pretrained(tmp_path / "act")
+    policy.pretrained_path = tmp_path / "act"
+    person = Person("", "y", "", "n")
+    monkeypatch.setattr(human_operator.Operator.__init__, "__defaults__", (person.ask, person.listen))
+    lerobot_eval.eval_main(
+        EvalPipelineConfig(
+            env=config(),
+            eval=EvalConfig(n_episodes=2, batch_size=1, use_async_envs=False),
+            policy=policy,
+            output_dir=tmp_path / "eval",
+        )
+    )
+    overall = json.loads((tmp_path / "eval" / "eval_info.json").read_text())["overall"]
+    assert overall["pc_success"] == 50.0
+    assert not person.answers
+    assert len(person.asked) == 4
+
+
+def test_one_arm_is_one_environment(config):
+    with pytest.raises(ValueError, match=r"--eval.batch_size: found 2, expected 1"):
+        config().create_envs(2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"success": "wish"}, "--env.success: found 'wish', expected one of key, inside, lifted"),
+        ({"success": "inside", "segmenter": "workbench"}, "nothing for --env.target, --env.container"),
+        ({"home": [0.0]}, "--env.home: found 1 numbers, expected 6"),
+    ],
+)
+def test_what_cannot_be_is_said(config, changes, message):
+    made = config()
+    for name, value in changes.items():
+        setattr(made, name, value)
+    with pytest.raises(ValueError, match=message):
+        made.check()
+
+
+def test_starts_that_are_missing_or_incomplete(tmp_path):
+    with pytest.raises(ValueError, match="so101-starts"):
+        read_starts(tmp_path / "none.json")
+    path = tmp_path / "starts.json"
+    path.write_text(json.dumps([{"name": "a", "instruction": "b"}]))
+    with pytest.raises(ValueError, match=r"entry 0 .* lacks description"):
+        read_starts(path)
+    whole = {"name": "a", "instruction": "b", "description": "c"}
+    path.write_text(json.dumps([whole, whole]))
+    with pytest.raises(ValueError, match=r"each name once \(\['a'\]\)"):
+        read_starts(path)
+    path.write_text(json.dumps([{**whole, "picture": "a.png"}]))
+    with pytest.raises(ValueError, match="a picture that is not there"):
+        read_starts(path)
+
+
+def masks(target, container=None):
+    made = []
+    for box in (target, container):
+        mask = np.zeros((40, 40), bool)
+        if box:
+            mask[box[0] : box[1], box[2] : box[3]] = True
+        made.append(mask)
+    return made
+
+
+def test_inside_looks_for_the_outline_of_the_container():
+    cube, bowl = masks((10, 16, 10, 16), (5, 25, 5, 25))
+    bowl &= ~cube  # what it covers is not seen
+    assert CHECKS["inside"](Seen(cube, bowl, None, None))
+    beside, _ = masks((28, 34, 10, 16))
+    assert not CHECKS["inside"](Seen(beside, bowl, None, None))
+    assert not CHECKS["inside"](Seen(np.zeros_like(cube), bowl, None, None))
+
+
+def test_lifted_compares_with_the_beginning():
+    cube, none = masks((10, 16, 10, 16))
+    before = np.full((40, 40), 500.0)
+    assert CHECKS["lifted"](Seen(cube, none, before - 60 * cube, before))
+    assert not CHECKS["lifted"](Seen(cube, none, before - 20 * cube, before))
+    with pytest.raises(ValueError, match="no depth"):
+        CHECKS["lifted"](Seen(cube, none, None, None))
