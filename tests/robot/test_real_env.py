@@ -141,6 +141,7 @@ def test_stopping_keeps_what_is_written_and_no_more(env):
     with pytest.raises(Aborted):
         episode(real, [(2, "q")], person)
     assert real._results.done == {"s0"}
+    assert real._robot is None  # let go
     with pytest.raises(Aborted):
         real.reset()
 

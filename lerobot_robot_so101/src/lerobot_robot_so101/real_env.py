@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -78,6 +80,28 @@ class RealEnv(gym.Env):
             Aborted: the operator stops.
         """
         super().reset(seed=seed)
+        with self._letting_go():
+            return self._lay_out(), {"is_success": False}
+
+    def step(self, action: np.ndarray):
+        """Send a command, wait for the next tick, and look.
+
+        Raises:
+            Aborted: the operator stops.
+        """
+        with self._letting_go():
+            return self._step(action)
+
+    @contextmanager
+    def _letting_go(self) -> Iterator[None]:
+        """LeRobot closes no environment that raises: let go of the arm ourselves."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _lay_out(self) -> dict[str, Any]:
         self._start = self._next_start()
         if self._robot is None:
             self._robot = make_robot_from_config(self.config.robot)
@@ -93,10 +117,9 @@ class RealEnv(gym.Env):
             self._check.reset()
         self._operator.begin()
         self._ticks, self._late, self._due = 0, 0, time.perf_counter()
-        return self._observe(), {"is_success": False}
+        return self._observe()
 
-    def step(self, action: np.ndarray):
-        """Send a command, wait for the next tick, and look."""
+    def _step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         self._wait_while_paused()
         self._send(action)
         self._keep_time()
