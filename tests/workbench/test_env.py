@@ -13,6 +13,7 @@ from lerobot_env_so101_workbench.env_config import gym_id
 from lerobot_env_so101_workbench.expert import Expert
 from lerobot_env_so101_workbench.start import evaluation_start
 from lerobot_env_so101_workbench.tasks import LiftCube
+from lerobot_processor_so101.guard import GuardLimits
 
 TINY = {"height": 32, "width": 40}
 
@@ -199,3 +200,21 @@ def test_environments_run_in_processes_of_their_own():
         assert info["is_success"].tolist() == [False, False]
     finally:
         envs.close()
+
+
+def test_a_guarded_environment_holds_actions_to_the_limits():
+    limits = GuardLimits(velocity=30)
+    env = WorkbenchEnv("lift_cube", view=View(("top",), 32, 32, rgb=False), renderer="ray", limits=limits)
+    env.reset(seed=0)
+    before = env.world.joints()
+    env.step(np.full(6, np.nan))
+    np.testing.assert_allclose(
+        env.world.joints(), before, atol=1.5
+    )  # it holds, and sags by no more than its play
+    for _ in range(15):
+        env.step(before + [60, 0, 0, 0, 0, 0])
+    assert 5 < env.world.joints()[0] - before[0] < 0.5 * 30 + 1.5
+    env.close()
+    config = SO101SimEnvConfig(guarded=True, limits=limits)
+    assert config.gym_kwargs["limits"] == limits
+    assert SO101SimEnvConfig().gym_kwargs["limits"] is None

@@ -105,6 +105,18 @@ def test_a_missing_joint_and_a_nan_are_named(connected):
         robot.send_action({**action, "gripper.pos": float("nan")})
 
 
+def test_a_guarded_robot_holds_where_it_is_told_nonsense(connected, caplog):
+    robot, _ = connected({"guarded": True})
+    before = robot.world.joints()
+    told = robot.send_action(as_action([np.nan] * 6))
+    np.testing.assert_allclose([told[name] for name in ACTION_NAMES], before)
+    told = robot.send_action(as_action(before + 90))
+    assert max(abs(told[name] - joint) for name, joint in zip(ACTION_NAMES, before, strict=True)) < 15
+    with caplog.at_level(logging.INFO):
+        robot.disconnect()
+    assert "guard: 2 commands, 0 passed, 1 clamped, 1 held" in caplog.text
+
+
 def test_an_unconnected_robot_and_a_name_in_use_are_refused(connected):
     robot, _ = connected()
     with pytest.raises(ConnectionError, match=r"world 'workbench' is in use.*--robot\.world"):

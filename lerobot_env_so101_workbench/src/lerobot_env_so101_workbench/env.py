@@ -8,9 +8,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from lerobot_processor_so101.guard import GuardLimits
+
 from .arm import FPS, JOINTS
 from .overlay import film_frame
 from .start import evaluation_start, training_start
+from .tick_guard import TickGuard
 from .views import MAX_DEPTH_MM, View
 from .world import World
 
@@ -33,6 +36,7 @@ class WorkbenchEnv(gym.Env):
         starts: `eval` for the frozen starts (number = seed modulo 200), `train` to draw one from the seed.
         view: which pictures to take.
         renderer, shadows: see `World`.
+        limits: of the guard that actions go through, which holds where they are no numbers; None for no guard.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
@@ -46,12 +50,14 @@ class WorkbenchEnv(gym.Env):
         renderer: str = "auto",
         shadows: bool = False,
         render_mode: str = "rgb_array",
+        limits: GuardLimits | None = None,
     ) -> None:
         self.task, self.level, self._starts = task, level, starts
         self.render_mode = render_mode
         self._view = (view or View()).check()
         self._make_world = lambda: World(task, level, renderer, shadows)
         self._world: World | None = None
+        self._guard = TickGuard(limits) if limits else None
         self._next_seed, self._progress = 0, 0.0
         self.observation_space = _observation_space(self._view)
         self.action_space = gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)
@@ -78,12 +84,14 @@ class WorkbenchEnv(gym.Env):
         self._next_seed = seed + 1
         draw = evaluation_start if self._starts == "eval" else training_start
         self.world.reset(draw(self.task, self.level, seed))
+        if self._guard is not None:
+            self._guard.stand(self.world.joints())
         info = self._info()
         self._progress = info["progress"]
         return self._observe(), info
 
     def step(self, action: np.ndarray):
-        self.world.step(action)
+        self.world.step(action if self._guard is None else self._guard.check(action))
         info = self._info()
         reward, self._progress = info["progress"] - self._progress, info["progress"]
         diverged = not self.world.is_finite()

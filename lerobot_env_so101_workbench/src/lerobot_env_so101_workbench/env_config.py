@@ -14,6 +14,7 @@ from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from lerobot_processor_so101 import TellFPSProcessorStep
+from lerobot_processor_so101.guard import GuardLimits
 
 from .names import check_level, check_task
 from .views import View
@@ -35,6 +36,8 @@ class SO101SimEnvConfig(EnvConfig):
         rgb, seg, depth: which pictures the policy is given.
         shadows: draw shadows (slower).
         renderer: auto, egl, osmesa, glfw or ray.
+        guarded: hold actions to `limits`, as `so101_guarded` does; without, whatever is asked is tried.
+        limits: see `GuardLimits`.
     """
 
     task: str | None = "lift_cube"
@@ -48,6 +51,8 @@ class SO101SimEnvConfig(EnvConfig):
     depth: bool = False
     shadows: bool = False
     renderer: str = "auto"
+    guarded: bool = False
+    limits: GuardLimits = field(default_factory=GuardLimits)
 
     def __post_init__(self) -> None:
         self.tasks = [name.strip() for name in str(self.task).split(",")]
@@ -92,6 +97,7 @@ class SO101SimEnvConfig(EnvConfig):
             "view": self.view(),
             "renderer": self.renderer,
             "shadows": self.shadows,
+            "limits": self.limits if self.guarded else None,
         }
 
     def get_env_processors(self) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:

@@ -18,6 +18,7 @@ from lerobot.robots import Robot
 from .arm import ACTION_NAMES, FPS
 from .home_rule import HomeRule
 from .robot_config import SO101SimConfig
+from .tick_guard import TickGuard
 
 if TYPE_CHECKING:
     from .start import Start
@@ -55,6 +56,7 @@ class SO101Sim(Robot):
         self._view = config.view()
         self.cameras = dict.fromkeys(self._view.shapes(), self._view)
         self._world: World | None = None
+        self._guard = TickGuard(config.limits) if config.guarded else None
         self._seed, self._home_rule = config.seed, HomeRule()
         self._was_success = False
         self._disturbance: np.ndarray | None = None
@@ -95,11 +97,13 @@ class SO101Sim(Robot):
             )
         start = self._start()
         self._world = World(self.config.task, self.config.level, self.config.renderer, self.config.shadows)
-        self._world.reset(start)
+        self._reset(start)
         _robots[self.config.world] = self
 
     def disconnect(self) -> None:
         if self._world is not None:
+            if self._guard is not None:
+                logger.info("so101 workbench: %s", self._guard.report())
             self._world.close()
             self._world = None
             _robots.pop(self.config.world, None)
@@ -115,21 +119,29 @@ class SO101Sim(Robot):
         return {**joints, **self._view.capture(self.world)}
 
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
-        """Advance the world by one control period; returns the action it was given.
+        """Advance the world by one control period; returns what the arm was told.
 
         Raises:
-            ValueError: a joint is missing or a value is not finite.
+            ValueError: a joint is missing, or without a guard a value is not finite.
         """
         missing = [name for name in ACTION_NAMES if name not in action]
         if missing:
             raise ValueError(
                 f"action: {', '.join(missing)} missing, found {sorted(action)}, expected {list(ACTION_NAMES)}."
             )
-        self.world.step(np.array([action[name] for name in ACTION_NAMES]), self._disturbance)
+        told = np.array([action[name] for name in ACTION_NAMES])
+        if self._guard is not None:
+            told = self._guard.check(told)
+        self.world.step(told, self._disturbance)
         self._disturbance = None
         self._report_success()
         self._lay_table_anew_when_home()
-        return action
+        return dict(zip(ACTION_NAMES, told.tolist(), strict=True)) if self._guard is not None else action
+
+    def _reset(self, start: Start) -> None:
+        self.world.reset(start)
+        if self._guard is not None:
+            self._guard.stand(self.world.joints())
 
     def disturb(self, disturbance: np.ndarray) -> None:
         """Shake the next command by `disturbance` (6,) in LeRobot units."""
@@ -163,7 +175,7 @@ class SO101Sim(Robot):
     def _lay_table_anew_when_home(self) -> None:
         if not self.world.is_finite():
             self._seed += 1
-            self.world.reset(self._start())
+            self._reset(self._start())
             return
         if self._home_rule.came_home(self.world.joints()):
             self._seed += 1

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from lerobot.robots.config import RobotConfig
 
+from lerobot_processor_so101.guard import GuardLimits
+
 from .names import check_level, check_task
 from .views import View
 
@@ -25,7 +27,7 @@ class SO101SimConfig(RobotConfig):
         height, width: picture size in pixels.
         rgb, seg, depth: which pictures are taken; `<camera>_seg` and `<camera>_depth` have one channel.
         world: name by which a teleoperator finds this robot in the same process.
-        shadows, renderer: see `SO101SimEnvConfig`.
+        shadows, renderer, guarded, limits: see `SO101SimEnvConfig`.
     """
 
     task: str = "lift_cube"
@@ -41,6 +43,8 @@ class SO101SimConfig(RobotConfig):
     world: str = "workbench"
     shadows: bool = False
     renderer: str = "auto"
+    guarded: bool = False
+    limits: GuardLimits = field(default_factory=GuardLimits)
 
     def check(self) -> None:
         """Say what cannot be. Not done while options are parsed: the parser would bury the sentence.
