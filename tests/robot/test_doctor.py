@@ -115,3 +115,12 @@ def test_the_command_says_by_its_exit_whether_there_is_something_to_do(monkeypat
         doctor.main()
     assert ended.value.code == 1
     assert "-> c" in capsys.readouterr().out
+
+
+def test_the_workbench_has_a_line_of_its_own():
+    from lerobot_env_so101_workbench.doctor_line import rendering
+
+    (line,) = rendering(DoctorConfig())
+    what, found, fix = Finding(*line)
+    assert what == "rendering"
+    assert bool(fix) == (found == "the ray-caster")
