@@ -16,6 +16,7 @@ from .deferred import PERCEPTION, Deferred, resolve_all, resolve_perception
 from .disparity import depth_to_disparity
 from .disparity_step import DisparityProcessorStep
 from .geometry import GEOMETRY_FEATURES, class_masks, mask_geometry
+from .guard_step import GuardProcessorStep
 from .history import FrameHistory
 from .identity import ModelIdentity, weights_hash
 from .keys import (
@@ -47,6 +48,7 @@ __all__ = [
     "Deferred",
     "DisparityProcessorStep",
     "FrameHistory",
+    "GuardProcessorStep",
     "ModelIdentity",
     "Scores",
     "SegmentationProcessorStep",
