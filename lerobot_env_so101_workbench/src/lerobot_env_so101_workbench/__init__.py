@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """An SO-101 on its table in MuJoCo, for LeRobot's own commands.
 
-Importing this package registers the environment `so101_sim`, the robot `so101_sim` and the teleoperator
-`so101_expert`; MuJoCo itself is imported when one of them is used.
+Importing this package registers the environment `so101_sim`, the robot `so101_sim`, the teleoperator
+`so101_expert` and the camera `so101_virtual`; MuJoCo itself is imported when one of the first three is used.
 """
 
 import gymnasium as gym
 
+from .camera_config import SO101VirtualCameraConfig
 from .env_config import SO101SimEnvConfig, gym_id
 from .names import CAMERA_NAMES, LEVELS, TASK_NAMES
 from .robot_config import SO101SimConfig
@@ -17,7 +18,7 @@ for _task in TASK_NAMES:
     gym.register(id=gym_id(_task), entry_point=f"{__name__}.env:WorkbenchEnv", kwargs={"task": _task})
 
 # LeRobot builds a device from its configuration's class name, which it looks up in this module.
-_LAZY = {"SO101Sim": ".robot", "SO101Expert": ".teleop"}
+_LAZY = {"SO101Sim": ".robot", "SO101Expert": ".teleop", "SO101VirtualCamera": ".camera"}
 
 __all__ = [
     "CAMERA_NAMES",
@@ -26,6 +27,7 @@ __all__ = [
     "SO101ExpertConfig",
     "SO101SimConfig",
     "SO101SimEnvConfig",
+    "SO101VirtualCameraConfig",
     "View",
     "gym_id",
 ]

@@ -23,12 +23,17 @@ KINDS = {
 }
 
 
-class Faults:
-    """Faults of one bus; may be set from any thread.
+class Chances:
+    """Faults that happen to the next few of something, or by chance; may be set from any thread.
 
     Args:
-        seed: of the chances and of which byte is damaged.
+        seed: of the chances.
+
+    Attributes:
+        kinds: names of the faults, and what they are.
     """
+
+    kinds: dict[str, str] = {}
 
     def __init__(self, seed: int = 0) -> None:
         self._random = random.Random(seed)
@@ -38,22 +43,20 @@ class Faults:
     def clear(self) -> None:
         """All is well again."""
         with self._lock:
-            self._next = dict.fromkeys(KINDS, 0)
-            self._rate = dict.fromkeys(KINDS, 0.0)
-            self._silent: frozenset[str] = frozenset()
-            self._jammed: frozenset[str] = frozenset()
+            self._next = dict.fromkeys(self.kinds, 0)
+            self._rate = dict.fromkeys(self.kinds, 0.0)
 
     def next(self, kind: str, count: int = 1) -> None:
-        """The next `count` packets suffer from `kind`.
+        """The next `count` suffer from `kind`.
 
         Raises:
             ValueError: there is no such kind.
         """
         with self._lock:
-            self._next[_check_kind(kind)] = count
+            self._next[self._check_kind(kind)] = count
 
     def rate(self, kind: str, chance: float) -> None:
-        """From now on each packet suffers from `kind` with this chance, 0 to 1.
+        """From now on each suffers from `kind` with this chance, 0 to 1.
 
         Raises:
             ValueError: there is no such kind, or the chance is none.
@@ -61,7 +64,33 @@ class Faults:
         if not 0.0 <= chance <= 1.0:
             raise ValueError(f"chance of {kind}: found {chance}, expected 0 to 1.")
         with self._lock:
-            self._rate[_check_kind(kind)] = chance
+            self._rate[self._check_kind(kind)] = chance
+
+    def happens(self, kind: str) -> bool:
+        """Whether the one at hand suffers from `kind`."""
+        with self._lock:
+            if self._next[kind] > 0:
+                self._next[kind] -= 1
+                return True
+            return self._rate[kind] > 0 and self._random.random() < self._rate[kind]
+
+    def _check_kind(self, kind: str) -> str:
+        if kind not in self.kinds:
+            raise ValueError(f"fault: found {kind!r}, expected one of {', '.join(self.kinds)}.")
+        return kind
+
+
+class Faults(Chances):
+    """Faults of one bus, whose packets suffer; the seed also says which byte is damaged."""
+
+    kinds = KINDS
+
+    def clear(self) -> None:
+        """All is well again."""
+        super().clear()
+        with self._lock:
+            self._silent: frozenset[str] = frozenset()
+            self._jammed: frozenset[str] = frozenset()
 
     def silence(self, *servos: str) -> None:
         """These servos, and no others, do not answer; they still obey."""
@@ -81,14 +110,6 @@ class Faults:
     def jammed(self) -> frozenset[str]:
         return self._jammed
 
-    def happens(self, kind: str) -> bool:
-        """Whether the packet at hand suffers from `kind`."""
-        with self._lock:
-            if self._next[kind] > 0:
-                self._next[kind] -= 1
-                return True
-            return self._rate[kind] > 0 and self._random.random() < self._rate[kind]
-
     def deliver(self, answer: bytes) -> bytes:
         """What arrives of an answer."""
         if self.happens("lost"):
@@ -101,9 +122,3 @@ class Faults:
         if self.happens("checksum"):
             damaged[-1] ^= 0xFF
         return bytes(damaged)
-
-
-def _check_kind(kind: str) -> str:
-    if kind not in KINDS:
-        raise ValueError(f"fault: found {kind!r}, expected one of {', '.join(KINDS)}.")
-    return kind

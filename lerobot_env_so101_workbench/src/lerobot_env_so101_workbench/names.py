@@ -10,6 +10,7 @@ from collections.abc import Sequence
 TASK_NAMES = ("lift_cube", "place_cube", "sort_cubes", "pass_post")
 LEVELS = ("clean", "distractors", "randomised")
 CAMERA_NAMES = ("top", "wrist", "front")
+FOLLOWER_PORT = "/tmp/so101_follower"  # of the virtual arm, where nothing else is asked for
 MIN_SIDE, MAX_SIDE = 16, 2048  # pixels
 
 

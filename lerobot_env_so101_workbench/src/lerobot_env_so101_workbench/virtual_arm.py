@@ -2,7 +2,7 @@
 """A follower and a leader arm on emulated serial ports: LeRobot's `so101_follower` and `so101_leader` without an arm.
 
 The follower's servos move the simulated arm on its table, the leader is moved by the scripted expert or by a
-recording. Physics and servos live on one thread, in real time; each port has a thread of its own.
+recording. Physics, servos and cameras live on one thread, in real time; each port has a thread of its own.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from . import arm
+from .arm_camera import ArmCamera
 from .bus_faults import Faults
 from .home_rule import HomeRule
 from .leader_moves import by_hand, expert_moves, read_actions, recorded_moves
-from .names import check_level, check_task
+from .names import FOLLOWER_PORT, check_cameras, check_level, check_size, check_task
+from .picture_file import picture_path
 from .scene import SUBSTEPS
 from .start import Start, training_start
 from .sts_servo import Servo
@@ -66,6 +68,9 @@ class VirtualArmConfig:
         recording, episode: folder of the LeRobotDataset, and the episode in it, for --leader=recording.
         id: name of the calibration files, for --robot.id and --teleop.id.
         follower_port, leader_port: paths that lead to the ports.
+        cameras: whose pictures are published for `so101_virtual` cameras: top, wrist, front. None costs nothing.
+        height, width: of the pictures [pixels].
+        camera_fps: pictures per second of each camera.
     """
 
     task: str = "lift_cube"
@@ -76,8 +81,12 @@ class VirtualArmConfig:
     recording: Path | None = None
     episode: int = 0
     id: str = "virtual"
-    follower_port: Path = Path("/tmp/so101_follower")
+    follower_port: Path = Path(FOLLOWER_PORT)
     leader_port: Path = Path("/tmp/so101_leader")
+    cameras: list[str] = field(default_factory=list)
+    height: int = 240
+    width: int = 320
+    camera_fps: int = 30
 
     def check(self) -> None:
         """Say what cannot be.
@@ -95,6 +104,11 @@ class VirtualArmConfig:
                 f"--recording: found {self.recording} with --leader={self.leader}; --leader=recording needs the "
                 "folder of a LeRobotDataset, and nothing else does."
             )
+        if self.cameras:
+            check_cameras(self.cameras, "--cameras")
+        check_size(self.height, self.width, "--width and --height")
+        if not 1 <= self.camera_fps <= round(1 / STEP):
+            raise ValueError(f"--camera_fps: found {self.camera_fps}, expected 1 to {round(1 / STEP)}.")
 
 
 class Side:
@@ -144,6 +158,7 @@ class VirtualArm:
     Attributes:
         world: the follower's world; it belongs to the thread that lets time pass.
         follower, leader: the arms; `leader` is None where none was asked for.
+        cameras: by name, those that were asked for.
 
     Raises:
         ValueError, FileNotFoundError: the configuration cannot be.
@@ -160,6 +175,17 @@ class VirtualArm:
         self.follower = Side(joints, config.follower_port, config.servos, 2 * config.seed)
         joints.hand = stay(joints.radians.copy())  # until the servos hold it
         self.leader = None if config.leader == "none" else self._make_leader(joints.radians, actions)
+        self.cameras = {
+            view: ArmCamera(
+                view,
+                picture_path(config.follower_port, view),
+                config.height,
+                config.width,
+                config.camera_fps,
+                config.seed + number,
+            )
+            for number, view in enumerate(config.cameras)
+        }
         self._steps = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -181,16 +207,18 @@ class VirtualArm:
     # -- ports -----------------------------------------------------------------------------------------------
 
     def plug_in(self) -> None:
-        """Open the ports; where servos are ready, write the calibration files that LeRobot looks for.
+        """Open ports and picture files; where servos are ready, write the calibration files that LeRobot looks for.
 
         Raises:
-            FileExistsError: a port's path or a calibration file is taken.
+            FileExistsError: a port's path, a picture file's or a calibration file is taken.
         """
         try:
             for side, folder in zip(self.sides, (FOLLOWER, LEADER), strict=False):
                 if self.config.servos == "ready":
                     write_calibration_file(side.bus.servos, folder, self.config.id)
                 side.bus.plug_in()
+            for camera in self.cameras.values():
+                camera.plug_in()
         except BaseException:
             self.close()
             raise
@@ -201,9 +229,14 @@ class VirtualArm:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._pull_cables()
+        self.world.close()
+
+    def _pull_cables(self) -> None:
+        for camera in self.cameras.values():
+            camera.pull_cable()
         for side in self.sides:
             side.bus.pull_cable()
-        self.world.close()
 
     def __enter__(self) -> VirtualArm:
         self.plug_in()
@@ -220,23 +253,31 @@ class VirtualArm:
         """Let this much time pass, as fast as it goes. Not while the arm runs in real time."""
         for _ in range(round(seconds / STEP)):
             self._step()
+            self._look()
 
     def _run(self) -> None:
         """Keep up with the clock on the wall; what a busy machine cannot make up for is left out."""
-        due = time.monotonic()
         try:
+            self._look()  # the first pictures, for which the renderer starts: that may take a second
+            due = time.monotonic()
             while not self._stop.is_set():
                 now = time.monotonic()
                 due = max(due, now - _LATE)
                 while due <= now:
                     self._step()
                     due += STEP
-                self._stop.wait(due - now)
+                self._look()  # once for all steps that were due: a slow renderer must not slow the servos
+                self._stop.wait(max(0.0, due - time.monotonic()))
         except Exception:
             # Better a port that is gone than servos that answer for a world that stands still.
             logger.exception("so101-virtual-arm: the simulation failed, the ports are closed.")
-            for side in self.sides:
-                side.bus.pull_cable()
+            self._pull_cables()
+        finally:
+            self.world.close()  # the renderer's context belongs to this thread
+
+    def _look(self) -> None:
+        for camera in self.cameras.values():
+            camera.look(self.world, self._steps)
 
     def _step(self) -> None:
         for side in self.sides:

@@ -14,11 +14,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import draccus
 
 from .arm import JOINTS
+from .arm_camera import CAMERA_KINDS, ArmCamera
 from .bus_faults import KINDS
+from .names import CAMERA_NAMES, FOLLOWER_PORT
 from .virtual_arm import Side, VirtualArm, VirtualArmConfig
 
 HELP = f"""\
@@ -36,7 +39,24 @@ Commands (begin with "leader" for the leader arm):
   well                 end all faults
   status               what the servos say
   help, quit
-Joints: {", ".join(JOINTS)}"""
+Joints: {", ".join(JOINTS)}
+Commands for a camera (begin with its name, for example "top latency 150"):
+  latency MS           pictures arrive so much later
+  fault KIND [COUNT]   the next COUNT pictures: {", ".join(CAMERA_KINDS)}
+  rate KIND CHANCE     each picture from now on, with this chance
+  pull, plug           its cable
+  well                 end all its faults
+  status               how many pictures it sent"""
+
+_CAMERA_COMMANDS: dict[str, Callable[..., str | None]] = {
+    "latency": lambda camera, ms: camera.faults.delay(_number(ms) / 1000.0),
+    "fault": lambda camera, kind, count="1": camera.faults.next(kind, int(_number(count))),
+    "rate": lambda camera, kind, chance: camera.faults.rate(kind, _number(chance)),
+    "pull": lambda camera: camera.pull_cable(),
+    "plug": lambda camera: camera.plug_in(),
+    "well": lambda camera: camera.faults.clear(),
+    "status": lambda camera: f"{camera.delivered} pictures sent, {camera.skipped} skipped by a busy machine.",
+}
 
 
 class Console:
@@ -56,7 +76,7 @@ class Console:
             "brownout": lambda side, seconds="0.2": side.bus.brown_out(_number(seconds)),
             "pull": lambda side: side.bus.pull_cable(),
             "plug": lambda side: side.bus.plug_in(),
-            "well": lambda side: side.faults.clear(),
+            "well": self._well,
             "status": _status,
             "help": lambda side: HELP,
         }
@@ -68,35 +88,47 @@ class Console:
             EOFError: it was "quit".
         """
         words = shlex.split(line)
-        side = self._arm.follower
-        if words and words[0] in ("follower", "leader") and words.pop(0) == "leader":
-            if self._arm.leader is None:
-                return "There is no leader: start with --leader=expert, recording or still."
-            side = self._arm.leader
+        whose = words.pop(0) if words and words[0] in ("follower", "leader", *CAMERA_NAMES) else "follower"
         if not words:
             return ""
-        name, *arguments = words
-        if name in ("quit", "exit"):
-            raise EOFError
-        if name not in self._commands:
-            return f"Found {name!r}, expected a command.\n{HELP}"
-        command = self._commands[name]
-        try:
-            inspect.signature(command).bind(side, *arguments)
-        except TypeError:
-            return (
-                f"{name}: found {' '.join(arguments) or 'nothing'} behind it, expected other words.\n{HELP}"
-            )
-        try:
-            return command(side, *arguments) or "ok"
-        except (ValueError, FileExistsError) as error:
-            return str(error)
+        if whose in CAMERA_NAMES:
+            if whose not in self._arm.cameras:
+                return f"There is no camera {whose}: start with --cameras=[{whose}]."
+            return _carry_out(_CAMERA_COMMANDS, self._arm.cameras[whose], words)
+        side = self._arm.follower if whose == "follower" else self._arm.leader
+        if side is None:
+            return "There is no leader: start with --leader=expert, recording or still."
+        return _carry_out(self._commands, side, words)
+
+    def _well(self, side: Side) -> None:
+        """End all faults of an arm; the cameras belong to the follower."""
+        side.faults.clear()
+        for camera in self._arm.cameras.values() if side is self._arm.follower else ():
+            camera.faults.clear()
 
     @staticmethod
     def _attach(side: Side, *joints: str) -> str:
         wanted = JOINTS if joints == ("all",) else () if joints == ("none",) else joints
         side.bus.attach(*wanted)
         return f"On the cable: {', '.join(wanted) or 'none'}."
+
+
+def _carry_out(commands: dict[str, Callable[..., str | None]], on: Side | ArmCamera, words: list[str]) -> str:
+    """Do the command in `words`; what there is to say about it. Raises EOFError for "quit"."""
+    name, *arguments = words
+    if name in ("quit", "exit"):
+        raise EOFError
+    if name not in commands:
+        return f"Found {name!r}, expected a command.\n{HELP}"
+    command = commands[name]
+    try:
+        inspect.signature(command).bind(on, *arguments)
+    except TypeError:
+        return f"{name}: found {' '.join(arguments) or 'nothing'} behind it, expected other words.\n{HELP}"
+    try:
+        return command(on, *arguments) or "ok"
+    except (ValueError, FileExistsError) as error:
+        return str(error)
 
 
 def _number(word: str) -> float:
@@ -129,10 +161,18 @@ def describe(virtual_arm: VirtualArm) -> str:
     if command:
         lines += [f"{command} {robot}"] + ([f"{command} {teleop}"] if leader else [])
     elif leader:
-        lines.append(f"lerobot-teleoperate {robot} {teleop}")
+        lines.append(f"lerobot-teleoperate {robot}{_camera_option(config)} {teleop}")
     else:
-        lines.append(f"lerobot-rollout --policy.path=... {robot}")
+        lines.append(f"lerobot-rollout --policy.path=... {robot}{_camera_option(config)}")
     return "\n".join([*lines, 'Type "help" for what can be done to the arms, Ctrl-C to stop.'])
+
+
+def _camera_option(config: VirtualArmConfig) -> str:
+    """What LeRobot's commands are to be told about the cameras; nothing if there are none."""
+    port = "" if config.follower_port == Path(FOLLOWER_PORT) else f"port: {config.follower_port}, "
+    size = f"width: {config.width}, height: {config.height}, fps: {config.camera_fps}"
+    cameras = [f"{view}: {{type: so101_virtual, view: {view}, {port}{size}}}" for view in config.cameras]
+    return f' --robot.cameras="{{{", ".join(cameras)}}}"' if cameras else ""
 
 
 def _listen(console: Console) -> None:
