@@ -192,7 +192,8 @@ class Actor:
         kind = self.policy.config.type
         if kind == "imf":
             self.policy.vision.forward = self.clock.timed("vision", self.policy.vision.forward)
-            self.policy.model.head.forward = self.clock.timed("head", self.policy.model.head.forward)
+            head = self.policy._acting_model().head  # the average of the weights
+            head.forward = self.clock.timed("head", head.forward)
         elif kind == "diffusion":
             network = self.policy.diffusion
             network.conditional_sample = self.clock.timed("head", network.conditional_sample)
