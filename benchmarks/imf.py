@@ -4,8 +4,9 @@
     python -m benchmarks.imf
 
 `place_cube`, and `pass_post`, which has two answers. No pretrained SigLIP2 is at hand, so the encoder is a small one of its
-class, trained on workbench frames (`benchmarks.small_siglip`). Every head learns from the same cached features of the same
-200 demonstrations, clean, through LeRobot's own training, and acts from pictures on the same 200 frozen starts:
+class, trained on workbench frames (`benchmarks.small_siglip`), and read by cells (`vision_grid=4`). Every head learns from the
+same cached features of the same 200 demonstrations, clean, through LeRobot's own training, and acts from pictures on the same
+200 frozen starts:
 
     imf             1, 2 and 4 steps of one training
     flow_matching   10 steps and 1 of one training: the same network without average velocities
@@ -20,7 +21,7 @@ as take about as long:
 
 Beside success: the share of passes on the left (demonstrations: half), how abruptly commands change at the boundary of two
 chunks and within one, and milliseconds per chunk. BENCH=full adds seeds and the ablations. Stopped and started again, it goes
-on where it was. Writes results/imf.json.
+on where it was. Writes results/imf.json, where arms that are not asked for stay.
 """
 
 import argparse
@@ -42,16 +43,19 @@ from lerobot_policy_imf.configuration_imf import vision_key
 from lerobot_policy_imf.vision import VisionEncoder
 from lerobot_processor_so101.trained_policy import batch_of_one, load_policy
 
+from . import imf_diffusion
 from .clock import Clock
-from .report import save, table
-from .study import Study, compare, row
+from .report import load, save, table
+from .small_siglip import GRID
+from .study import Study, compare, others, row
 
 TASKS = ("place_cube", "pass_post")
 CAMERAS = ("top", "wrist")
 PICTURES = ["--height=96", "--width=96", "--video=false"]
-HORIZON = ["--policy.horizon=16", "--policy.n_action_steps=8", "--policy.n_obs_steps=2"]
+CHUNK = 8  # actions carried out of each
+HORIZON = ["--policy.horizon=16", f"--policy.n_action_steps={CHUNK}", "--policy.n_obs_steps=2"]
 SMALL = ["--policy.n_emb=128", "--policy.n_layer=4", "--policy.n_head=4", "--policy.cond_dim=128"]
-TRAINING = ["--policy.optimizer_lr=1e-3", "--policy.scheduler_warmup_steps=200", "--batch_size=64"]
+TRAINING = ["--policy.optimizer_lr=1e-3", "--policy.scheduler_warmup_steps=200", "--batch_size=32"]
 # What each arm is trained as, and the numbers of steps it acts with.
 ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "imf": ([], (1, 2, 4)),
@@ -113,7 +117,8 @@ class Heads(Study):
             f"--output={out}",
             f"--vision_model_name={self.encoder()}",
         ]
-        self.step(out.name, [*command, "--drop_rgb=true"], out / "meta" / "info.json")
+        options = [f"--vision_grid={GRID}", "--drop_rgb=true"]
+        self.step(out.name, [*command, *options], out / "meta" / "info.json")
         return out
 
     def environment_state(self, task: str) -> Path:
@@ -141,7 +146,8 @@ class Heads(Study):
             given += ["--policy.type=act", "--policy.chunk_size=16", "--policy.n_action_steps=8"]
             given += ["--policy.optimizer_lr=1e-4", "--policy.optimizer_lr_backbone=1e-4"]
         else:
-            given += ["--policy.type=imf", f"--policy.vision_model_name={self.encoder()}", *SMALL]
+            given += ["--policy.type=imf", f"--policy.vision_model_name={self.encoder()}"]
+            given += [f"--policy.vision_grid={GRID}", *SMALL]
         if diffuses or not pixels:
             given += HORIZON
         if pixels:
@@ -151,7 +157,8 @@ class Heads(Study):
             root = self.environment_state(task) if diffuses else self.features(task)
             given += TRAINING
         given += [f"--dataset.root={root}", "--dataset.repo_id=local/seen"]
-        command = ["python", "-m", "benchmarks.imf_regression"] if arm == "regression" else ["lerobot-train"]
+        module = {"regression": "imf_regression", "diffusion": "imf_diffusion"}.get(arm, "train_in_memory")
+        command = ["python", "-m", f"benchmarks.{module}"]
         return self.train(f"{task} {arm} {seed}", [*given, *options], steps, command)
 
     def act(self, task: str, name: str, checkpoint: Path, steps: int) -> dict:
@@ -174,6 +181,20 @@ class Heads(Study):
         return rows
 
 
+class Glimpses(WorkbenchEnv):
+    """The workbench where pictures are only taken when a policy looks, which is at the last two ticks before a new chunk.
+
+    Those in between are the last ones again; nobody looks at them.
+    """
+
+    seen: dict[str, Any] = {}
+
+    def _observe(self) -> dict[str, Any]:
+        if self.world.ticks % CHUNK in (0, CHUNK - 1):
+            self.seen = super()._observe()
+        return {**self.seen, "agent_pos": self.world.joints().astype(np.float32)}
+
+
 class Actor:
     """A trained policy in the workbench.
 
@@ -185,9 +206,14 @@ class Actor:
     """
 
     def __init__(self, checkpoint: Path, steps: int, encoder: Path, regresses: bool) -> None:
+        imf_diffusion.install()
         self.policy, self.pre, self.post = load_policy(checkpoint, num_inference_steps=steps)
         self.noise = torch.zeros(1, 16, 6) if regresses else None
         self.encoder: Any = None
+        self.pictures, self.seen = (
+            None,
+            torch.empty(0),
+        )  # what the encoder has last been shown, and what it saw
         self.clock = Clock("vision", "head")
         kind = self.policy.config.type
         if kind == "imf":
@@ -200,7 +226,7 @@ class Actor:
             if self.policy.config.image_features:
                 network.rgb_encoder.forward = self.clock.timed("vision", network.rgb_encoder.forward)
             else:
-                self.encoder = VisionEncoder.make(str(encoder), 0, None)
+                self.encoder = VisionEncoder.make(str(encoder), GRID, None)
         else:
             self.policy.model.forward = self.clock.timed("head", self.policy.model.forward)
 
@@ -211,8 +237,10 @@ class Actor:
             batch = batch_of_one(observation)
             if self.encoder is not None:
                 views: list[Tensor] = [batch.pop(f"observation.images.{camera}") for camera in CAMERAS]
-                with self.clock.phase("vision"):
-                    batch[OBS_ENV_STATE] = self.encoder(views).flatten(1)
+                if observation["pixels"] is not self.pictures:
+                    with self.clock.phase("vision"):
+                        self.pictures, self.seen = observation["pixels"], self.encoder(views).flatten(1)
+                batch[OBS_ENV_STATE] = self.seen
             options = {} if self.noise is None else {"noise": self.noise}
             action = self.post(self.policy.select_action(self.pre(batch), **options))[0].numpy()
         self.clock.tick()
@@ -220,7 +248,7 @@ class Actor:
 
     def run(self, task: str, starts: int) -> dict:
         """Success at each start, and what the motion was like."""
-        env = WorkbenchEnv(task, "clean", view=View(CAMERAS, 96, 96, True, False, False))
+        env = Glimpses(task, "clean", view=View(CAMERAS, 96, 96, True, False, False))
         episodes = [self.episode(env, task, start) for start in range(starts)]
         env.close()
         passed = [e["left"] for e in episodes if e["success"] and e["left"] is not None]
@@ -250,7 +278,7 @@ class Actor:
         return {"success": int(info["is_success"]), "left": left, "commands": np.array(commands)}
 
 
-def jerks(commands: list[np.ndarray], chunk: int = 8) -> tuple[float, float]:
+def jerks(commands: list[np.ndarray], chunk: int = CHUNK) -> tuple[float, float]:
     """Mean second difference of commands [deg per tick²] where a chunk begins, and elsewhere."""
     boundary, within = [], []
     for acted in commands:
@@ -267,11 +295,11 @@ def main() -> None:
     )
     full = os.environ.get("BENCH") == "full"
     parser.add_argument("--out", type=Path, default=Path("outputs/imf"))
-    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--episodes", type=int, default=400)
     parser.add_argument("--frames", type=int, default=60, help="episodes that the encoder learns from")
-    parser.add_argument("--encoder_steps", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--pixel_steps", type=int, default=2000)
+    parser.add_argument("--encoder_steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--pixel_steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=3 if full else 1)
     parser.add_argument("--starts", type=int, default=200)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
@@ -280,13 +308,14 @@ def main() -> None:
     names = [*options.arms, *(ABLATIONS if full else ())]
     study = Heads(options.out, options)
     arms = {**ARMS, **{name: (extra, (1, 2)) for name, extra in ABLATIONS.items()}}
-    rows = [
+    new = [
         found
         for task in options.tasks
         for name in dict.fromkeys(names)
         for seed in range(options.seeds)
         for found in study.arm(task, name, seed, *arms[name])
     ]
+    rows = [*others(load("imf").get("rows", []), new, ("task", "arm", "seed")), *new]
     labels = list(dict.fromkeys(r["arm"] for r in rows))
     gains = compare(rows, ("task",), [("imf, 1 step", label) for label in labels])
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "tasks", "arms")}

@@ -10,11 +10,12 @@ checkpoint is one of imf; it acts by `chunk` with zero noise.
 from typing import Any
 
 import torch
-from lerobot.scripts import lerobot_train
 from torch import Tensor
 
 from lerobot_policy_imf import modeling_imf
 from lerobot_policy_imf.objectives import Field
+
+from . import train_in_memory
 
 
 def regression_error(
@@ -30,7 +31,7 @@ def main() -> None:
     module.velocity_error = regression_error
     # What is logged of the derivative has nothing to be made of.
     module.IMFPolicy._logs = lambda self, losses, same, slope: {"loss": losses.mean().item()}
-    lerobot_train.main()
+    train_in_memory.main()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from lerobot_processor_so101 import CLASS_NAMES
 from lerobot_processor_so101.trained_policy import load_policy
 
 from .report import load, save, table
-from .study import Study, compare, row
+from .study import Study, compare, others, row
 
 PLACE = json.dumps([*CLASS_NAMES, "red cube", "blue bowl"])
 TASKS = {
@@ -208,7 +208,8 @@ def main() -> None:
         name = f"segdepth_arms_{task}"
         before = load(name) if options.arms else {}
         rows = sorted(
-            [*others(before, new), *new], key=lambda r: (r["level"], arms.index(r["arm"]), r["seed"])
+            [*others(before.get("rows", []), new, ("arm", "level", "seed")), *new],
+            key=lambda r: (r["level"], arms.index(r["arm"]), r["seed"]),
         )
         gains = compare(rows, ("task", "level"), [("true", arm) for arm in arms])
         ticks = before.get("speed", []) if options.arms else speed(study.trained)
@@ -216,12 +217,6 @@ def main() -> None:
             print(table(list(ticks[0]), [list(map(str, row.values())) for row in ticks]))
         result = {"settings": settings, "rows": rows, "paired": gains, "speed": ticks}
         print("written to", save(name, result))
-
-
-def others(before: dict, rows: list[dict]) -> list[dict]:
-    """Rows of the arms that were not run now."""
-    now = {(r["arm"], r["level"], r["seed"]) for r in rows}
-    return [r for r in before.get("rows", []) if (r["arm"], r["level"], r["seed"]) not in now]
 
 
 if __name__ == "__main__":

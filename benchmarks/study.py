@@ -75,6 +75,17 @@ def row(successes: list[int], **what: str | int) -> dict:
     return {**what, **rate(sum(successes), len(successes)), "per_start": successes}
 
 
+def others(before: list[dict], now: list[dict], keys: Sequence[str]) -> list[dict]:
+    """Those rows of an earlier run that this one has not made anew.
+
+    Args:
+        before, now: rows.
+        keys: what two rows of the same measurement have in common.
+    """
+    made = {tuple(r[key] for key in keys) for r in now}
+    return [r for r in before if tuple(r[key] for key in keys) not in made]
+
+
 def compare(rows: list[dict], keys: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[dict]:
     """Print success of every row, and gains of arms over others, paired over starts.
 

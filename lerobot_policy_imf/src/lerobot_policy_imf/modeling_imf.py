@@ -10,6 +10,7 @@ What is unusual about it:
 - A checkpoint holds the encoder too, in bfloat16, and is loaded without a network.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ from .instruction import TOKENS, TextEncoder
 from .objectives import integrate, reduce_error, sample_times, velocity_error
 from .vision import VisionEncoder
 
+_QUERIES = 8  # of cells, in a view
 _STATE_LIMIT = 2.0  # of a joint in the range it had in training; one that never moved has no range
 
 
@@ -273,6 +275,9 @@ class IMFModel(nn.Module):
 class ViewProjector(nn.Module):
     """Features of a view to a few numbers.
 
+    Of cells, each of a few learned queries reads one weighted mean: "the cell with the cube in it, and where it is there".
+    A linear layer on all of them would have to learn every cell anew.
+
     Args:
         dim: of the features.
         cells: of equal width that they consist of.
@@ -283,11 +288,20 @@ class ViewProjector(nn.Module):
         super().__init__()
         self.cells = cells
         self.norm = nn.LayerNorm(dim // cells)  # the encoder's answers are not normalised
-        self.out = nn.Linear(dim, output_dim)
+        self.out = nn.Linear(dim // cells, output_dim)
+        if cells > 1:
+            self.queries = nn.Linear(dim // cells, math.gcd(output_dim, _QUERIES))
+            self.places = nn.Parameter(0.5 * torch.randn(cells, output_dim))
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., dim) to (..., output_dim)."""
-        return self.out(self.norm(features.unflatten(-1, (self.cells, -1))).flatten(-2))
+        cells = self.norm(features.unflatten(-1, (self.cells, -1)))
+        values = self.out(cells)  # (..., cells, output_dim)
+        if self.cells == 1:
+            return values.squeeze(-2)
+        weights = self.queries(cells).softmax(-2)  # (..., cells, queries)
+        parts = (values + self.places).unflatten(-1, (weights.shape[-1], -1))
+        return (weights[..., None] * parts).sum(-3).flatten(-2)
 
 
 def check_cache(config: IMFConfig, features: dict[str, dict]) -> None:
