@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LeRobot's servo bus, for a line on which now and then an answer is lost.
+
+What is unusual about it: registers are read and written with more than one try (a lost answer at the end of
+`lerobot-calibrate` costs the whole calibration), and a servo that will not let go does not keep those behind it from it.
+"""
+
+from lerobot.motors import Motor, MotorCalibration
+from lerobot.motors.feetech import FeetechMotorsBus
+from lerobot.motors.motors_bus import NameOrID, Value
+
+
+class PatientBus(FeetechMotorsBus):
+    """The bus of an arm.
+
+    Args:
+        port, motors, calibration: as LeRobot's.
+        retries: after a first try that failed.
+    """
+
+    def __init__(
+        self, port: str, motors: dict[str, Motor], calibration: dict[str, MotorCalibration], retries: int
+    ) -> None:
+        super().__init__(port=port, motors=motors, calibration=calibration)
+        self._retries = retries
+
+    def read(self, data_name: str, motor: str, *, normalize: bool = True, num_retry: int = 0) -> Value:
+        """Read a register of a servo."""
+        return super().read(data_name, motor, normalize=normalize, num_retry=max(num_retry, self._retries))
+
+    def write(
+        self, data_name: str, motor: str, value: Value, *, normalize: bool = True, num_retry: int = 0
+    ) -> None:
+        """Write a register of a servo."""
+        super().write(data_name, motor, value, normalize=normalize, num_retry=max(num_retry, self._retries))
+
+    def disable_torque(self, motors: int | str | list[str] | None = None, num_retry: int = 0) -> None:
+        """Let go of servos, of as many as hear it.
+
+        Raises:
+            ConnectionError: some did not; the message names them.
+        """
+        holding = {}
+        for motor in self._get_motors_list(motors):
+            try:
+                self._let_go(motor, num_retry)
+            except (ConnectionError, RuntimeError) as error:
+                holding[motor] = error
+        if holding:
+            raise ConnectionError(
+                f"{', '.join(holding)} may still have torque: {'; '.join(map(str, holding.values()))}"
+            )
+
+    def _let_go(self, motor: NameOrID, num_retry: int) -> None:
+        """A servo that is overloaded obeys, and complains: only if it still does is it an error."""
+        try:
+            super().disable_torque(motor, num_retry)
+        except RuntimeError:
+            super().disable_torque(motor, num_retry)
