@@ -47,12 +47,14 @@ from lerobot_processor_so101.guard import Guard
 from lerobot_robot_so101 import so101_guarded
 
 from .emulated import SIZE, act_config, robot_class, robot_config
-from .report import rate, save, table
+from .report import load, rate, save, table
 
 OUTPUT = Path("outputs/faults")
 EPISODE_S, RESET_S, FPS = 2.0, 0.5, 30
 LIMIT_S = 120  # of a whole run, on the clock on the wall
 NAMED = "|".join(JOINTS)
+EVERYDAY = ("slower", "Keyboard controls", "libtorchcodec", "image writer")  # said without a fault too
+LOGGERS = [logging.getLogger(name) for name in ("lerobot", "lerobot_robot_so101")]
 
 # What fails, and what a message about it has to name; nothing where the run can go on.
 FAULTS: dict[str, tuple[Callable[[VirtualArm, np.random.Generator, str], Any], str]] = {
@@ -61,7 +63,7 @@ FAULTS: dict[str, tuple[Callable[[VirtualArm, np.random.Generator, str], Any], s
     "silent servo": (lambda arm, rng, joint: arm.follower.faults.silence(joint), "{joint}"),
     "jammed joint": (lambda arm, rng, joint: arm.follower.faults.jam(joint), "{joint}"),
     "brown-out": (lambda arm, rng, joint: arm.follower.bus.brown_out(0.2), NAMED),
-    "cable pulled": (lambda arm, rng, joint: arm.follower.bus.pull_cable(), "port"),
+    "cable pulled": (lambda arm, rng, joint: arm.follower.bus.pull_cable(), "cable|port"),
     "camera pulled": (lambda arm, rng, joint: arm.cameras["wrist"].pull_cable(), "wrist"),
     "camera hangs": (lambda arm, rng, joint: arm.cameras["top"].faults.rate("dropped", 1.0), "top"),
     "frozen camera": (lambda arm, rng, joint: arm.cameras["top"].faults.rate("frozen", 1.0), ""),
@@ -106,7 +108,7 @@ class Heard(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
-        if "slower" not in line:
+        if not any(words in line for words in EVERYDAY):
             self.lines.append(line.splitlines()[0] if line else "")
 
 
@@ -249,13 +251,15 @@ def run(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
             arm.plug_in()
             with replaced((picture_file, "now", clock)):
                 arm.advance(0.1)
-            logging.getLogger().addHandler(heard)
+            for logger in LOGGERS:  # LeRobot takes handlers off the root
+                logger.addHandler(heard)
             with replaced(*changes), limited():
                 command(kind, arm, robot, folder / "set", policy)
         except Exception as raised:
             error = f"{type(raised).__name__}: {' '.join(str(raised).split())}"
         finally:
-            logging.getLogger().removeHandler(heard)
+            for logger in LOGGERS:
+                logger.removeHandler(heard)
             end = end_of(arm)
             close(arm)
         loads = check_dataset(folder / "set", kind, saved[0])
@@ -369,8 +373,6 @@ def main() -> None:
 
 def report(rows: list[dict[str, Any]], robot: str) -> None:
     """Print the table, and keep it beside the other robot's."""
-    from .report import load
-
     found = summary(rows)
     header = ["fault", "runs", "went on", "lost", "ends", "named", "longest call [s]"]
     cells = [

@@ -40,16 +40,17 @@ class PatientBus(FeetechMotorsBus):
         Raises:
             ConnectionError: some did not; the message names them.
         """
+        if motors is None:
+            self.sync_write("Torque_Enable", 0, normalize=False)  # all that hear it, at once; none answers
         holding = {}
         for motor in self._get_motors_list(motors):
             try:
-                self._let_go(motor, num_retry)
+                self._let_go(motor, min(num_retry, self._retries))
             except (ConnectionError, RuntimeError) as error:
                 holding[motor] = error
         if holding:
-            raise ConnectionError(
-                f"{', '.join(holding)} may still have torque: {'; '.join(map(str, holding.values()))}"
-            )
+            reasons = "; ".join(dict.fromkeys(map(str, holding.values())))
+            raise ConnectionError(f"{', '.join(holding)} may still have torque: {reasons}")
 
     def _let_go(self, motor: NameOrID, num_retry: int) -> None:
         """A servo that is overloaded obeys, and complains: only if it still does is it an error."""

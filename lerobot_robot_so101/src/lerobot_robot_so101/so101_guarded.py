@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from lerobot.configs import parser
 from lerobot.motors import MotorNormMode
+from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots.so_follower import SOFollower
 
 from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits
@@ -46,6 +47,7 @@ class SO101Guarded(SOFollower):
 
     config_class = SO101GuardedConfig
     config: SO101GuardedConfig
+    bus: FeetechMotorsBus
 
     def __init__(self, config: SO101GuardedConfig) -> None:
         super().__init__(config)
@@ -134,7 +136,8 @@ class SO101Guarded(SOFollower):
         try:
             super().disconnect()
         except Exception as error:
-            logger.warning("%s", self._named(error) or error)
+            told = isinstance(error, ConnectionError)  # by name, as the bus does
+            logger.warning("so101_guarded: %s", error if told else self._named(error) or error)
             if self.bus.is_connected:
                 self.bus.port_handler.closePort()
             for camera in self.cameras.values():
@@ -201,7 +204,7 @@ class SO101Guarded(SOFollower):
         silent = []
         for joint, motor in self.bus.motors.items():
             try:
-                if self.bus.ping(joint, num_retry=self.config.num_read_retries) is None:
+                if self.bus.ping(joint, num_retry=1) is None:
                     silent.append(f"{joint} (id {motor.id})")
             except IndexError:  # an answer in pieces, which the maker's library takes apart nevertheless
                 continue
@@ -209,7 +212,9 @@ class SO101Guarded(SOFollower):
                 return ConnectionError(f"so101_guarded: the port {self.config.port} is gone. ({error})")
         if not silent:
             return None
-        return ConnectionError(f"so101_guarded: no answer from {', '.join(silent)}. ({error})")
+        none = len(silent) == len(self.bus.motors)
+        hint = f": none at {self.config.port}, so see to its cable and its supply" if none else ""
+        return ConnectionError(f"so101_guarded: no answer from {', '.join(silent)}{hint}. ({error})")
 
     def _half_range(self, joint: str) -> float:
         """Half of what the calibration found [deg]."""
