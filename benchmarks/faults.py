@@ -43,6 +43,7 @@ from lerobot_env_so101_workbench import picture_file
 from lerobot_env_so101_workbench.arm import JOINTS
 from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
 from lerobot_env_so101_workbench.virtual_calibration import FOLLOWER, LEADER, calibration_file
+from lerobot_env_so101_workbench.virtual_joints import STEP
 from lerobot_processor_so101.guard import Guard
 from lerobot_robot_so101 import so101_guarded
 
@@ -92,8 +93,9 @@ class Clock:
         return self.now
 
     def wait(self, seconds: float) -> None:
-        self._arm.advance(seconds)
-        self.now += seconds
+        for _ in range(round(seconds / STEP)):  # one by one, for pictures carry the time at which they come
+            self._arm.advance(STEP)
+            self.now += STEP
         if not self.failed and self.now >= self._at:
             self.failed = True
             self._fail()
@@ -278,7 +280,7 @@ def run(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
         "loads": loads,
         "end": end,
         "longest_call_s": round(longest[0], 3),
-        "named": any(word in said for word in words) if words and said.strip() else None,
+        "named": any(word in said for word in words) or (False if error else None) if words else None,
     }
 
 

@@ -5,9 +5,11 @@ What is unusual about it: registers are read and written with more than one try 
 `lerobot-calibrate` costs the whole calibration), and a servo that will not let go does not keep those behind it from it.
 """
 
+import contextlib
+
 from lerobot.motors import Motor, MotorCalibration
 from lerobot.motors.feetech import FeetechMotorsBus
-from lerobot.motors.motors_bus import NameOrID, Value
+from lerobot.motors.motors_bus import Value
 
 
 class PatientBus(FeetechMotorsBus):
@@ -52,9 +54,12 @@ class PatientBus(FeetechMotorsBus):
             reasons = "; ".join(dict.fromkeys(map(str, holding.values())))
             raise ConnectionError(f"{', '.join(holding)} may still have torque: {reasons}")
 
-    def _let_go(self, motor: NameOrID, num_retry: int) -> None:
-        """A servo that is overloaded obeys, and complains: only if it still does is it an error."""
+    def _let_go(self, motor: str, num_retry: int) -> None:
+        """Let go of a servo. One that is overloaded obeys, and complains for a while."""
         try:
             super().disable_torque(motor, num_retry)
         except RuntimeError:
-            super().disable_torque(motor, num_retry)
+            if self.sync_read("Torque_Enable", motor, normalize=False, num_retry=num_retry)[motor]:
+                raise
+            with contextlib.suppress(RuntimeError):
+                self.write("Lock", motor, 0, num_retry=num_retry)

@@ -136,8 +136,8 @@ class SO101Guarded(SOFollower):
         try:
             super().disconnect()
         except Exception as error:
-            told = isinstance(error, ConnectionError)  # by name, as the bus does
-            logger.warning("so101_guarded: %s", error if told else self._named(error) or error)
+            bus_told = isinstance(error, ConnectionError)  # by name
+            logger.warning("%s", error if bus_told else self._named(error) or error)
             if self.bus.is_connected:
                 self.bus.port_handler.closePort()
             for camera in self.cameras.values():
