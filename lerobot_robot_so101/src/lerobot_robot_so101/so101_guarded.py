@@ -22,6 +22,7 @@ from lerobot.configs import parser
 from lerobot.motors import MotorNormMode
 from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots.so_follower import SOFollower
+from lerobot.utils.errors import DeviceNotConnectedError
 
 from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits
 
@@ -32,6 +33,7 @@ from .recorded_on import check_recorded_on
 logger = logging.getLogger(__name__)
 
 _Read = TypeVar("_Read")
+_CAMERAS = (TimeoutError, DeviceNotConnectedError)  # what is no fault of the bus
 _TRIES = 3  # of reading all joints, where no servo is silent
 _TROUBLES = {
     1: "voltage",
@@ -154,6 +156,8 @@ class SO101Guarded(SOFollower):
         for attempt in range(_TRIES):
             try:
                 return read()
+            except _CAMERAS:
+                raise
             except Exception as error:
                 named = self._named(error)
                 if named is not None:
