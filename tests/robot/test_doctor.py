@@ -89,18 +89,25 @@ def test_calibration_is_missing_narrow_or_good(calibrations):
     assert not good.fix
 
 
-def test_a_dataset_tells_its_units(tmp_path, monkeypatch):
+def test_a_dataset_tells_its_units(tmp_path, calibrations):
     (absent,) = findings(doctor.units, root=tmp_path)
-    assert "meta/info.json" in absent.fix
+    assert "meta/stats.json" in absent.fix
     (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "info.json").touch()
-    stats = {"observation.state": {"min": [-30, -110, 0, 0, 0, 0], "max": [60, 40, 90, 90, 90, 100]}}
-    monkeypatch.setattr("lerobot.datasets.LeRobotDatasetMetadata", lambda *_: SimpleNamespace(stats=stats))
-    (degrees,) = findings(doctor.units, root=tmp_path)
-    assert degrees.found == "degrees (a body joint reaches 110)"
-    stats["observation.state"]["min"][1] = -90
-    (either,) = findings(doctor.units, root=tmp_path)
-    assert "use_degrees" in either.found
+    step = 360 / 4095
+
+    def units(low, high, **options):
+        ends = {"min": [low * size for size in (1, 2, 3, 4, 5)] + [0.0], "max": [high] * 5 + [100.0]}
+        (tmp_path / "meta" / "stats.json").write_text(json.dumps({"observation.state": ends}))
+        (found,) = findings(doctor.units, root=tmp_path, **options)
+        return found
+
+    assert units(-100 * step, 200 * step)[1:] == ("degrees", "")
+    assert units(-1.234, 5.678).found == "degrees or -100..100: its numbers do not tell"
+    percent = units(-100.5 * 200 / 4095, 5.5 * 200 / 4095)
+    assert "--robot.use_degrees=false" in percent.fix
+    write_calibration(calibrations)
+    assert "shoulder_pan" in units(-100.5 * step, 200 * step, id="arm").fix
+    assert "with the calibration of arm" in units(-100 * step, 200 * step, id="arm").found
 
 
 def test_the_command_says_by_its_exit_whether_there_is_something_to_do(monkeypatch, capsys):

@@ -12,7 +12,7 @@ from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot_env_so101_workbench import virtual_calibration
 from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
 from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits, reach
-from lerobot_robot_so101 import SO101GuardedConfig
+from lerobot_robot_so101 import SO101GuardedConfig, so101_guarded
 
 TICK = 1 / 30
 HOME = dict(zip(JOINTS, [0.0, -80.0, 30.0, 85.0, -90.0, 50.0], strict=True))
@@ -208,3 +208,58 @@ def test_a_pulled_cable_ends_in_a_sentence_and_lets_go(virtual_arm, connect, mon
         robot.get_observation()
     robot.disconnect()
     assert not robot.is_connected
+
+
+def test_answers_that_are_lost_now_and_then_are_no_fault(virtual_arm, connect, monkeypatch):
+    robot, _ = connect(torque_check_s=0)
+    monkeypatch.setattr(feetech, "patch_setPacketTimeout", _short)
+    virtual_arm.follower.faults.rate("lost", 0.03)
+    for _ in range(20):
+        robot.get_observation()
+    virtual_arm.follower.faults.clear()
+
+
+def test_a_servo_that_does_not_hear_does_not_keep_the_others_from_letting_go(
+    virtual_arm, connect, monkeypatch, caplog
+):
+    robot, _ = connect(num_read_retries=0)
+    monkeypatch.setattr(feetech, "patch_setPacketTimeout", _short)
+    servos = virtual_arm.follower.bus.servos
+    servos[2].power_off()
+    robot.disconnect()
+    assert [servo.get("Torque_Enable") for servo in servos if servo.powered] == [0] * 5
+    assert "elbow_flex" in caplog.text
+
+
+def test_an_overloaded_servo_is_named_and_lets_go(virtual_arm, connect, caplog):
+    robot, clock = connect(torque_check_s=0)
+    virtual_arm.follower.faults.jam("elbow_flex")
+    for _ in range(120):
+        clock.now += TICK
+        robot.guard.observe()
+        robot.send_action(command(elbow_flex=60))
+        virtual_arm.advance(TICK)
+    robot.get_observation()
+    assert "elbow_flex reports: overloaded" in caplog.text
+    robot.disconnect()
+    assert not any(servo.get("Torque_Enable") for servo in virtual_arm.follower.bus.servos)
+
+
+def test_an_arm_without_calibration_can_be_calibrated(virtual_arm):
+    robot = make_robot_from_config(SO101GuardedConfig(port=str(virtual_arm.follower.bus.port), id="new"))
+    robot.connect(calibrate=False)
+    with pytest.raises(ConnectionError, match="not connected"):
+        robot.send_action(command())
+    robot.disconnect()
+
+
+def test_a_policy_of_another_arm_is_refused_before_anything_moves(virtual_arm, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("sys.argv", ["lerobot-rollout", f"--policy.path={tmp_path}"])
+    monkeypatch.setattr(so101_guarded, "check_recorded_on", lambda *found: seen.append(found) or 1 / 0)
+    config = SO101GuardedConfig(port=str(virtual_arm.follower.bus.port), id="virtual", use_degrees=False)
+    robot = make_robot_from_config(config)
+    with pytest.raises(ZeroDivisionError):
+        robot.connect()
+    assert not robot.is_connected
+    assert seen == [(tmp_path, robot.calibration, False, False)]

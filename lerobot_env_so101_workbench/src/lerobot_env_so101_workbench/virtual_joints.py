@@ -7,6 +7,7 @@ arm until all servos have torque, or until it is taken away.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +19,8 @@ from .sts_servo import ShaftState
 from .world import World
 
 STEP = 1.0 / (arm.FPS * SUBSTEPS)  # s, one physics step
+logger = logging.getLogger(__name__)
+
 _N = len(arm.JOINTS)
 _HAND_SPEED = np.radians(180.0)  # rad/s
 _HAND_PAUSE = 0.2  # s at each end of a joint's range
@@ -124,8 +127,9 @@ def stay(pose: np.ndarray) -> Hand:
 
 
 def carry(begin: np.ndarray, end: np.ndarray) -> Hand:
-    """Carry the arm from one pose (6,) [rad] to another and hold it there."""
+    """Carry the arm from one pose (6,) [rad] to another, say so, and hold it there."""
     yield from way(begin, end)
+    logger.info("so101-virtual-arm: the limp joints are there, and held.")
     yield from stay(end)
 
 
@@ -147,6 +151,7 @@ def through_ranges(begin: np.ndarray) -> Hand:
             yield from way(start, end)
             for _ in range(round(_HAND_PAUSE / STEP)):
                 yield end
+    logger.info("so101-virtual-arm: the limp joints have been through their ranges.")
     yield from stay(MIDDLE)
 
 

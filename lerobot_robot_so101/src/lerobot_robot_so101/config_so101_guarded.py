@@ -19,9 +19,11 @@ class SO101GuardedConfig(RobotConfig, SOFollowerConfig):
     Args:
         limits: of the guard. Joint ranges are narrowed further to what the arm's calibration found.
         margin: of the body joints from the ends of their calibrated ranges [deg].
-        torque_check_s: how often it is asked whether all servos still have torque [s].
+        torque_check_s: how often it is asked whether all servos still have torque, and are well [s].
+        any_calibration: also take a `--policy.path` that was trained on an arm with another calibration.
     """
 
     limits: GuardLimits = field(default_factory=GuardLimits)
     margin: float = 1.0
     torque_check_s: float = 1.0
+    any_calibration: bool = False

@@ -9,6 +9,7 @@ Nothing is moved, and nothing is written.
 
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import draccus
 from draccus.utils import DraccusException
@@ -48,13 +49,15 @@ class DoctorConfig:
     Args:
         port: of an arm, to ask its servos.
         id: of the arm, by which its calibration is kept.
-        root: folder of a dataset, to see which units it is in.
+        root: folder of a dataset, to see which units it is in, and with `id` whether it is of this arm.
+        checkpoint: `pretrained_model` folder of a policy, likewise.
         cameras: whether to open the cameras.
     """
 
     port: str = ""
     id: str = ""
     root: Path | None = None
+    checkpoint: Path | None = None
     cameras: bool = True
 
 
@@ -206,25 +209,41 @@ def calibration(config: DoctorConfig) -> Iterator[Finding]:
 
 
 def units(config: DoctorConfig) -> Iterator[Finding]:
-    """Whether a dataset is in degrees, as arms are by default, or in -100..100."""
-    if config.root is None:
-        return
-    from lerobot.datasets import LeRobotDatasetMetadata
+    """Whether a dataset and a checkpoint are in degrees, as arms are by default, or in -100..100; and of this arm."""
+    import numpy as np
     from lerobot.utils.constants import OBS_STATE
 
-    if not (config.root / "meta" / "info.json").is_file():
-        yield Finding("dataset", f"none in {config.root}", "Give the folder that holds meta/info.json.")
-        return
-    statistics = (LeRobotDatasetMetadata("local/dataset", config.root).stats or {}).get(OBS_STATE)
-    if statistics is None:
-        yield Finding("units", f"{config.root} has no {OBS_STATE}")
-        return
-    largest = max(map(abs, [*statistics["min"][:5], *statistics["max"][:5]]))
-    if largest > 100.5:
-        yield Finding("units", f"degrees (a body joint reaches {largest:.0f})")
-    else:
-        hint = "degrees or -100..100: no body joint goes beyond 100"
-        yield Finding("units", f"{hint}. Recorded with use_degrees=false, it wants --robot.use_degrees=false")
+    from .recorded_on import checkpoint_extremes
+
+    if config.root is not None:
+        statistics = config.root / "meta" / "stats.json"
+        if not statistics.is_file():
+            yield Finding("dataset", f"none in {config.root}", "Give the folder that holds meta/stats.json.")
+        else:
+            joints = json.loads(statistics.read_text()).get(OBS_STATE, {"min": [], "max": []})
+            yield _units_of("dataset", config, np.array([joints["min"], joints["max"]], np.float64))
+    if config.checkpoint is not None:
+        yield _units_of("checkpoint", config, checkpoint_extremes(config.checkpoint))
+
+
+def _units_of(what: str, config: DoctorConfig, extremes: Any) -> Finding:
+    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+    from .recorded_on import DEGREES, other_joints, units_of
+
+    if extremes is None or extremes.shape != (2, 6):
+        return Finding(what, "no smallest and largest positions of six joints in observation.state")
+    units = units_of(extremes)
+    if units is None:
+        return Finding(what, "degrees or -100..100: its numbers do not tell")
+    own = SO101Follower(SO101FollowerConfig(port="none", id=config.id)).calibration if config.id else None
+    others = other_joints(extremes, own) if own else []
+    fix = "" if units == DEGREES else "Run the arm with --robot.use_degrees=false."
+    fix = fix or (
+        f"Recorded with another calibration than {config.id}'s: {', '.join(others)}." if others else ""
+    )
+    of_this_arm = f", with the calibration of {config.id}" if own and not others else ""
+    return Finding(what, f"{units}{of_this_arm}", fix)
 
 
 def cameras(config: DoctorConfig) -> Iterator[Finding]:

@@ -9,8 +9,8 @@ from lerobot.utils.keyboard_input import create_key_listener
 KEYS = "space = pause, n = end and judge, r = lay out again, q = stop the evaluation"
 
 
-class Aborted(KeyboardInterrupt):
-    """The operator has stopped the evaluation; what is written down stays."""
+class Aborted(SystemExit):
+    """The operator has stopped the evaluation; what is written down stays. It ends a command without a traceback."""
 
 
 class Operator:
@@ -60,7 +60,7 @@ class Operator:
             Aborted: the operator stops instead.
         """
         while True:
-            answer = self._ask("Success? y, n, r = lay it out again, q = stop: ").strip().lower()[:1]
+            answer = self._ask("\nSuccess? y, n, r = lay it out again, q = stop: ").strip().lower()[:1]
             if answer == "q":
                 raise Aborted
             if answer in ("y", "n", "r"):

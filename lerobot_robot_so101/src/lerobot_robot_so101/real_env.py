@@ -97,6 +97,11 @@ class RealEnv(gym.Env):
         """LeRobot closes no environment that raises: let go of the arm ourselves."""
         try:
             yield
+        except Aborted:
+            self.close()
+            raise Aborted(
+                f"so101_real: stopped; {self._results.summary()} in {self._results.path}. The same command goes on from there."
+            ) from None
         except BaseException:
             self.close()
             raise

@@ -5,25 +5,43 @@ What is unusual about it:
 - Nothing that LeRobot calls can send a goal past `send_action`, and `send_action` sends only what the guard says.
 - It is called what LeRobot's own is called (`so_follower`), so that calibrations and datasets serve both.
 - The servos' old goals are overwritten with where they are before torque comes on: nothing leaps when it connects.
-- A fault on the bus names the servo.
+- A fault on the bus names the servo. An answer that is lost now and then is no fault.
+- A policy that was trained in other units, or on an arm with another calibration, is refused before anything moves.
 """
 
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+from lerobot.configs import parser
 from lerobot.motors import MotorNormMode
+from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots.so_follower import SOFollower
+from lerobot.utils.errors import DeviceNotConnectedError
 
 from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits
 
 from .config_so101_guarded import SO101GuardedConfig
+from .patient_bus import PatientBus
+from .recorded_on import check_recorded_on
 
 logger = logging.getLogger(__name__)
+
+_Read = TypeVar("_Read")
+_CAMERAS = (TimeoutError, DeviceNotConnectedError)  # what is no fault of the bus
+_TRIES = 3  # of reading all joints, where no servo is silent
+_TROUBLES = {
+    1: "voltage",
+    2: "sensor",
+    4: "too hot",
+    8: "too much current",
+    32: "overloaded",
+}  # bits of Status
 
 
 class SO101Guarded(SOFollower):
@@ -31,11 +49,14 @@ class SO101Guarded(SOFollower):
 
     config_class = SO101GuardedConfig
     config: SO101GuardedConfig
+    bus: FeetechMotorsBus
 
     def __init__(self, config: SO101GuardedConfig) -> None:
         super().__init__(config)
+        self.bus = PatientBus(config.port, self.bus.motors, self.calibration, config.num_read_retries)
         self.guard: Guard | None = None
         self._torque_checked = 0.0
+        self._troubled: set[str] = set()  # servos that were complained of
 
     @property
     def limits(self) -> GuardLimits:
@@ -61,12 +82,27 @@ class SO101Guarded(SOFollower):
                 )
         return dataclasses.replace(own, lower=tuple(lower), upper=tuple(upper))
 
+    def connect(self, calibrate: bool = True) -> None:
+        """Connect to the arm and its cameras, unless the policy that is to move it was trained on something else.
+
+        Raises:
+            ConnectionError: the port or a camera cannot be opened.
+            ValueError: `--policy.path` was trained in other units, or on an arm with another calibration.
+        """
+        policy = parser.get_path_arg("policy")  # LeRobot's commands tell a robot nothing of its policy
+        if policy and self.calibration:
+            config = self.config
+            check_recorded_on(Path(policy), self.calibration, config.use_degrees, config.any_calibration)
+        super().connect(calibrate)
+
     def configure(self) -> None:
         """Set the servos up as LeRobot does, and let them hold where they are."""
-        self.bus.sync_write("Goal_Position", self._read("Present_Position"))
+        self.bus.sync_write("Goal_Position", self._raw("Present_Position"), normalize=False)
         super().configure()
+        if not self.calibration:  # about to be calibrated: nothing can be sent until then
+            return
         self.guard = Guard(self.limits)
-        present = self._read("Present_Position")
+        present = self.bus.sync_read("Present_Position", num_retry=self.config.num_read_retries)
         self.guard.stand(np.array([present[joint] for joint in JOINTS]) * self._scale())
 
     def get_observation(self) -> dict[str, Any]:
@@ -75,9 +111,8 @@ class SO101Guarded(SOFollower):
         Raises:
             ConnectionError: a servo does not answer, or has lost its torque; the message names it. Or the port is gone.
         """
-        with self._naming_faults():
-            observation = super().get_observation()
-            self._check_torque()
+        observation = self._read_again(super().get_observation)
+        self._check_servos()
         if self.guard is not None:
             self.guard.observe()
         return observation
@@ -103,29 +138,59 @@ class SO101Guarded(SOFollower):
         try:
             super().disconnect()
         except Exception as error:
-            logger.warning("%s", self._named(error) or error)
+            bus_told = isinstance(error, ConnectionError)  # by name
+            logger.warning("%s", error if bus_told else self._named(error) or error)
             if self.bus.is_connected:
                 self.bus.port_handler.closePort()
             for camera in self.cameras.values():
                 if camera.is_connected:
                     camera.disconnect()
 
-    def _read(self, name: str) -> dict[str, float]:
-        return self.bus.sync_read(name, num_retry=self.config.num_read_retries)
+    def _raw(self, name: str) -> dict[str, int]:
+        """A register of all servos as it stands there."""
+        found = self.bus.sync_read(name, normalize=False, num_retry=self.config.num_read_retries)
+        return {joint: int(value) for joint, value in found.items()}
 
-    def _check_torque(self) -> None:
-        """Find servos that have restarted or given up: they have no torque, and answer as if nothing were."""
+    def _read_again(self, read: Callable[[], _Read]) -> _Read:
+        """Read once more where an answer was lost and all servos are there; say which ones are not."""
+        for attempt in range(_TRIES):
+            try:
+                return read()
+            except _CAMERAS:
+                raise
+            except Exception as error:
+                named = self._named(error)
+                if named is not None:
+                    raise named from error
+                if attempt + 1 == _TRIES or not isinstance(error, ConnectionError):
+                    raise
+        raise AssertionError
+
+    def _check_servos(self) -> None:
+        """Find servos that have restarted or given up: they have no torque, and answer as if nothing were.
+
+        Those that only complain are named in the log: a gripper that holds something is overloaded, and rightly so.
+        """
         now = time.monotonic()
         if now - self._torque_checked < self.config.torque_check_s:
             return
         self._torque_checked = now
-        torque = self.bus.sync_read("Torque_Enable", normalize=False, num_retry=self.config.num_read_retries)
+        torque = self._read_again(lambda: self._raw("Torque_Enable"))
         limp = [joint for joint, on in torque.items() if not on]
         if limp:
             raise ConnectionError(
                 f"so101_guarded: {', '.join(limp)} lost torque (brown-out or overload). Check the supply and what the arm "
                 "pushes against, then connect again."
             )
+        status = {
+            joint: bits for joint, bits in self._read_again(lambda: self._raw("Status")).items() if bits
+        }
+        for joint in status.keys() - self._troubled:
+            told = [words for bit, words in _TROUBLES.items() if status[joint] & bit]
+            logger.warning(
+                "so101_guarded: %s reports: %s.", joint, ", ".join(told) or f"status {status[joint]}"
+            )
+        self._troubled = set(status)
 
     @contextmanager
     def _naming_faults(self) -> Iterator[None]:
@@ -143,7 +208,7 @@ class SO101Guarded(SOFollower):
         silent = []
         for joint, motor in self.bus.motors.items():
             try:
-                if self.bus.ping(joint) is None:
+                if self.bus.ping(joint, num_retry=1) is None:
                     silent.append(f"{joint} (id {motor.id})")
             except IndexError:  # an answer in pieces, which the maker's library takes apart nevertheless
                 continue
@@ -151,7 +216,9 @@ class SO101Guarded(SOFollower):
                 return ConnectionError(f"so101_guarded: the port {self.config.port} is gone. ({error})")
         if not silent:
             return None
-        return ConnectionError(f"so101_guarded: no answer from {', '.join(silent)}. ({error})")
+        none = len(silent) == len(self.bus.motors)
+        hint = f": none at {self.config.port}, so see to its cable and its supply" if none else ""
+        return ConnectionError(f"so101_guarded: no answer from {', '.join(silent)}{hint}. ({error})")
 
     def _half_range(self, joint: str) -> float:
         """Half of what the calibration found [deg]."""
