@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from lerobot.datasets import LeRobotDataset
-from lerobot.datasets.dataset_tools import add_features, recompute_stats
+from lerobot.datasets.dataset_tools import add_features
 from lerobot.utils.constants import OBS_ENV_STATE
 from torch import Tensor
 
@@ -129,8 +129,7 @@ class Heads(Study):
             columns = dataset.hf_dataset.select_columns([vision_key(camera) for camera in CAMERAS])
             values = np.stack([np.concatenate([r[vision_key(c)] for c in CAMERAS]) for r in columns])
             info = {"dtype": "float32", "shape": [values.shape[1]], "names": None}
-            made = add_features(dataset, {OBS_ENV_STATE: (values, info)}, out, "local/environment")
-            recompute_stats(made)
+            add_features(dataset, {OBS_ENV_STATE: (values, info)}, out, "local/environment")
             (out / "done").touch()
         return out
 

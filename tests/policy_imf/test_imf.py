@@ -286,3 +286,22 @@ def test_masks_and_depth_are_no_views(policy):
     made = policy({"observation.images.top": colours, "observation.images.top_seg": plane})
     assert made.config.cameras == ["top"]
     assert set(made.config.input_features) == {"observation.state", "observation.images.top"}
+
+
+def test_a_query_reads_the_cell_it_looks_for_and_where_that_is():
+    from lerobot_policy_imf.modeling_imf import ViewProjector
+
+    torch.manual_seed(0)
+    project = ViewProjector(dim=4 * 6, cells=4, output_dim=8)
+    torch.nn.init.zeros_(project.queries.weight)
+    project.queries.weight.data[:, 0] = 100.0  # cells whose first number stands out
+    cells = torch.randn(4, 6)
+    cells[:, 0] = -5.0
+    cells[2, 0] = 5.0
+    others = cells.clone()
+    others[[0, 1, 3], 1:] = torch.randn(3, 5)
+    moved = cells[[0, 2, 1, 3]]
+    with torch.no_grad():
+        read, same, elsewhere = (project(x.flatten()) for x in (cells, others, moved))
+    torch.testing.assert_close(read, same)
+    torch.testing.assert_close(elsewhere - read, project.places[1].data - project.places[2].data)
