@@ -19,7 +19,7 @@ class Rows:
     """The rows of a Hugging Face dataset as LeRobot's reader asks for them.
 
     Args:
-        table: with LeRobot's transform; asked for whatever else there is.
+        table: with LeRobot's transform.
     """
 
     def __init__(self, table: Any) -> None:
@@ -35,7 +35,7 @@ class Rows:
         return {name: column[[key]][0] for name, column in self.columns.items()}
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.table, name)
+        return getattr(self.table, name)  # whatever else is asked for
 
 
 class Column:
@@ -58,6 +58,7 @@ def read(make: Any) -> Any:
     """What makes LeRobot's datasets, so that they are read at once."""
 
     def make_and_read(config: Any) -> Any:
+        config.num_workers = 0  # a worker would be sent a copy of it all
         datasets = make(config)
         for dataset in datasets:
             if dataset is not None:

@@ -46,8 +46,8 @@ class IMFConfig(PreTrainedConfig):
         vision_model_name: folder or Hub id of a SigLIP or SigLIP2 model of fixed resolution. Only read when a policy
             is built from scratch; a checkpoint has it in itself.
         vision_identity: of that model; filled in.
-        vision_grid: 0 for the encoder's own pooled answer; g for the means of g x g cells of its patches, which know
-            better where things are.
+        vision_grid: 0 for the encoder's own pooled answer; g for the means of g x g cells of its patches, read by
+            learned queries, which know better where things are.
         per_view_output_dim: numbers that are left of each view.
         instruction: condition on the task sentence, through the text half of the same model.
         cond_dim: of the condition that observations and instruction are projected to.
