@@ -54,8 +54,8 @@ CAMERAS = ("top", "wrist")
 PICTURES = ["--height=96", "--width=96", "--video=false"]
 CHUNK = 8  # actions carried out of each
 HORIZON = ["--policy.horizon=16", f"--policy.n_action_steps={CHUNK}", "--policy.n_obs_steps=2"]
-SMALL = ["--policy.n_emb=128", "--policy.n_layer=4", "--policy.n_head=4", "--policy.cond_dim=128"]
-TRAINING = ["--policy.optimizer_lr=1e-3", "--policy.scheduler_warmup_steps=200", "--batch_size=32"]
+SMALL = ["--policy.n_emb=96", "--policy.n_layer=4", "--policy.n_head=4", "--policy.cond_dim=96"]
+TRAINING = ["--policy.optimizer_lr=1e-3", "--policy.scheduler_warmup_steps=200", "--batch_size=64"]
 # What each arm is trained as, and the numbers of steps it acts with.
 ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "imf": ([], (1, 2, 4)),
