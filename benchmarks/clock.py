@@ -51,6 +51,8 @@ class Clock:
         return {name: percentiles(values) for name, values in columns.items()}
 
 
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """Median and 95th percentile."""
-    return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95)}
+def percentiles(
+    values: Sequence[float], shares: Sequence[int] = (50, 95), digits: int = 2
+) -> dict[str, float]:
+    """Median and 95th percentile, or others."""
+    return {f"p{q}": round(float(np.percentile(values, q)), digits) for q in shares}

@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.policies import make_policy_config, make_pre_post_processors
+from lerobot.policies import make_policy_config
 from lerobot.policies.factory import get_policy_class
 from lerobot.rollout import RolloutConfig
 from lerobot.rollout.inference.factory import RTCInferenceConfig, SyncInferenceConfig
@@ -30,43 +30,37 @@ from lerobot.utils.import_utils import register_third_party_plugins
 
 from lerobot_env_so101_workbench import SO101VirtualCameraConfig
 from lerobot_env_so101_workbench.virtual_calibration import FOLLOWER, calibration_file
-from lerobot_policy_segvla.small_vlm import save_small_vlm
 from lerobot_robot_so101 import SO101GuardedConfig
 from lerobot_robot_so101.so101_guarded import SO101Guarded
+from tests.tiny import robot_features, save_policy
 
+from .clock import percentiles
 from .report import save, table
+from .small_smolvla import SIDE, small_vlm
 
 FPS, WARM_S = 30, 3.0  # 1/s; s in which models load and nothing is counted
 SIZE = {"height": 240, "width": 320, "fps": 30}
 SENTENCE = "Lift the cube."
+SHARES = (50, 95, 99)  # percentiles
 RUNS = (("segdepth", "sync"), ("segvla", "sync"), ("segvla", "rtc"))
 
 
 def make_checkpoint(kind: str, folder: Path) -> Any:
     """The configuration of a policy with random weights that is saved in a folder."""
-    picture = PolicyFeature(FeatureType.VISUAL, (3, SIZE["height"], SIZE["width"]))
-    pictures = {f"observation.images.{camera}": picture for camera in ("top", "wrist")}
     options: dict[str, Any] = {"segmenter": "workbench", "device": "cpu", "push_to_hub": False}
     if kind == "segdepth":
         options |= {"depth": "segmenter"}
     else:
-        vlm = save_small_vlm(
-            folder / "vlm", [SENTENCE], 96, 8, width=128, layers=4, vision_width=96, vision_layers=2
-        )
+        vlm = small_vlm(folder / "vlm", [SENTENCE])
         options |= {
             "vlm_model_name": str(vlm),
-            "resize_imgs_with_padding": (96, 96),
+            "resize_imgs_with_padding": (SIDE, SIDE),
             "num_vlm_layers": 4,
             "tokenizer_max_length": 16,
             "segmentation_task_classes": ["cube"],
         }
     torch.manual_seed(0)
-    config = make_policy_config(
-        kind,
-        input_features={"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **pictures},
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
-        **options,
-    )
+    config = make_policy_config(kind, **robot_features((SIZE["height"], SIZE["width"])), **options)
     statistics = {
         key: {
             "mean": torch.zeros(6),
@@ -76,12 +70,7 @@ def make_checkpoint(kind: str, folder: Path) -> Any:
         }
         for key in ("observation.state", "action")
     }
-    pipelines = make_pre_post_processors(config, dataset_stats=statistics)
-    get_policy_class(kind)(config).save_pretrained(folder)
-    for pipeline in pipelines:
-        pipeline.save_pretrained(folder)
-    config.pretrained_path = folder
-    return config
+    return save_policy(get_policy_class(kind)(config), folder, statistics)
 
 
 class Arm:
@@ -160,9 +149,10 @@ def run(kind: str, engine: str, config: Any, arm: Arm, seconds: float) -> dict[s
             chunks.append(1000 * (time.perf_counter() - begin))
 
     cameras = {view: SO101VirtualCameraConfig(view=view, port=arm.port, **SIZE) for view in ("top", "wrist")}
-    lerobot_robot_so101.SO101Guarded = Watched  # where LeRobot looks for it
-    setattr(policy_class, method, planning)
-    try:
+    with (
+        patch.object(lerobot_robot_so101, "SO101Guarded", Watched, create=True),  # where LeRobot looks for it
+        patch.object(policy_class, method, planning),
+    ):
         rollout(
             RolloutConfig(
                 robot=SO101GuardedConfig(port=str(arm.port), id=arm.id, cameras=cameras),
@@ -175,11 +165,8 @@ def run(kind: str, engine: str, config: Any, arm: Arm, seconds: float) -> dict[s
                 play_sounds=False,
             )
         )
-    finally:
-        setattr(policy_class, method, plan)
-        del lerobot_robot_so101.SO101Guarded
     return {"policy": kind, "engine": engine, **figures(np.array(Watched.asked[1:]), np.array(Watched.told)),
-            "chunk_ms": percentiles(np.array(chunks[1:])) if len(chunks) > 1 else None,
+            "chunk_ms": percentiles(chunks[1:], SHARES) if len(chunks) > 1 else None,
             "guard": Watched.guard_report, "cameras": [arm.ask(f"{view} status") for view in ("top", "wrist")]}  # fmt: skip
 
 
@@ -194,17 +181,9 @@ def figures(asked: np.ndarray, told: np.ndarray) -> dict[str, Any]:
         "ticks": len(periods),
         "missed": int(np.maximum(np.round(periods * FPS) - 1, 0).sum()),
         "without_command": max(0, len(periods) - len(told)),
-        "period_ms": percentiles(1000 * periods),
+        "period_ms": percentiles((1000 * periods).tolist(), SHARES),
         "longest_ms": round(float(1000 * periods.max()), 1),
         "longest_without_command_ms": round(float(1000 * np.diff(told).max()), 1) if len(told) > 1 else None,
-    }
-
-
-def percentiles(ms: np.ndarray) -> dict[str, float]:
-    """Of milliseconds."""
-    return {
-        name: round(float(np.percentile(ms, share)), 2)
-        for name, share in (("p50", 50), ("p95", 95), ("p99", 99))
     }
 
 

@@ -4,15 +4,13 @@
 from pathlib import Path
 from typing import Any
 
-from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.policies import make_pre_post_processors
-from lerobot.policies.act.configuration_act import ACTConfig
-from lerobot.policies.act.modeling_act import ACTPolicy
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
 from lerobot_env_so101_workbench import SO101VirtualCameraConfig
 from lerobot_env_so101_workbench.virtual_arm import VirtualArm
+from lerobot_env_so101_workbench.virtual_calibration import FOLLOWER, LEADER, calibration_file
 from lerobot_robot_so101 import SO101GuardedConfig
+from tests.tiny import tiny_act
 
 SIZE = {"height": 24, "width": 32, "fps": 30}
 
@@ -35,29 +33,13 @@ def robot_config(robot: str, arm: VirtualArm) -> Any:
     return made(port=str(port), id=arm.config.id, cameras=cameras)
 
 
-def act_config(folder: Path, size: dict[str, int] = SIZE) -> ACTConfig:
+def act_config(folder: Path) -> Any:
     """LeRobot's ACT, small and untrained, saved in a folder: it asks for joints near 0, far from where the arm is."""
-    picture = PolicyFeature(FeatureType.VISUAL, (3, size["height"], size["width"]))
-    config = ACTConfig(
-        input_features={
-            "observation.state": PolicyFeature(FeatureType.STATE, (6,)),
-            "observation.images.top": picture,
-            "observation.images.wrist": picture,
-        },
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
-        pretrained_backbone_weights=None,
-        chunk_size=15,
-        n_action_steps=15,
-        dim_model=16,
-        n_heads=2,
-        dim_feedforward=16,
-        n_encoder_layers=1,
-        use_vae=False,
-        device="cpu",
-        push_to_hub=False,
-    )
-    ACTPolicy(config).save_pretrained(folder)
-    for pipeline in make_pre_post_processors(config):
-        pipeline.save_pretrained(folder)
-    config.pretrained_path = folder
-    return config
+    return tiny_act(folder, (SIZE["height"], SIZE["width"]), ("top", "wrist"), chunk=15)
+
+
+def close(arm: VirtualArm) -> None:
+    """Stop the arm; its calibration files go with it."""
+    arm.close()
+    for device in (FOLLOWER, LEADER):
+        calibration_file(device, arm.config.id).unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from lerobot.common import control_utils
@@ -42,12 +43,11 @@ from tqdm import tqdm
 from lerobot_env_so101_workbench import picture_file
 from lerobot_env_so101_workbench.arm import JOINTS
 from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
-from lerobot_env_so101_workbench.virtual_calibration import FOLLOWER, LEADER, calibration_file
 from lerobot_env_so101_workbench.virtual_joints import STEP
 from lerobot_processor_so101.guard import Guard
 from lerobot_robot_so101 import so101_guarded
 
-from .emulated import SIZE, act_config, robot_class, robot_config
+from .emulated import SIZE, act_config, close, robot_class, robot_config
 from .report import load, rate, save, table
 
 OUTPUT = Path("outputs/faults")
@@ -117,14 +117,10 @@ class Heard(logging.Handler):
 @contextlib.contextmanager
 def replaced(*changes: tuple[Any, str, Any]) -> Iterator[None]:
     """Attributes that are others for a while: (object, name, value)."""
-    before = [(thing, name, getattr(thing, name)) for thing, name, _ in changes]
-    try:
-        for thing, name, value in changes:
-            setattr(thing, name, value)
+    with contextlib.ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(patch.object(*change))
         yield
-    finally:
-        for thing, name, value in before:
-            setattr(thing, name, value)
 
 
 def timed(call: Callable, longest: list[float]) -> Callable:
@@ -305,13 +301,6 @@ def emulated(folder: Path) -> VirtualArm:
     size = {name: SIZE[name] for name in ("height", "width")}
     ports = {"follower_port": folder / "follower", "leader_port": folder / "leader"}
     return VirtualArm(VirtualArmConfig(**ports, **size, cameras=["top", "wrist"], id=f"faults-{folder.name}"))
-
-
-def close(arm: VirtualArm) -> None:
-    """Stop the arm; its calibration files go with it."""
-    arm.close()
-    for device in (FOLLOWER, LEADER):
-        calibration_file(device, arm.config.id).unlink(missing_ok=True)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -26,10 +26,11 @@ from tqdm import tqdm
 
 from lerobot_env_so101_workbench.sts_protocol import SYNC_WRITE, Packet
 from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
-from lerobot_env_so101_workbench.virtual_calibration import FOLLOWER, calibration_file
 from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits, reach
 from lerobot_robot_so101 import SO101GuardedConfig
 
+from .clock import percentiles
+from .emulated import close
 from .report import save, table
 
 KINDS = ("not a number", "infinite", "huge", "leap", "oscillating", "into the table", "out of the box")
@@ -181,7 +182,7 @@ def run(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[s
         "violations": {name: found[name] for name in BY_NAME},
         "raised": dict(raised),
         "answers": answers,
-        "send_ms": percentiles(spent),
+        "send_ms": percentiles(spent, digits=3),
     }
 
 
@@ -195,13 +196,7 @@ def emulated_arm() -> Iterator[VirtualArm]:
             arm.plug_in()
             yield arm
         finally:
-            arm.close()
-            calibration_file(FOLLOWER, name).unlink(missing_ok=True)
-
-
-def percentiles(ms: list[float]) -> dict[str, float]:
-    """Of milliseconds."""
-    return {"p50": round(float(np.median(ms)), 3), "p95": round(float(np.percentile(ms, 95)), 3)}
+            close(arm)
 
 
 def cost(limits: GuardLimits, count: int = 20_000) -> dict[str, dict[str, float]]:
@@ -218,7 +213,7 @@ def cost(limits: GuardLimits, count: int = 20_000) -> dict[str, dict[str, float]
             begin = time.perf_counter()
             guard.check(command)
             spent.append(1000 * (time.perf_counter() - begin))
-        found[name] = {**percentiles(spent), "mean": round(float(np.mean(spent)), 3)}
+        found[name] = {**percentiles(spent, digits=3), "mean": round(float(np.mean(spent)), 3)}
     return found
 
 

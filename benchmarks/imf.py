@@ -5,7 +5,7 @@
 
 `place_cube`, and `pass_post`, which has two answers. No pretrained SigLIP2 is at hand, so the encoder is a small one of its
 class, trained on workbench frames (`benchmarks.small_siglip`), and read by cells (`vision_grid=4`). Every head learns from the
-same cached features of the same 200 demonstrations, clean, through LeRobot's own training, and acts from pictures on the same
+same cached features of the same 400 demonstrations, clean, through LeRobot's own training, and acts from pictures on the same
 200 frozen starts:
 
     imf             1, 2 and 4 steps of one training
@@ -47,7 +47,7 @@ from . import imf_diffusion
 from .clock import Clock
 from .report import load, save, table
 from .small_siglip import GRID
-from .study import Study, compare, others, row
+from .study import TRAIN, Study, compare, others, row
 
 TASKS = ("place_cube", "pass_post")
 CAMERAS = ("top", "wrist")
@@ -156,8 +156,8 @@ class Heads(Study):
             root = self.environment_state(task) if diffuses else self.features(task)
             given += TRAINING
         given += [f"--dataset.root={root}", "--dataset.repo_id=local/seen"]
-        module = {"regression": "imf_regression", "diffusion": "imf_diffusion"}.get(arm, "train_in_memory")
-        command = ["python", "-m", f"benchmarks.{module}"]
+        own = {"regression": "imf_regression", "diffusion": "imf_diffusion"}
+        command = ("python", "-m", f"benchmarks.{own[arm]}") if arm in own else TRAIN
         return self.train(f"{task} {arm} {seed}", [*given, *options], steps, command)
 
     def act(self, task: str, name: str, checkpoint: Path, steps: int) -> dict:
@@ -209,10 +209,7 @@ class Actor:
         self.policy, self.pre, self.post = load_policy(checkpoint, num_inference_steps=steps)
         self.noise = torch.zeros(1, 16, 6) if regresses else None
         self.encoder: Any = None
-        self.pictures, self.seen = (
-            None,
-            torch.empty(0),
-        )  # what the encoder has last been shown, and what it saw
+        self.pictures, self.seen = None, torch.empty(0)  # last shown to the encoder, and what it saw
         self.clock = Clock("vision", "head")
         kind = self.policy.config.type
         if kind == "imf":

@@ -11,6 +11,7 @@ import copy
 from typing import Any
 
 import torch
+from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.diffusion import modeling_diffusion
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.utils.constants import OBS_ENV_STATE
@@ -32,7 +33,9 @@ class Projecting(_Original):
         assert config.input_features is not None
         seen = config.input_features[OBS_ENV_STATE].shape[0] // VIEWS
         projected = copy.deepcopy(config)
-        projected.input_features[OBS_ENV_STATE].shape = (VIEWS * OUT,)  # type: ignore[index]
+        features = projected.input_features
+        assert features is not None
+        features[OBS_ENV_STATE] = PolicyFeature(FeatureType.ENV, (VIEWS * OUT,))
         super().__init__(projected)
         self.views = nn.ModuleList(ViewProjector(seen, GRID**2, OUT) for _ in range(VIEWS))
 

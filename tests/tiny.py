@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 import transformers as hf  # imports a model when it is asked for, not before
-from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.policies import make_pre_post_processors
 
 from lerobot_processor_so101.efficientvit_fpn import (
     EfficientViTFPNConfig,
@@ -442,13 +443,53 @@ def tiny_smolvla(vlm: str) -> dict[str, Any]:
     }
 
 
-def robot_features(size: tuple[int, int] = (48, 64)) -> dict[str, Any]:
-    """The features of an arm with six joints and two cameras, as fields of a configuration."""
-    pictures = {
-        f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, *size))
-        for camera in ("top", "wrist")
-    }
+def robot_features(
+    size: tuple[int, int] = (48, 64), cameras: tuple[str, ...] = ("top", "wrist")
+) -> dict[str, Any]:
+    """The features of an arm with six joints and cameras, as fields of a configuration."""
+    picture = PolicyFeature(FeatureType.VISUAL, (3, *size))
+    pictures = {f"observation.images.{camera}": picture for camera in cameras}
     return {
         "input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **pictures},
         "output_features": {"action": PolicyFeature(FeatureType.ACTION, (6,))},
     }
+
+
+def tiny_act(folder: Path, size: tuple[int, int], cameras: tuple[str, ...], chunk: int) -> PreTrainedConfig:
+    """LeRobot's ACT with random weights, saved in a folder: it asks for joints near 0. Returns its configuration."""
+    from lerobot.policies.act.configuration_act import ACTConfig
+    from lerobot.policies.act.modeling_act import ACTPolicy
+
+    torch.manual_seed(0)
+    config = ACTConfig(
+        **robot_features(size, cameras),
+        pretrained_backbone_weights=None,
+        chunk_size=chunk,
+        n_action_steps=chunk,
+        dim_model=16,
+        n_heads=2,
+        dim_feedforward=16,
+        n_encoder_layers=1,
+        use_vae=False,
+        device="cpu",
+        push_to_hub=False,
+    )
+    return save_policy(ACTPolicy(config), folder)
+
+
+def save_policy(policy: Any, folder: Path, statistics: dict[str, Any] | None = None) -> PreTrainedConfig:
+    """Save a policy with new pipelines, as LeRobot does.
+
+    Args:
+        policy: untrained, say.
+        folder: made if it is missing.
+        statistics: of a dataset, for the pipelines.
+
+    Returns:
+        Its configuration, which knows the folder.
+    """
+    policy.save_pretrained(folder)
+    for pipeline in make_pre_post_processors(policy.config, dataset_stats=statistics):
+        pipeline.save_pretrained(folder)
+    policy.config.pretrained_path = folder
+    return policy.config

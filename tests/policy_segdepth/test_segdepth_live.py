@@ -18,7 +18,7 @@ from lerobot_processor_so101 import PERCEPTION
 from lerobot_processor_so101.precompute.command import precompute
 from lerobot_processor_so101.precompute.config import PrecomputeConfig
 from tests.conftest import count_pictures
-from tests.tiny import tiny_efficientvit_fpn
+from tests.tiny import save_policy, tiny_efficientvit_fpn
 from tests.tiny_dataset import tiny_dataset
 
 CHUNK = 50
@@ -59,9 +59,7 @@ def checkpoint(segmenter, tmp_path_factory):
     torch.manual_seed(0)
     config = config_for(segmenter, {"observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, 32, 32))})
     folder = tmp_path_factory.mktemp("checkpoint")
-    SegDepthPolicy(config).save_pretrained(folder)
-    for pipeline in make_pre_post_processors(config):
-        pipeline.save_pretrained(folder)
+    save_policy(SegDepthPolicy(config), folder)
     return folder
 
 

@@ -14,7 +14,7 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
 from lerobot_policy_segvla.modeling_segvla import SegVLAPolicy
 from lerobot_policy_segvla.small_vlm import save_small_vlm
-from tests.tiny import robot_features
+from tests.tiny import robot_features, save_policy
 
 from .conftest import CAMERAS, SENTENCES, make_batch, noise_and_time
 
@@ -46,9 +46,7 @@ def test_a_checkpoint_needs_no_other_file(segvla_config, settings, tmp_path):
     policy = SegVLAPolicy(config)
     expected = chunk(policy)
     folder = tmp_path / "checkpoint"
-    policy.save_pretrained(folder)
-    for pipeline in make_pre_post_processors(config):
-        pipeline.save_pretrained(folder)
+    save_policy(policy, folder)
     tokens = tokens_of(make_pre_post_processors(config)[0])
     shutil.rmtree(own_vlm)
 

@@ -5,13 +5,8 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.configs.default import EvalConfig
 from lerobot.configs.eval import EvalPipelineConfig
-from lerobot.policies import make_pre_post_processors
-from lerobot.policies.act.configuration_act import ACTConfig
-from lerobot.policies.act.modeling_act import ACTPolicy
 from lerobot.scripts import lerobot_eval
 
 from lerobot_env_so101_workbench import SO101SimConfig
@@ -21,6 +16,7 @@ from lerobot_robot_so101.real_env import RealEnv
 from lerobot_robot_so101.results import Results
 from lerobot_robot_so101.starts import read_starts
 from lerobot_robot_so101.success import CHECKS, Seen
+from tests.tiny import tiny_act
 
 HOME = np.array([0.0, -80.0, 30.0, 85.0, -90.0, 50.0])
 
@@ -171,35 +167,13 @@ def test_an_unclear_answer_is_asked_again():
 
 
 def test_lerobot_eval_asks_once_per_episode(config, tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    policy = ACTConfig(
-        input_features={
-            "observation.state": PolicyFeature(FeatureType.STATE, (6,)),
-            "observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
-        },
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
-        pretrained_backbone_weights=None,
-        chunk_size=4,
-        n_action_steps=4,
-        dim_model=16,
-        n_heads=2,
-        dim_feedforward=16,
-        n_encoder_layers=1,
-        use_vae=False,
-        device="cpu",
-        push_to_hub=False,
-    )
-    ACTPolicy(policy).save_pretrained(tmp_path / "act")
-    for pipeline in make_pre_post_processors(policy):
-        pipeline.save_pretrained(tmp_path / "act")
-    policy.pretrained_path = tmp_path / "act"
     person = Person("", "y", "", "n")
     monkeypatch.setattr(human_operator.Operator.__init__, "__defaults__", (person.ask, person.listen))
     lerobot_eval.eval_main(
         EvalPipelineConfig(
             env=config(),
             eval=EvalConfig(n_episodes=2, batch_size=1, use_async_envs=False),
-            policy=policy,
+            policy=tiny_act(tmp_path / "act", (32, 32), ("top",), chunk=4),
             output_dir=tmp_path / "eval",
         )
     )

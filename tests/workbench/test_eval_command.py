@@ -6,17 +6,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.configs.default import EvalConfig
 from lerobot.configs.eval import EvalPipelineConfig
-from lerobot.policies import make_pre_post_processors
-from lerobot.policies.act.configuration_act import ACTConfig
-from lerobot.policies.act.modeling_act import ACTPolicy
 from lerobot.scripts import lerobot_eval
 
 from lerobot_env_so101_workbench import SO101SimEnvConfig
 from lerobot_env_so101_workbench.expert import Expert
 from lerobot_env_so101_workbench.tasks import LiftCube, PlaceCube
+from tests.tiny import tiny_act
 
 SMALL = {"cameras": ["top"], "height": 32, "width": 32}
 
@@ -24,30 +21,7 @@ SMALL = {"cameras": ["top"], "height": 32, "width": 32}
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A tiny ACT with random weights, saved as LeRobot saves it."""
-    torch.manual_seed(0)
-    config = ACTConfig(
-        input_features={
-            "observation.state": PolicyFeature(FeatureType.STATE, (6,)),
-            "observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
-        },
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
-        pretrained_backbone_weights=None,
-        chunk_size=4,
-        n_action_steps=4,
-        dim_model=16,
-        n_heads=2,
-        dim_feedforward=16,
-        n_encoder_layers=1,
-        use_vae=False,
-        device="cpu",
-        push_to_hub=False,
-    )
-    folder = tmp_path_factory.mktemp("act")
-    ACTPolicy(config).save_pretrained(folder)
-    for pipeline in make_pre_post_processors(config):
-        pipeline.save_pretrained(folder)
-    config.pretrained_path = folder
-    return config
+    return tiny_act(tmp_path_factory.mktemp("act"), (32, 32), ("top",), chunk=4)
 
 
 @pytest.fixture

@@ -187,9 +187,8 @@ class Depth:
         query = self.residual.queries[self.sublayer]
         scores = (sources @ query) * scales  # (sources, B, N)
         weights = scores.softmax(0)
-        return (weights[..., None] * sources).sum(
-            0
-        )  # as a batched product it would be one tiny one per token
+        # As a batched product it would be one tiny product per token.
+        return (weights[..., None] * sources).sum(0)
 
     def _sources(self) -> tuple[Tensor, Tensor]:
         count = len(self.scales)

@@ -156,13 +156,18 @@ def serial_ports(config: DoctorConfig) -> Iterator[Finding]:
             yield Finding("serial", port)
 
 
+def _follower(config: DoctorConfig) -> Any:
+    """LeRobot's driver, not connected."""
+    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+    return SO101Follower(SO101FollowerConfig(port=config.port or "none", id=config.id or None))
+
+
 def servos(config: DoctorConfig) -> Iterator[Finding]:
     """Whether six servos answer, what supplies them, and how warm they are."""
     if not config.port or not os.access(config.port, os.R_OK | os.W_OK):
         return
-    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
-
-    bus = SO101Follower(SO101FollowerConfig(port=config.port, id=config.id or None)).bus
+    bus = _follower(config).bus
     try:
         bus.connect(handshake=False)
     except ConnectionError as error:
@@ -186,11 +191,9 @@ def servos(config: DoctorConfig) -> Iterator[Finding]:
 
 def calibration(config: DoctorConfig) -> Iterator[Finding]:
     """Whether the arm is calibrated, and whether that can be right."""
-    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
-
     if not config.id:
         return
-    robot = SO101Follower(SO101FollowerConfig(port=config.port or "none", id=config.id))
+    robot = _follower(config)
     if not robot.calibration:
         fix = f"lerobot-calibrate --robot.type=so101_follower --robot.port=... --robot.id={config.id}"
         yield Finding("calibration", f"no {robot.calibration_fpath}", fix)
@@ -227,8 +230,6 @@ def units(config: DoctorConfig) -> Iterator[Finding]:
 
 
 def _units_of(what: str, config: DoctorConfig, extremes: Any) -> Finding:
-    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
-
     from .recorded_on import DEGREES, other_joints, units_of
 
     if extremes is None or extremes.shape != (2, 6):
@@ -236,7 +237,7 @@ def _units_of(what: str, config: DoctorConfig, extremes: Any) -> Finding:
     units = units_of(extremes)
     if units is None:
         return Finding(what, "degrees or -100..100: its numbers do not tell")
-    own = SO101Follower(SO101FollowerConfig(port="none", id=config.id)).calibration if config.id else None
+    own = _follower(config).calibration if config.id else None
     others = other_joints(extremes, own) if own else []
     fix = "" if units == DEGREES else "Run the arm with --robot.use_degrees=false."
     fix = fix or (
