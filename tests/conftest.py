@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings every test runs under: offline, out of the user's folders, on two threads."""
+"""Settings every test runs under: offline, out of the user's folders, on one thread."""
 
 import functools
 import logging
@@ -16,13 +16,11 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     WANDB_MODE="disabled",
     TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",  # of commands that tests start, too: tiny models take ten times as long on two that share a core
 )
 
 import draccus.wrappers.docstring  # noqa: E402
 import pytest  # noqa: E402
-import torch  # noqa: E402
-
-torch.set_num_threads(2)
 
 # draccus reads the sources of all config classes again at every parse, 2.5 s each time; LeRobot's own tests
 # remember the answers in the same way.

@@ -3,20 +3,10 @@
 
 import numpy as np
 import pytest
-import torch
 from lerobot.datasets import LeRobotDataset
 
 CAMERAS = ("top", "wrist")
 REPO_ID = "local/synthetic"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On cores that something else uses too, two threads wait for each other: 20 times slower for such small nets."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
