@@ -49,13 +49,13 @@ from .report import load, save, table
 from .small_siglip import GRID
 from .study import TRAIN, Study, compare, others, row
 
-TASKS = ("place_cube", "pass_post")
+TASKS = {"place_cube": (16_000, 32), "pass_post": (4_000, 64)}  # steps and batch that heads learn in
 CAMERAS = ("top", "wrist")
 PICTURES = ["--height=96", "--width=96", "--video=false"]
 CHUNK = 8  # actions carried out of each
 HORIZON = ["--policy.horizon=16", f"--policy.n_action_steps={CHUNK}", "--policy.n_obs_steps=2"]
 SMALL = ["--policy.n_emb=96", "--policy.n_layer=4", "--policy.n_head=4", "--policy.cond_dim=96"]
-TRAINING = ["--policy.optimizer_lr=1e-3", "--policy.scheduler_warmup_steps=200", "--batch_size=64"]
+TRAINING = ["--policy.optimizer_lr=1e-3", "--policy.scheduler_warmup_steps=200"]
 # What each arm is trained as, and the numbers of steps it acts with.
 ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "imf": ([], (1, 2, 4)),
@@ -66,6 +66,7 @@ ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "act from pixels": ([], (1,)),
 }
 ABLATIONS = {
+    "averages from the start": ["--policy.flow_matching_steps=0"],
     "standard residual": ["--policy.residual=standard"],
     "attnres_block": ["--policy.residual=attnres_block", "--policy.attnres_blocks=4"],
     "logit-normal times": ["--policy.time_sampler=logit_normal", "--policy.endpoint_share=0"],
@@ -136,8 +137,8 @@ class Heads(Study):
     def checkpoint(self, task: str, arm: str, seed: int, options: list[str]) -> Path:
         """Train one arm."""
         pixels, diffuses = "pixels" in arm, arm.startswith("diffusion")
-        steps = self.options.pixel_steps if pixels else self.options.steps
-        given = [f"--seed={seed}", f"--save_freq={steps // 2}"]
+        steps, batch = (self.options.pixel_steps, 8) if pixels else TASKS[task]
+        given = [f"--seed={seed}", f"--save_freq={steps // 2}", f"--batch_size={batch}"]
         if diffuses:
             given += ["--policy.type=diffusion", "--policy.noise_scheduler_type=DDIM"]
             given += ["--policy.num_inference_steps=10", "--policy.do_mask_loss_for_padding=true"]
@@ -147,11 +148,12 @@ class Heads(Study):
         else:
             given += ["--policy.type=imf", f"--policy.vision_model_name={self.encoder()}"]
             given += [f"--policy.vision_grid={GRID}", *SMALL]
+            given += [f"--policy.flow_matching_steps={steps // 2}"]
         if diffuses or not pixels:
             given += HORIZON
         if pixels:
             root = self.demonstrations(task)
-            given += ["--batch_size=8", "--policy.pretrained_backbone_weights=null"]
+            given += ["--policy.pretrained_backbone_weights=null"]
         else:
             root = self.environment_state(task) if diffuses else self.features(task)
             given += TRAINING
@@ -294,7 +296,6 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=400)
     parser.add_argument("--frames", type=int, default=60, help="episodes that the encoder learns from")
     parser.add_argument("--encoder_steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--pixel_steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=3 if full else 1)
     parser.add_argument("--starts", type=int, default=200)

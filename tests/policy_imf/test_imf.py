@@ -89,6 +89,22 @@ def test_one_loss_per_sample(policy):
         made.forward(training_batch(), reduction="sum")
 
 
+def test_averages_are_learned_once_velocities_have_been_also_after_a_restart(policy, tmp_path):
+    made, flow = policy(flow_matching_steps=2), policy(objective="flow_matching", num_inference_steps=2)
+    torch.manual_seed(0)
+    loss, logs = made.forward(training_batch())
+    torch.manual_seed(0)
+    torch.testing.assert_close(loss, flow.forward(training_batch())[0])
+    assert "loss_apart" not in logs
+    made.update()
+    made.save_pretrained(tmp_path)
+    loaded = type(made).from_pretrained(tmp_path)
+    loaded.train()
+    assert "loss_apart" not in loaded.forward(training_batch())[1]
+    loaded.update()
+    assert "loss_apart" in loaded.forward(training_batch())[1]
+
+
 def test_validation_under_no_grad_uses_the_averaged_weights(policy):
     made = policy()
     for parameter in made.model.parameters():
@@ -255,6 +271,7 @@ def test_a_missing_view_is_named(policy):
         ({"loss": "l1"}, "loss: found 'l1'"),
         ({"ema_decay": 1.0}, "ema_decay: found 1.0"),
         ({"num_inference_steps": 0}, "num_inference_steps: found 0"),
+        ({"flow_matching_steps": -1}, "flow_matching_steps: found -1, expected 0 or more"),
     ],
 )
 def test_impossible_options_are_named(config, changes, message):

@@ -62,6 +62,8 @@ class IMFConfig(PreTrainedConfig):
         time_mean, time_std: of the normal variable in it.
         same_time_share: of each batch, with r = t, where the objective is flow matching.
         endpoint_share: of each batch, with r = 0 and t = 1, where one-step inference is.
+        flow_matching_steps: training steps in which r = t throughout, before averages are learned. Their target is the
+            network's own derivative, which says nothing before velocities are right.
         loss: `pseudo_huber` with `huber_delta`, `adaptive` or `mse`.
         huber_delta: error above which the loss is linear, in units of the normalised action.
         num_inference_steps: evaluations of the network per chunk; any number, without training anew.
@@ -100,6 +102,7 @@ class IMFConfig(PreTrainedConfig):
     time_std: float = 1.0
     same_time_share: float = 0.5
     endpoint_share: float = 0.1
+    flow_matching_steps: int = 0
     loss: str = "pseudo_huber"
     huber_delta: float = 1.0
     num_inference_steps: int = 1
@@ -135,8 +138,9 @@ class IMFConfig(PreTrainedConfig):
         for name in (*positive, "num_inference_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected 1 or more.")
-        if self.vision_grid < 0:
-            raise ValueError(f"vision_grid: found {self.vision_grid}, expected 0 or more.")
+        for name in ("vision_grid", "flow_matching_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 or more.")
         if self.n_action_steps > self.horizon - self.n_obs_steps + 1:
             raise ValueError(
                 f"n_action_steps: found {self.n_action_steps}, expected at most {self.horizon - self.n_obs_steps + 1}, "

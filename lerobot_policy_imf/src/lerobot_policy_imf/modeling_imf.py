@@ -74,6 +74,9 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         self.ema: AveragedModel | None = None
         if config.ema_decay > 0:
             self.ema = averaged(self.model, config.ema_decay)
+        self.register_buffer(
+            "updates", torch.zeros((), dtype=torch.long)
+        )  # in a checkpoint too, to go on from
         self._history = FrameHistory(config.n_obs_steps, 1)
         self._compiled: dict[nn.Module, Callable] = {}
         self.reset()
@@ -96,6 +99,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
 
     def update(self) -> None:
         """Take the trained weights into the average; `lerobot-train` calls this after every optimizer step."""
+        self.updates += 1
         if self.ema is not None:
             self.ema.update_parameters(self.model)
 
@@ -118,7 +122,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         r, t = sample_times(
             len(actions),
             config.time_sampler,
-            config.same_time_share,
+            1.0 if self.updates < config.flow_matching_steps else config.same_time_share,
             config.endpoint_share,
             config.time_mean,
             config.time_std,
