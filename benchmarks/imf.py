@@ -8,7 +8,7 @@ class, trained on workbench frames (`benchmarks.small_siglip`), and read by cell
 same cached features of the same 400 demonstrations, clean, through LeRobot's own training, and acts from pictures on the same
 200 frozen starts:
 
-    imf             1, 2 and 4 steps of one training
+    imf             1, 2 and 4 steps of one training, three quarters of it flow matching, averages in the last
     flow_matching   10 steps and 1 of one training: the same network without average velocities
     regression      the same network, told the mean
     diffusion       LeRobot's, its U-Net made as small as our network, DDIM with 10 steps, features as its environment state
@@ -66,7 +66,8 @@ ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "act from pixels": ([], (1,)),
 }
 ABLATIONS = {
-    "averages from the start": ["--policy.flow_matching_steps=0"],
+    "averages from the start": [],
+    "averages for half": [],
     "standard residual": ["--policy.residual=standard"],
     "attnres_block": ["--policy.residual=attnres_block", "--policy.attnres_blocks=4"],
     "logit-normal times": ["--policy.time_sampler=logit_normal", "--policy.endpoint_share=0"],
@@ -77,6 +78,10 @@ ABLATIONS = {
     "adaptive loss": ["--policy.loss=adaptive"],
     "192 per view": ["--policy.per_view_output_dim=192"],
 }
+
+
+# Share of the steps in which imf learns velocities alone.
+VELOCITIES, OTHERS = 0.75, {"averages from the start": 0.0, "averages for half": 0.5}
 
 
 class Heads(Study):
@@ -148,7 +153,7 @@ class Heads(Study):
         else:
             given += ["--policy.type=imf", f"--policy.vision_model_name={self.encoder()}"]
             given += [f"--policy.vision_grid={GRID}", *SMALL]
-            given += [f"--policy.flow_matching_steps={steps // 2}"]
+            given += [f"--policy.flow_matching_steps={round(OTHERS.get(arm, VELOCITIES) * steps)}"]
         if diffuses or not pixels:
             given += HORIZON
         if pixels:
