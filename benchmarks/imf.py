@@ -27,6 +27,7 @@ on where it was. Writes results/imf.json, where arms that are not asked for stay
 import argparse
 import json
 import os
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +320,7 @@ def main() -> None:
     ]
     rows = [*others(load("imf").get("rows", []), new, ("task", "arm", "seed")), *new]
     labels = list(dict.fromkeys(r["arm"] for r in rows))
-    gains = compare(rows, ("task",), [("imf, 1 step", label) for label in labels])
+    gains = compare(rows, ("task",), product(("imf, 1 step", "imf, 2 steps"), labels))
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "tasks", "arms")}
     print("written to", save("imf", {"settings": settings, "rows": rows, "paired": gains}))
 
