@@ -8,7 +8,7 @@ class, trained on workbench frames (`benchmarks.small_siglip`), and read by cell
 same cached features of the same 400 demonstrations, clean, through LeRobot's own training, and acts from pictures on the same
 200 frozen starts:
 
-    imf             1, 2 and 4 steps of one training, three quarters of it flow matching, averages in the last
+    imf             1, 2 and 4 steps of one training; averages are learned in its second half
     flow_matching   10 steps and 1 of one training: the same network without average velocities
     regression      the same network, told the mean
     diffusion       LeRobot's, its U-Net made as small as our network, DDIM with 10 steps, features as its environment state
@@ -68,7 +68,6 @@ ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
 }
 ABLATIONS = {
     "averages from the start": [],
-    "averages for half": [],
     "standard residual": ["--policy.residual=standard"],
     "attnres_block": ["--policy.residual=attnres_block", "--policy.attnres_blocks=4"],
     "logit-normal times": ["--policy.time_sampler=logit_normal", "--policy.endpoint_share=0"],
@@ -82,7 +81,7 @@ ABLATIONS = {
 
 
 # Share of the steps in which imf learns velocities alone.
-VELOCITIES, OTHERS = 0.75, {"averages from the start": 0.0, "averages for half": 0.5}
+VELOCITIES, OTHERS = 0.5, {"averages from the start": 0.0}
 
 
 class Heads(Study):
