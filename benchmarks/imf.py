@@ -67,7 +67,7 @@ ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "act from pixels": ([], (1,)),
 }
 ABLATIONS = {
-    "averages from the start": [],
+    "averages from the start": ["--policy.flow_matching_steps=0"],
     "standard residual": ["--policy.residual=standard"],
     "attnres_block": ["--policy.residual=attnres_block", "--policy.attnres_blocks=4"],
     "logit-normal times": ["--policy.time_sampler=logit_normal", "--policy.endpoint_share=0"],
@@ -78,10 +78,6 @@ ABLATIONS = {
     "adaptive loss": ["--policy.loss=adaptive"],
     "192 per view": ["--policy.per_view_output_dim=192"],
 }
-
-
-# Share of the steps in which imf learns velocities alone.
-VELOCITIES, OTHERS = 0.5, {"averages from the start": 0.0}
 
 
 class Heads(Study):
@@ -153,7 +149,7 @@ class Heads(Study):
         else:
             given += ["--policy.type=imf", f"--policy.vision_model_name={self.encoder()}"]
             given += [f"--policy.vision_grid={GRID}", *SMALL]
-            given += [f"--policy.flow_matching_steps={round(OTHERS.get(arm, VELOCITIES) * steps)}"]
+            given += [f"--policy.flow_matching_steps={steps // 2}"]
         if diffuses or not pixels:
             given += HORIZON
         if pixels:

@@ -74,9 +74,8 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         self.ema: AveragedModel | None = None
         if config.ema_decay > 0:
             self.ema = averaged(self.model, config.ema_decay)
-        self.register_buffer(
-            "updates", torch.zeros((), dtype=torch.long)
-        )  # in a checkpoint too, to go on from
+        # Kept in checkpoints, so that a training that goes on knows where it was.
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self._history = FrameHistory(config.n_obs_steps, 1)
         self._compiled: dict[nn.Module, Callable] = {}
         self.reset()
