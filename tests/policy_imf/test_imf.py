@@ -67,7 +67,9 @@ def test_padding_of_an_episode_does_not_count(policy, monkeypatch):
     from lerobot_policy_imf import modeling_imf
 
     errors = {}
-    monkeypatch.setattr(modeling_imf, "velocity_error", lambda *args: (errors["now"], torch.ones(2, 6, 6)))
+    monkeypatch.setattr(
+        modeling_imf, "velocity_error", lambda *args, **kwargs: (errors["now"], torch.ones(2, 6, 6))
+    )
     made, batch = policy(), training_batch()
     batch["action_is_pad"][:, 4:] = True
     errors["now"] = torch.randn(4, 6, 6)
@@ -90,19 +92,17 @@ def test_one_loss_per_sample(policy):
 
 
 def test_averages_are_learned_once_velocities_have_been_also_after_a_restart(policy, tmp_path):
-    made, flow = policy(flow_matching_steps=2), policy(objective="flow_matching", num_inference_steps=2)
-    torch.manual_seed(0)
-    loss, logs = made.forward(training_batch())
-    torch.manual_seed(0)
-    torch.testing.assert_close(loss, flow.forward(training_batch())[0])
-    assert "loss_apart" not in logs
+    made = policy(flow_matching_steps=2)
+    logs = made.forward(training_batch())[1]
+    assert "loss_apart" in logs  # all times are drawn
+    assert "du_dt_p95" not in logs
     made.update()
     made.save_pretrained(tmp_path)
     loaded = type(made).from_pretrained(tmp_path)
     loaded.train()
-    assert "loss_apart" not in loaded.forward(training_batch())[1]
+    assert "du_dt_p95" not in loaded.forward(training_batch())[1]
     loaded.update()
-    assert "loss_apart" in loaded.forward(training_batch())[1]
+    assert "du_dt_p95" in loaded.forward(training_batch())[1]
 
 
 def test_validation_under_no_grad_uses_the_averaged_weights(policy):

@@ -98,6 +98,16 @@ def test_at_equal_times_every_objective_is_flow_matching(objective):
     assert torch.equal(error, expected)
 
 
+def test_without_the_derivative_averages_are_told_the_velocity():
+    head = tiny_head()
+    actions, noise, r, t, condition = sample()
+    error, slope = velocity_error("imf", head, actions, noise, r, t, condition, derive=False)
+    along = t[:, None, None]
+    expected = head((1 - along) * actions + along * noise, r, t, condition) - (noise - actions)
+    assert torch.equal(error, expected)
+    assert not len(slope)
+
+
 def test_equal_times_among_others_change_nothing():
     head = tiny_head()
     actions, noise, r, t, condition = sample()

@@ -62,8 +62,8 @@ class IMFConfig(PreTrainedConfig):
         time_mean, time_std: of the normal variable in it.
         same_time_share: of each batch, with r = t, where the objective is flow matching.
         endpoint_share: of each batch, with r = 0 and t = 1, where one-step inference is.
-        flow_matching_steps: training steps in which r = t throughout, before averages are learned. Their target is the
-            network's own derivative, which says nothing before velocities are right.
+        flow_matching_steps: training steps in which averages are taken for velocities, before they learn to differ. What
+            tells them is the network's own derivative, which is wrong while velocities are.
         loss: `pseudo_huber` with `huber_delta`, `adaptive` or `mse`.
         huber_delta: error above which the loss is linear, in units of the normalised action.
         num_inference_steps: evaluations of the network per chunk; any number, without training anew.

@@ -121,7 +121,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         r, t = sample_times(
             len(actions),
             config.time_sampler,
-            1.0 if self.updates < config.flow_matching_steps else config.same_time_share,
+            config.same_time_share,
             config.endpoint_share,
             config.time_mean,
             config.time_std,
@@ -137,6 +137,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
                 r,
                 t,
                 self._condition(model, batch),
+                derive=bool(self.updates >= config.flow_matching_steps),
             )
         losses = reduce_error(error, batch.get("action_is_pad"), config.loss, config.huber_delta)
         loss = losses.mean() if reduction == "mean" else losses
@@ -146,7 +147,8 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         logs = {"loss": losses.mean().item()}
         if self.config.objective != "flow_matching" and 0 < int(same.sum()) < len(losses):
             logs |= {"loss_same_time": losses[same].mean().item(), "loss_apart": losses[~same].mean().item()}
-            logs["du_dt_p95"] = slope.flatten(1).norm(dim=1).quantile(0.95).item()
+            if len(slope):
+                logs["du_dt_p95"] = slope.flatten(1).norm(dim=1).quantile(0.95).item()
         return logs
 
     @torch.no_grad()

@@ -68,6 +68,7 @@ def velocity_error(
     r: Tensor,
     t: Tensor,
     condition: Tensor,
+    derive: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """What the network's velocity is wrong by.
 
@@ -77,14 +78,18 @@ def velocity_error(
         actions, noise: (B, T, A).
         r, t: (B,) times, r <= t.
         condition: (B, N, D), handed to the field; no tangent flows through it.
+        derive: false to take averages for velocities and leave du/dt out, as if paths were straight. A training that
+            begins so (trajectory flow matching, 2510.20771) knows every r and t before it learns from its own derivative.
 
     Returns:
-        The error (B, T, A), and du/dt (M, T, A) of the M samples with r < t.
+        The error (B, T, A), and du/dt (M, T, A) of the M samples with r < t; none if it was left out.
     """
     along = t[:, None, None]
     z, target = (1 - along) * actions + along * noise, noise - actions
     if objective == "flow_matching":
         return field(z, t, t, condition) - target, z[:0]
+    if not derive:
+        return field(z, r, t, condition) - target, z[:0]
     # Where r = t the derivative has no say, and half of the batch goes without its cost.
     at, between = (r == t).nonzero()[:, 0], (r < t).nonzero()[:, 0]
     velocity, slope = z.new_zeros(z.shape), z[:0]
