@@ -15,7 +15,8 @@ starts:
     smolvla          LeRobot's, on the demonstrations, for the sum of the steps
 
 Stage 2's latent loss on unseen recordings is told beside its floor. Stopped and started again, it goes on where it was; some five hours on two cores.
-BENCH=full: three seeds, and 5, 10 and 50 demonstrations. Writes results/hlrp.json.
+BENCH=full: three seeds, and 5, 10 and 50 demonstrations. Writes results/hlrp.json, where
+arms that are not asked for stay.
 """
 
 import argparse
@@ -32,9 +33,9 @@ from lerobot_policy_hlrp.labels import LatentLabels
 from lerobot_processor_so101.trained_policy import load_policy
 
 from .hlrp_laq import MASKS, label, laq_training, untrained
-from .report import save
+from .report import load, save
 from .small_smolvla import PICTURES, SIDE, small_vlm, training
-from .study import Study, compare, row
+from .study import Study, compare, others, row
 
 ARMS = ("video", "labelled only", "random LAQ", "all labels", "smolvla")
 LATENT = ("video", "random LAQ")
@@ -140,20 +141,19 @@ def main() -> None:
     parser.add_argument("--latent_weight", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=3 if full else 1)
     parser.add_argument("--starts", type=int, default=200)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[], help="by default all")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     options = parser.parse_args()
     study = Loop(options.out, options)
-    rows = [
+    new = [
         study.arm(arm, few, seed)
         for few in options.few
-        for arm in options.arms or ARMS
+        for arm in options.arms
         for seed in range(options.seeds)
     ]
+    rows = [*others(load("hlrp").get("rows", []), new, ("demonstrations", "arm", "seed")), *new]
     gains = compare(rows, ("demonstrations",), [("video", arm) for arm in ARMS])
-    if not options.arms:  # a part would take the place of the whole
-        settings = {key: value for key, value in vars(options).items() if key not in ("out", "arms")}
-        result = {"settings": settings, "rows": rows, "paired": gains}
-        print("written to", save("hlrp", result))
+    settings = {key: value for key, value in vars(options).items() if key not in ("out", "arms")}
+    print("written to", save("hlrp", {"settings": settings, "rows": rows, "paired": gains}))
 
 
 if __name__ == "__main__":

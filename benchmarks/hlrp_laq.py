@@ -14,8 +14,8 @@ objects (`benchmarks.moving_background`). Latent action models of one size are t
 and asked on recordings that none has seen: the share of the codes in use and their perplexity; the error of the later frame on
 fingers and cube, over that of not moving; and how much of the true joint motion over the gap a linear map of the latent
 action explains (R², mean of the joints, fitted on the training recordings; bootstrap over recordings). Draws
-one pair's latent action applied to other frames. Some three hours on two cores. Writes results/hlrp_laq.json and
-outputs/hlrp_laq/applied.png.
+one pair's latent action applied to other frames. Some three hours on two cores. Writes results/hlrp_laq.json, where
+arms that are not asked for stay, and outputs/hlrp_laq/applied.png.
 """
 
 import argparse
@@ -38,8 +38,8 @@ from lerobot_policy_hlrp.quantizers import Quantized, Usage
 from lerobot_processor_so101 import image_key, seg_key
 from lerobot_processor_so101.stored import decode_ids
 
-from .report import save, table
-from .study import Study, file_name
+from .report import load, save, table
+from .study import Study, file_name, others
 
 MASKS = ["--policy.mask_classes=[cube,static_finger,moving_finger]"]
 ARMS = {
@@ -227,7 +227,7 @@ def main() -> None:
     study = Stage1(options.out, options)
     video = study.video("video", options.episodes, 20000)
     unseen = study.video("unseen", options.held_out, 60000)
-    rows = []
+    new: list[dict] = []
     for arm in options.arms:
         checkpoint = study.model(arm, video)
         policy = HLRPLAQPolicy.from_pretrained(checkpoint)
@@ -238,7 +238,7 @@ def main() -> None:
         )
         usage = usage_of(test[0])
         pairs = pairs_of(unseen, gap)
-        rows.append(
+        new.append(
             {
                 "arm": arm,
                 "codes_used": round(usage.used, 3),
@@ -247,9 +247,10 @@ def main() -> None:
                 **probe(train, test),
             }
         )
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(new[-1]), flush=True)
         if arm == "fsq, masks":
             applied(policy, pairs, options.out / "applied.png")
+    rows = [*others(load("hlrp_laq").get("rows", []), new, ("arm",)), *new]
     cells = [[str(row[key]) for key in rows[0]] for row in rows]
     print(table(list(rows[0]), cells))
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "arms")}
