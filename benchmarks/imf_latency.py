@@ -67,6 +67,7 @@ def make_imf(siglip: str, **options: Any) -> IMFPolicy:
         vision_model_name=siglip,
         device="cpu",
         push_to_hub=False,
+        flow_matching_steps=0,  # a training step is one of the dearer kind
         **options,
     )
     return IMFPolicy(config)

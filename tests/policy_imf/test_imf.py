@@ -91,13 +91,14 @@ def test_one_loss_per_sample(policy):
         made.forward(training_batch(), reduction="sum")
 
 
-def test_averages_are_learned_once_velocities_have_been_also_after_a_restart(policy, tmp_path):
+def test_averages_are_learned_once_velocities_have_been_also_after_a_restart(policy, tmp_path, caplog):
     made = policy(flow_matching_steps=2)
     logs = made.forward(training_batch())[1]
     assert "loss_apart" in logs  # all times are drawn
     assert "du_dt_p95" not in logs
     made.update()
     made.save_pretrained(tmp_path)
+    assert "flow_matching_steps: found 2, and 1 steps are done" in caplog.text
     loaded = type(made).from_pretrained(tmp_path)
     loaded.train()
     assert "du_dt_p95" not in loaded.forward(training_batch())[1]

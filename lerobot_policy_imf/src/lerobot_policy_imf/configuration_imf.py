@@ -63,7 +63,8 @@ class IMFConfig(PreTrainedConfig):
         same_time_share: of each batch, with r = t, where the objective is flow matching.
         endpoint_share: of each batch, with r = 0 and t = 1, where one-step inference is.
         flow_matching_steps: training steps in which averages are taken for velocities, before they learn to differ. What
-            tells them is the network's own derivative, which is wrong while velocities are.
+            tells them is the network's own derivative, which is wrong while velocities are. Half of all is right, and
+            this half of the seed's.
         loss: `pseudo_huber` with `huber_delta`, `adaptive` or `mse`.
         huber_delta: error above which the loss is linear, in units of the normalised action.
         num_inference_steps: evaluations of the network per chunk; any number, without training anew.
@@ -102,7 +103,7 @@ class IMFConfig(PreTrainedConfig):
     time_std: float = 1.0
     same_time_share: float = 0.5
     endpoint_share: float = 0.1
-    flow_matching_steps: int = 0
+    flow_matching_steps: int = 25_000
     loss: str = "pseudo_huber"
     huber_delta: float = 1.0
     num_inference_steps: int = 1

@@ -10,6 +10,7 @@ What is unusual about it:
 - A checkpoint holds the encoder too, in bfloat16, and is loaded without a network.
 """
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable
@@ -37,6 +38,8 @@ from .head import VelocityHead
 from .instruction import TOKENS, TextEncoder
 from .objectives import integrate, reduce_error, sample_times, velocity_error
 from .vision import VisionEncoder
+
+logger = logging.getLogger(__name__)
 
 _QUERIES = 8  # of cells, in a view
 _STATE_LIMIT = 2.0  # of a joint in the range it had in training; one that never moved has no range
@@ -82,6 +85,14 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
 
     def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
         """Save weights and configuration, and what the encoders are."""
+        config, done = self.config, int(self.updates)
+        if config.objective != "flow_matching" and 0 < done < config.flow_matching_steps:
+            logger.warning(
+                "flow_matching_steps: found %d, and %d steps are done: this checkpoint has not begun to learn averages, and its "
+                "single step goes to the mean of what was shown. Expected: half of `--steps`.",
+                config.flow_matching_steps,
+                done,
+            )
         super()._save_pretrained(save_directory, **kwargs)
         self.vision.save_config(save_directory)
         if self.text is not None:
