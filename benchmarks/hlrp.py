@@ -139,17 +139,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000, help="of stage 2")
     parser.add_argument("--policy_steps", type=int, default=1000, help="of stage 3")
     parser.add_argument("--latent_weight", type=float, default=1.0)
-    parser.add_argument("--seeds", type=int, default=3 if full else 1)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2] if full else [0], help="of training"
+    )
     parser.add_argument("--starts", type=int, default=200)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     options = parser.parse_args()
     study = Loop(options.out, options)
-    new = [
-        study.arm(arm, few, seed)
-        for few in options.few
-        for arm in options.arms
-        for seed in range(options.seeds)
-    ]
+    new = [study.arm(arm, few, seed) for few in options.few for arm in options.arms for seed in options.seeds]
     rows = [*others(load("hlrp").get("rows", []), new, ("demonstrations", "arm", "seed")), *new]
     gains = compare(rows, ("demonstrations",), [("video", arm) for arm in ARMS])
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "arms")}

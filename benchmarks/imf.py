@@ -298,7 +298,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=60, help="episodes that the encoder learns from")
     parser.add_argument("--encoder_steps", type=int, default=1500)
     parser.add_argument("--pixel_steps", type=int, default=1500)
-    parser.add_argument("--seeds", type=int, default=3 if full else 1)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2] if full else [0], help="of training"
+    )
     parser.add_argument("--starts", type=int, default=200)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=(*ARMS, *ABLATIONS), default=list(ARMS))
@@ -310,7 +312,7 @@ def main() -> None:
         found
         for task in options.tasks
         for name in dict.fromkeys(names)
-        for seed in range(options.seeds)
+        for seed in options.seeds
         for found in study.arm(task, name, seed, *arms[name])
     ]
     rows = [*others(load("imf").get("rows", []), new, ("task", "arm", "seed")), *new]
