@@ -10,13 +10,13 @@ starts:
     video            stage 1 on all recordings; stage 2 learns its latent actions on all, and actions where labelled; stage 3
                      actions of the demonstrations
     labelled only    actions of the demonstrations in both stages. Each batch of it has ten times as many of them
+    seen as often    the same with so much less of stage 2 that every demonstration is seen as often as in `video`
     random LAQ       as `video`, with the codes of a latent action model that was never trained
     all labels       actions of all recordings in both stages
     smolvla          LeRobot's, on the demonstrations, for the sum of the steps
 
 Stage 2's latent loss on unseen recordings is told beside its floor. Stopped and started again, it goes on where it was; some five hours on two cores.
-BENCH=full: three seeds, and 5, 10 and 50 demonstrations. Writes results/hlrp.json, where
-arms that are not asked for stay.
+BENCH=full: three seeds, and 5, 10 and 50 demonstrations. Writes results/hlrp.json, where arms that are not asked for stay.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from .report import load, save
 from .small_smolvla import PICTURES, SIDE, small_vlm, training
 from .study import Study, compare, others, row
 
-ARMS = ("video", "labelled only", "random LAQ", "all labels", "smolvla")
+ARMS = ("video", "labelled only", "seen as often", "random LAQ", "all labels", "smolvla")
 LATENT = ("video", "random LAQ")
 
 
@@ -74,6 +74,8 @@ class Loop(Study):
         """Train one arm through both stages, and return the policy and what stage 2 made, if there is one."""
         name, steps2, steps3 = f"{arm} {few} {seed}", self.options.steps, self.options.policy_steps
         every, demonstrations = self.recordings(self.options.episodes), self.recordings(few)
+        if arm == "seen as often":
+            steps2 = steps2 * few // self.options.episodes
         own = every if arm == "all labels" else demonstrations
         if arm == "smolvla":
             plain = self.recordings(few, masks=False)  # it would take masks for pictures
