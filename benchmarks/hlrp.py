@@ -35,7 +35,7 @@ from lerobot_processor_so101.trained_policy import load_policy
 from .hlrp_laq import MASKS, label, laq_training, untrained
 from .report import load, save
 from .small_smolvla import PICTURES, SIDE, small_vlm, training
-from .study import Study, compare, others, row
+from .study import Study, compare, row, with_earlier
 
 ARMS = ("video", "labelled only", "seen as often", "random LAQ", "all labels", "smolvla")
 LATENT = ("video", "random LAQ")
@@ -149,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     study = Loop(options.out, options)
     new = [study.arm(arm, few, seed) for few in options.few for arm in options.arms for seed in options.seeds]
-    rows = [*others(load("hlrp").get("rows", []), new, ("demonstrations", "arm", "seed")), *new]
+    rows = with_earlier(load("hlrp"), new, ("demonstrations", "arm", "seed"))
     gains = compare(rows, ("demonstrations",), [("video", arm) for arm in ARMS])
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "arms")}
     print("written to", save("hlrp", {"settings": settings, "rows": rows, "paired": gains}))

@@ -39,7 +39,7 @@ from lerobot_processor_so101 import image_key, seg_key
 from lerobot_processor_so101.stored import decode_ids
 
 from .report import load, save, table
-from .study import Study, file_name, others
+from .study import Study, file_name, with_earlier
 
 MASKS = ["--policy.mask_classes=[cube,static_finger,moving_finger]"]
 ARMS = {
@@ -250,7 +250,7 @@ def main() -> None:
         print(json.dumps(new[-1]), flush=True)
         if arm == "fsq, masks":
             applied(policy, pairs, options.out / "applied.png")
-    rows = [*others(load("hlrp_laq").get("rows", []), new, ("arm",)), *new]
+    rows = with_earlier(load("hlrp_laq"), new, ("arm",))
     cells = [[str(row[key]) for key in rows[0]] for row in rows]
     print(table(list(rows[0]), cells))
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "arms")}

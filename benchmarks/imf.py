@@ -48,7 +48,7 @@ from . import imf_diffusion
 from .clock import Clock
 from .report import load, save, table
 from .small_siglip import GRID
-from .study import TRAIN, Study, compare, others, row
+from .study import TRAIN, Study, compare, row, with_earlier
 
 TASKS = {"place_cube": (16_000, 32), "pass_post": (4_000, 64)}  # steps and batch that heads learn in
 CAMERAS = ("top", "wrist")
@@ -315,7 +315,7 @@ def main() -> None:
         for seed in options.seeds
         for found in study.arm(task, name, seed, *arms[name])
     ]
-    rows = [*others(load("imf").get("rows", []), new, ("task", "arm", "seed")), *new]
+    rows = with_earlier(load("imf"), new, ("task", "arm", "seed"))
     labels = list(dict.fromkeys(r["arm"] for r in rows))
     gains = compare(rows, ("task",), product(("imf, 1 step", "imf, 2 steps"), labels))
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "tasks", "arms")}

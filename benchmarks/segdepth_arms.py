@@ -33,7 +33,7 @@ from lerobot_processor_so101 import CLASS_NAMES
 from lerobot_processor_so101.trained_policy import load_policy
 
 from .report import load, save, table
-from .study import Study, compare, others, row
+from .study import Study, compare, row, with_earlier
 
 PLACE = json.dumps([*CLASS_NAMES, "red cube", "blue bowl"])
 TASKS = {
@@ -208,7 +208,7 @@ def main() -> None:
         name = f"segdepth_arms_{task}"
         before = load(name) if options.arms else {}
         rows = sorted(
-            [*others(before.get("rows", []), new, ("arm", "level", "seed")), *new],
+            with_earlier(before, new, ("arm", "level", "seed")),
             key=lambda r: (r["level"], arms.index(r["arm"]), r["seed"]),
         )
         gains = compare(rows, ("task", "level"), [("true", arm) for arm in arms])

@@ -75,15 +75,16 @@ def row(successes: list[int], **what: str | int) -> dict:
     return {**what, **rate(sum(successes), len(successes)), "per_start": successes}
 
 
-def others(before: list[dict], now: list[dict], keys: Sequence[str]) -> list[dict]:
-    """Those rows of an earlier run that this one has not made anew.
+def with_earlier(before: dict, new: list[dict], keys: Sequence[str]) -> list[dict]:
+    """The rows of a result that are not made anew, then the new ones.
 
     Args:
-        before, now: rows.
+        before: what `report.load` gave; empty if there is nothing yet.
+        new: rows of this run.
         keys: what two rows of the same measurement have in common.
     """
-    made = {tuple(r[key] for key in keys) for r in now}
-    return [r for r in before if tuple(r[key] for key in keys) not in made]
+    made = {tuple(r[key] for key in keys) for r in new}
+    return [*(r for r in before.get("rows", []) if tuple(r[key] for key in keys) not in made), *new]
 
 
 def compare(rows: list[dict], keys: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[dict]:

@@ -86,7 +86,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
     def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
         """Save weights and configuration, and what the encoders are."""
         config, done = self.config, int(self.updates)
-        if config.objective != "flow_matching" and 0 < done < config.flow_matching_steps:
+        if config.objective != "flow_matching" and done > 0 and not self._learns_averages:
             logger.warning(
                 "flow_matching_steps: found %d, and %d steps are done: this checkpoint has not begun to learn averages, and its "
                 "single step goes to the mean of what was shown. Expected: half of `--steps`.",
@@ -148,11 +148,15 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
                 r,
                 t,
                 self._condition(model, batch),
-                derive=bool(self.updates >= config.flow_matching_steps),
+                derive=self._learns_averages,
             )
         losses = reduce_error(error, batch.get("action_is_pad"), config.loss, config.huber_delta)
         loss = losses.mean() if reduction == "mean" else losses
         return loss, self._logs(losses.detach(), r == t, slope)
+
+    @property
+    def _learns_averages(self) -> bool:
+        return int(self.updates) >= self.config.flow_matching_steps
 
     def _logs(self, losses: Tensor, same: Tensor, slope: Tensor) -> dict[str, float]:
         logs = {"loss": losses.mean().item()}
