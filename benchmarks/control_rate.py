@@ -29,6 +29,7 @@ from lerobot.scripts.lerobot_rollout import rollout
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from lerobot_env_so101_workbench import SO101VirtualCameraConfig
+from lerobot_env_so101_workbench.arm import HOME
 from lerobot_env_so101_workbench.virtual_calibration import FOLLOWER, calibration_file
 from lerobot_robot_so101 import SO101GuardedConfig
 from lerobot_robot_so101.so101_guarded import SO101Guarded
@@ -61,15 +62,10 @@ def make_checkpoint(kind: str, folder: Path) -> Any:
         }
     torch.manual_seed(0)
     config = make_policy_config(kind, **robot_features((SIZE["height"], SIZE["width"])), **options)
-    statistics = {
-        key: {
-            "mean": torch.zeros(6),
-            "std": torch.full((6,), 20.0),
-            "min": torch.full((6,), -90.0),
-            "max": torch.full((6,), 90.0),
-        }
-        for key in ("observation.state", "action")
-    }
+    # Around the pose it begins in: elsewhere an untrained policy presses the arm on the table until a servo gives up.
+    home = torch.tensor(HOME, dtype=torch.float32)
+    spread = {"mean": home, "std": torch.full((6,), 5.0), "min": home - 10, "max": home + 10}
+    statistics = dict.fromkeys(("observation.state", "action"), spread)
     return save_policy(get_policy_class(kind)(config), folder, statistics)
 
 
