@@ -2,12 +2,15 @@
 """Stages 2 and 3: what is SmolVLA's stays so, what counts counts, and nothing of the future is seen."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from lerobot_policy_hlrp.latent_targets import Latents
 from lerobot_policy_hlrp.modeling_hlrp import HLRPPolicy
@@ -238,6 +241,62 @@ def test_latent_actions_need_someone_who_says_them(hlrp_config):
     policy = build(hlrp_config(training_mode="multitask"))
     with pytest.raises(ValueError, match="found 'multitask', which learns latent actions"):
         policy(training_batch())
+
+
+def test_labels_of_a_mixture_are_narrowed(hlrp_config):
+    policy = build(hlrp_config(labelled_episodes=[0, 1]))
+    policy._mixture = SimpleNamespace(per_episode=(torch.tensor([0, 1, 1]), torch.full((3,), 6)))
+    assert policy.action_counts(training_batch()).sum((1, 2)).tolist() == [0, 36, 0]
+
+
+def test_an_expert_on_a_trunk_in_half_precision_is_trained_in_full(hlrp_config, vlm, tmp_path):
+    folder = shutil.copytree(vlm, tmp_path / "vlm")
+    AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    policy = build(hlrp_config(load_vlm_weights=True, vlm_model_name=str(folder)))
+    kinds = {p.dtype for p in policy.parameters() if p.requires_grad}
+    assert kinds == {torch.float32}
+    assert {p.dtype for p in policy.parameters()} == {torch.float32, torch.bfloat16}
+    batch, (noise, time) = training_batch(), flow_inputs()
+    loss, _ = policy(batch, noise, time)
+    loss.backward()
+    assert torch.isfinite(policy.predict_action_chunk(present(batch), noise=noise)).all()
+
+
+def test_a_ramp_goes_on_where_the_last_one_was_left(hlrp_config):
+    policy = build(hlrp_config(head="pooled_mlp", gap_s=0.2, n_action_steps=2)).eval()
+    goals = iter([0.0, 6.0, 6.0])
+    policy.heads.action.forward = lambda pooled: torch.full((len(pooled), 32), next(goals))
+    batch = present(training_batch(1))
+    acted = [float(policy.select_action(dict(batch))[0, 0]) for _ in range(6)]
+    assert acted == pytest.approx([0, 0, 1, 2, 2 + 4 / 6, 2 + 8 / 6])
+
+
+@pytest.mark.parametrize(
+    ("stage2", "stage3", "message"),
+    [
+        ({}, {"gap_s": 0.2}, r"gap_s: found 0.2, expected 0.1.*--policy.gap_s=0.1"),
+        ({"head": "pooled_mlp"}, {}, r"head: found 'expert', expected 'pooled_mlp'"),
+        (
+            {"head": "pooled_mlp"},
+            {"head": "pooled_mlp", "action_kind": "delta"},
+            r"action_kind: found 'delta', expected 'absolute'",
+        ),
+    ],
+)
+def test_stage_3_is_of_the_form_of_stage_2(hlrp_config, laq, tmp_path, stage2, stage3, message):
+    build(hlrp_config(stage="foundation", laq=laq, **stage2)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        HLRPPolicy(hlrp_config(init_from=str(tmp_path), **stage3))
+
+
+def test_a_teacher_of_another_camera_is_refused(hlrp_config, tmp_path):
+    from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
+
+    picture = PolicyFeature(FeatureType.VISUAL, (3, 48, 64))
+    config = laq_config(camera="front", input_features={"observation.images.front": picture})
+    HLRPLAQPolicy(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"looks at 'observation.images.front', expected one of"):
+        HLRPPolicy(hlrp_config(stage="foundation", laq=str(tmp_path)))
 
 
 def test_the_gap_is_the_teachers(hlrp_config, laq):

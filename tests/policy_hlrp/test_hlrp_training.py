@@ -58,8 +58,9 @@ def test_three_stages_by_the_commands_of_the_docs(demos, vlm, tmp_path, monkeypa
     saved = json.loads((stage2 / "config.json").read_text())
     assert saved["laq_identity"]["camera"] == "top"
     assert not [key for key in saved["input_features"] if key.endswith("_seg")]
-    options = [f"vlm_model_name={vlm}", *TINY, f"init_from={stage2}", "labelled_episodes=[0]"]
-    stage3 = train(monkeypatch, "hlrp_3_policy.yaml", tmp_path / "policy", options, data)
+    options = [f"vlm_model_name={vlm}", *TINY, f"init_from={stage2}"]
+    demonstrations = [data, "--dataset.episodes=[0]"]
+    stage3 = train(monkeypatch, "hlrp_3_policy.yaml", tmp_path / "policy", options, *demonstrations)
     (laq.parents[2]).rename(tmp_path / "gone")
     command(
         monkeypatch,

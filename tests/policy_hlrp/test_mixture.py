@@ -67,6 +67,7 @@ def test_pictures_that_fit_are_not_touched(data, mixed):
     for index in (0, 9):
         assert torch.equal(whole[21 + index][VIEW], small[index]["observation.images.wrist"])
     assert whole[0]["task"] == "Lift the cube."
+    np.testing.assert_allclose(whole.meta.stats[VIEW]["count"], whole.meta.stats["index"]["count"])
 
 
 def test_numbers_are_those_of_their_source_normalised_and_filled_up(data, mixed):

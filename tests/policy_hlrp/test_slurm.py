@@ -2,10 +2,12 @@
 """The scripts for Slurm, with stand-ins for its commands."""
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 ROOT = Path(__file__).parents[2]
 NOTE = '#!/bin/bash\necho "$(basename "$0") $*" >> calls\n'
@@ -77,6 +79,17 @@ def test_the_job_that_starts_first_cancels_its_twins_and_trains(cluster, stage, 
         in launch
     )
     assert (ROOT / "configs" / f"{config}.yaml").is_file()
+
+
+@pytest.mark.parametrize(("nodes", "gpus"), [("1", "1"), ("1", "4"), ("2", "4")])
+def test_accelerate_takes_the_command(cluster, nodes, gpus):
+    own = {"SLURM_NODEID": "0", "SLURM_NNODES": nodes, "SLURM_GPUS_ON_NODE": gpus}
+    calls, _ = cluster("bash", "examples/slurm/hlrp_1.sbatch", **{**JOB, **own})
+    words = shlex.split(calls[-1])
+    assert words[:2] == ["accelerate", "launch"]
+    asked = launch_command_parser().parse_args(words[2:])
+    _validate_launch_command(asked)  # raises for processes that do not fit
+    assert asked.num_processes == int(nodes) * int(gpus)
 
 
 def test_a_twin_that_starts_all_the_same_stops(cluster):

@@ -23,12 +23,14 @@ from lerobot.datasets.compute_stats import aggregate_stats, compute_episode_stat
 from lerobot.datasets.dataset_tools import delete_episodes
 from lerobot.datasets.feature_utils import get_hf_features_from_features
 from lerobot.datasets.io_utils import (
+    load_nested_dataset,
     write_episodes,
     write_info,
     write_stats,
     write_table_one_row_group_per_episode,
     write_tasks,
 )
+from lerobot.datasets.utils import EPISODES_DIR
 from lerobot.policies.common.vla_utils import resize_with_pad
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
@@ -231,10 +233,9 @@ def _write_meta(
     out: Path,
 ) -> None:
     """Tables about episodes and tasks, statistics and info, with the mixture's names."""
-    assert meta.episodes is not None
     rows, every = [], []
     groups = dict(list(numbers.groupby("episode_index")))
-    for row in meta.episodes.to_list():
+    for row in load_nested_dataset(Path(meta.root) / EPISODES_DIR).to_list():  # with statistics
         kept = {key: value for key, value in row.items() if not key.startswith(("stats/", "videos/"))}
         stats: dict[str, dict[str, Any]] = {}
         for key, value in row.items():

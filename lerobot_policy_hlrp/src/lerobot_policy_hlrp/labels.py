@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from lerobot.datasets import LeRobotDatasetMetadata
+from lerobot.datasets.io_utils import load_nested_dataset
+from lerobot.datasets.utils import EPISODES_DIR
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -92,8 +94,8 @@ def dataset_fingerprint(dataset: LeRobotDatasetMetadata) -> str:
     A copy without pictures, as `--drop_rgb=true` makes it, is the same dataset.
     """
     digest = hashlib.sha256(f"{dataset.fps} {dataset.total_frames}".encode())
-    episodes = dataset.episodes
-    if episodes is not None:
+    if dataset.episodes is not None:
+        episodes = load_nested_dataset(dataset.root / EPISODES_DIR)  # the metadata leaves statistics out
         digest.update(np.asarray(episodes["length"], np.int64).tobytes())
         if _STATE_MEAN in episodes.column_names:
             digest.update(np.asarray(episodes[_STATE_MEAN], np.float64).tobytes())

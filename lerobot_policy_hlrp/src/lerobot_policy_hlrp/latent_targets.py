@@ -100,6 +100,12 @@ def make_latent_source(config: Any, dataset: LeRobotDatasetMetadata | None) -> L
     source: LatentSource = (
         LookingTeacher(config.laq) if config.laq else WrittenLabels(config.latent_labels, dataset)
     )
+    camera = image_key(source.identity["camera"])
+    if config.laq and camera not in config.image_features:
+        raise ValueError(
+            f"laq: found one that looks at {camera!r}, expected one of {sorted(config.image_features)}, which the dataset "
+            "has. Train stage 1 with `--policy.camera=` one of them."
+        )
     own, found = config.gap_s, source.identity["gap_s"]
     if abs(own - found) > 1e-6:
         raise ValueError(
@@ -127,6 +133,33 @@ def check_same_laq(own: dict[str, Any] | None, other: dict[str, Any] | None, nam
                 f"laq: found one with {key} = {_short(own.get(key))}, expected {_short(other.get(key))}, as "
                 f"{name!r} was trained with. Give the same `--policy.laq` or `--policy.latent_labels`, or train stage 2 "
                 "again with this one."
+            )
+
+
+def check_same_form(config: Any, saved: dict[str, Any]) -> None:
+    """Refuse to start from a checkpoint whose weights mean something else than is told.
+
+    Args:
+        config: what is told.
+        saved: configuration of the checkpoint, `init_from`.
+
+    Raises:
+        ValueError: they differ; the message names the first difference.
+    """
+    if saved.get("type") != "hlrp":
+        return
+    pooled = saved["head"] == "pooled_mlp"
+    keys = [
+        "head",
+        *(["action_kind"] if pooled else []),
+        *(["gap_s"] if pooled or saved.get("laq_identity") else []),
+    ]
+    for key in keys:
+        own, other = getattr(config, key), saved[key]
+        if own != other:
+            raise ValueError(
+                f"{key}: found {own!r}, expected {other!r}, as {config.init_from!r} was trained with: "
+                f"`--policy.{key}={other}`."
             )
 
 

@@ -37,7 +37,7 @@ from lerobot_processor_so101.smolvla_checkpoint import (
 from .configuration_hlrp import HLRPConfig
 from .counted import counted_mean
 from .floor import unconditional_floor
-from .latent_targets import Latents, LatentSource, check_same_laq, make_latent_source
+from .latent_targets import Latents, LatentSource, check_same_form, check_same_laq, make_latent_source
 from .mixture import MixtureNotes
 from .modeling_hlrp_laq import check_dataset
 from .network import HLRPNetwork, PooledHeads, Prefix
@@ -69,7 +69,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         config.input_features = config.used_features
         self.config: HLRPConfig = config
         self.init_rtc_processor()
-        if config.learns_latents:
+        if config.learns_latents or config.head == "pooled_mlp":  # both count the gap in frames
             check_dataset(config, training_dataset(config))
         self._mixture = MixtureNotes.of(training_dataset(config))
         checkpoint, start = kwargs.get("checkpoint"), None
@@ -81,6 +81,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
             start = checkpoint_folder(config.init_from)
             saved = take_architecture(config, start, ("smolvla", "hlrp"))
             check_same_laq(config.laq_identity, saved.get("laq_identity"), config.init_from)
+            check_same_form(config, saved)
             config.laq_identity = config.laq_identity or saved.get("laq_identity")
         with vlm_files(config, checkpoint or start):
             self.model = HLRPNetwork(config, self.latent_shape, rtc_processor=self.rtc_processor)
@@ -95,8 +96,9 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
                 (config.laq_identity or {}).get("codebook_size", 0),
             )
             vlm.lm_expert.requires_grad_(False)
-        if not config.train_expert_only:
-            self.model.float()  # what is trained in bfloat16 swallows small steps
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()  # what is trained in bfloat16 swallows small steps
         if start is not None:
             load_weights(self, start, config.init_from, _NEW)
         self._seen_latents: list[Tensor] = []
@@ -248,7 +250,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
                 labels, numbers = mixture.per_episode
                 dims, labelled = numbers[episodes].to(actions.device), labels[episodes].to(labelled)
             if chosen is not None:
-                labelled = torch.isin(episodes, torch.tensor(sorted(chosen))).to(labelled)
+                labelled = labelled * torch.isin(episodes, torch.tensor(sorted(chosen))).to(labelled)
         within = torch.arange(self.config.max_action_dim, device=actions.device) < dims[:, None]
         counts = within[:, None] * labelled[:, None, None].expand(-1, actions.shape[1], 1)
         return counts if pad is None else counts * ~pad.bool()[..., None]
@@ -327,6 +329,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         if self.config.action_kind == "delta":
             return (goal / steps).expand(-1, steps, -1)
         before = goal if self._target is None else self._target
-        self._target = goal
         along = torch.linspace(1 / steps, 1, steps, device=goal.device)[:, None]
-        return torch.lerp(before, goal, along)
+        chunk = torch.lerp(before, goal, along)
+        self._target = chunk[:, [min(self.config.n_action_steps, steps) - 1]]  # the last that is carried out
+        return chunk

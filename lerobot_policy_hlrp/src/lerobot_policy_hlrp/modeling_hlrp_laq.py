@@ -35,7 +35,7 @@ from .quantizers import Quantized
 from .teachers import FeatureTeacher, FlowTeacher
 
 _COLLAPSED = 0.05  # share of codes in use below which training is told to be in trouble
-_SETTLED = 500  # steps before that is looked at
+_SETTLED = 500  # steps after which that is looked at, again and again
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class HLRPLAQPolicy(CheckpointMixin, PreTrainedPolicy):
             self.model.usage.count(kept)
         self._steps += 1
         usage = self.model.usage
-        if self._steps == _SETTLED and usage.used < _COLLAPSED:
+        if self._steps % _SETTLED == 0 and usage.used < _COLLAPSED:
             logger.warning(
                 "codes: only %.1f %% of %d are in use after %d steps, and the latent actions say little. Try "
                 "`--policy.quantizer=fsq`, fewer `--policy.levels`, a larger `--policy.gap_s`, or masks.",

@@ -49,10 +49,6 @@ class FSQ(nn.Module):
         vectors, codes = self.rounding(delta)
         return Quantized(vectors, vectors.detach(), codes.long())
 
-    def vectors(self, codes: Tensor) -> Tensor:
-        """(..., D) of (...,) numbers."""
-        return self.rounding.indices_to_codes(codes)
-
 
 class NSVQ(nn.Module):
     """Vector quantisation with noise substitution.
@@ -87,10 +83,6 @@ class NSVQ(nn.Module):
         error = (delta - vectors).norm(dim=-1, keepdim=True)
         passed = delta + error / noise.norm(dim=-1, keepdim=True).clamp_min(1e-8) * noise
         return Quantized(passed, vectors.detach(), codes)
-
-    def vectors(self, codes: Tensor) -> Tensor:
-        """(..., D) of (...,) numbers."""
-        return self.codebook[codes]
 
     @torch.no_grad()
     def _replace(self, deltas: Tensor) -> None:
@@ -154,10 +146,6 @@ class Usage(nn.Module):
     def standardised(self, vectors: Tensor) -> Tensor:
         """Vectors of mean 0 and standard deviation 1, as a flow wants its targets."""
         return (vectors - self.mean) / self.std
-
-    def restored(self, vectors: Tensor) -> Tensor:
-        """The way back."""
-        return vectors * self.std + self.mean
 
     @property
     def used(self) -> float:
