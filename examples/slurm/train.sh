@@ -35,6 +35,8 @@ nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export MAIN=${nodes%%$'\n'*} PORT=$((20000 + SLURM_JOB_ID % 20000))
 # One launcher per node; each knows its number only once srun has started it.
 # shellcheck disable=SC2016
-srun --ntasks-per-node=1 bash -c 'exec accelerate launch --multi_gpu --mixed_precision=bf16 \
-    --num_machines="$SLURM_NNODES" --machine_rank="$SLURM_NODEID" --num_processes=$((SLURM_NNODES * SLURM_GPUS_ON_NODE)) \
+srun --ntasks-per-node=1 bash -c 'processes=$((SLURM_NNODES * SLURM_GPUS_ON_NODE))
+    ((processes > 1)) && several=--multi_gpu # accelerate refuses it with one
+    exec accelerate launch ${several:-} --mixed_precision=bf16 \
+    --num_machines="$SLURM_NNODES" --machine_rank="$SLURM_NODEID" --num_processes="$processes" \
     --main_process_ip="$MAIN" --main_process_port="$PORT" "$(which lerobot-train)" "$@"' train "${options[@]}"
