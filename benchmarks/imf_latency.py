@@ -38,7 +38,6 @@ from .clock import Clock
 from .report import save, table
 
 CAMERAS = ("front", "top", "wrist")
-HEADS = ("imf", "imf, standard residual", "diffusion")
 ACTION = {"action": PolicyFeature(FeatureType.ACTION, (6,))}
 STATE = {"observation.state": PolicyFeature(FeatureType.STATE, (6,))}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from examples.demo import run
 
-from .report import paired_gain, percent, rate, table
+from .report import circumstances, paired_gain, percent, rate, table
 
 TRAIN = ("python", "-m", "benchmarks.train_in_memory")  # what lerobot-train does, sooner
 
@@ -76,14 +76,15 @@ def row(successes: list[int], **what: str | int) -> dict:
 
 
 def with_earlier(before: dict, new: list[dict], keys: Sequence[str]) -> list[dict]:
-    """The rows of a result that are not made anew, then the new ones.
+    """The rows of a result that are not made anew, then the new ones, each with the commit that made it.
 
     Args:
         before: what `report.load` gave; empty if there is nothing yet.
         new: rows of this run.
         keys: what two rows of the same measurement have in common.
     """
-    made = {tuple(r[key] for key in keys) for r in new}
+    made, commit = {tuple(r[key] for key in keys) for r in new}, circumstances()["commit"]
+    new = [{**r, "commit": commit} for r in new]
     return [*(r for r in before.get("rows", []) if tuple(r[key] for key in keys) not in made), *new]
 
 
@@ -100,13 +101,19 @@ def compare(rows: list[dict], keys: Sequence[str], pairs: Iterable[tuple[str, st
     """
     cells = [[*(r[key] for key in keys), r["arm"], str(r["seed"]), percent(r)] for r in rows]
     print(table([*keys, "arm", "seed", "success (Wilson 95 %)"], cells))
-    runs: dict[tuple, dict[str, list[list[int]]]] = {}
+    runs: dict[tuple, dict[str, dict[int, list[int]]]] = {}
     for r in rows:
-        runs.setdefault(tuple(r[key] for key in keys), {}).setdefault(r["arm"], []).append(r["per_start"])
+        runs.setdefault(tuple(r[key] for key in keys), {}).setdefault(r["arm"], {})[r["seed"]] = r[
+            "per_start"
+        ]
     gains = []
     for (case, arms), (first, second) in product(runs.items(), dict.fromkeys(pairs)):
-        if first != second and {first, second} <= set(arms):
-            gain = paired_gain(arms[first], arms[second])
-            gains.append({**dict(zip(keys, case, strict=True)), "first": first, "second": second, **gain})
+        seeds = sorted(
+            arms.get(first, {}).keys() & arms.get(second, {}).keys()
+        )  # those that both were trained with
+        if first != second and seeds:
+            gain = paired_gain([arms[first][seed] for seed in seeds], [arms[second][seed] for seed in seeds])
+            named = {**dict(zip(keys, case, strict=True)), "first": first, "second": second, "seeds": seeds}
+            gains.append({**named, **gain})
             print(*case, f"{first} over {second}: {gain['gain']:+.3f}, {gain['bootstrap95']}")
     return gains

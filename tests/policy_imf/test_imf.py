@@ -238,6 +238,22 @@ def test_rtc_is_not_claimed(policy):
 # -- bad input -------------------------------------------------------------------------------------------------
 
 
+def test_a_view_moves_its_own_part_of_the_condition(policy):
+    """The condition is linear in the blocks of views: two cameras that change places, with their blocks, change nothing."""
+    made = policy()
+    seen, state = made.see(observation()), torch.zeros(2, 1, 6)
+    before = made.model.condition(seen, state, None)
+    changed = seen.clone()
+    changed[:, :, 1] = torch.randn_like(changed[:, :, 1])
+    assert not torch.allclose(made.model.condition(changed, state, None), before)
+    order, width = [2, 0, 1], made.config.per_view_output_dim
+    columns = torch.arange(made.model.observation.in_features)
+    columns[: 3 * width] = columns[: 3 * width].unflatten(0, (3, width))[order].flatten()
+    made.model.views = torch.nn.ModuleList(made.model.views[view] for view in order)
+    made.model.observation.weight.data = made.model.observation.weight.data[:, columns]
+    torch.testing.assert_close(made.model.condition(seen[:, :, order], state, None), before)
+
+
 def test_views_may_differ_in_size(policy):
     sizes = {"front": (48, 64), "top": (32, 32)}
     inputs = {
@@ -272,6 +288,8 @@ def test_a_missing_view_is_named(policy):
         ({"loss": "l1"}, "loss: found 'l1'"),
         ({"ema_decay": 1.0}, "ema_decay: found 1.0"),
         ({"num_inference_steps": 0}, "num_inference_steps: found 0"),
+        ({"n_emb": 0}, "n_emb: found 0"),
+        ({"huber_delta": 0.0}, "huber_delta: found 0.0, expected more than 0"),
         ({"flow_matching_steps": -1}, "flow_matching_steps: found -1, expected 0 or more"),
     ],
 )

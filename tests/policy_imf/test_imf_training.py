@@ -136,6 +136,9 @@ def test_a_cache_of_another_encoder_is_refused(cached, pictures, siglip, tmp_pat
         train(cached, tmp_path / "run", other)
     with pytest.raises(ValueError, match=r"vision_grid: found 2, expected that of observation\.vision\.top"):
         train(cached, tmp_path / "run", siglip, vision_grid=2)
+    stale = json.loads((train(cached, tmp_path / "a", siglip) / "config.json").read_text())["vision_identity"]
+    with pytest.raises(ValueError, match=r"expects .*weights"):  # as a file of options may have it
+        train(cached, tmp_path / "b", other, vision_identity=stale)
     precompute(cache(pictures, tmp_path / "cells", siglip, vision_grid=2, cameras=["top"]))
     train(tmp_path / "cells", tmp_path / "run", siglip, vision_grid=2, cameras=["top"])
 

@@ -76,6 +76,16 @@ def test_gradients_flow_through_u_and_not_through_its_derivative():
     assert condition.grad.abs().sum() > 0
 
 
+def test_where_there_are_no_derivatives_it_says_so():
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
+        derivative(
+            lambda z, r, t, _: z,
+            (torch.ones(1, 1, 1), torch.ones(1), torch.ones(1)),
+            torch.ones(1, 1, 1),
+            None,
+        )
+
+
 def test_the_derivative_can_be_taken_where_nothing_else_is_differentiated():
     head = tiny_head()
     z, tangent, r, t, condition = sample()

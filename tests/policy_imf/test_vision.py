@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frozen encoder: what each view becomes, whatever its size and its neighbours."""
 
+import shutil
+
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from lerobot_policy_imf.instruction import TextEncoder, tokenizer_step
 from lerobot_policy_imf.vision import VisionEncoder
@@ -81,6 +84,15 @@ def test_other_models_are_refused(tmp_path):
     transformers.CLIPVisionConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"type 'clip_vision_model'.*expected 'siglip'.*naflex"):
         VisionEncoder.make(str(tmp_path), 0, None)
+
+
+def test_a_model_without_all_of_its_weights_is_refused(siglip, tmp_path):
+    folder = shutil.copytree(siglip, tmp_path / "half")
+    weights = load_file(folder / "model.safetensors")
+    kept = {key: value for key, value in weights.items() if "post_layernorm" not in key}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"found no 'vision_model.post_layernorm.bias' among the weights .*2 are missing"):
+        VisionEncoder.make(str(folder), 0, None)
 
 
 def test_a_sentence_is_read_once_and_in_lower_case(siglip, monkeypatch):

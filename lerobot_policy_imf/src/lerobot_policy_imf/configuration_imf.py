@@ -135,10 +135,13 @@ class IMFConfig(PreTrainedConfig):
             )
 
     def _check_numbers(self) -> None:
-        positive = ("n_obs_steps", "n_action_steps", "per_view_output_dim", "cond_dim", "n_layer", "n_head")
-        for name in (*positive, "num_inference_steps"):
+        sizes = ("n_obs_steps", "n_action_steps", "per_view_output_dim", "cond_dim")
+        for name in (*sizes, "n_emb", "n_layer", "n_head", "num_inference_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected 1 or more.")
+        for name in ("huber_delta", "time_std", "time_max_frequency"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected more than 0.")
         for name in ("vision_grid", "flow_matching_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 or more.")

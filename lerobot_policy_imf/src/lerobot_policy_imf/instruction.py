@@ -69,9 +69,9 @@ def tokenizer_step(name: str) -> StoredTokenizerStep:
     length = text_config(name).max_position_embeddings
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # the last: that of the first SigLIP
         raise ValueError(
-            f"instruction: found no tokenizer under {name!r}, expected one beside the model. ({error})"
+            f"instruction: found no tokenizer under {name!r} that works, expected one of SigLIP2 beside the model. ({error})"
         ) from error
     backend = tokenizer.backend_tokenizer
     kept = [backend.normalizer] if backend.normalizer is not None else []

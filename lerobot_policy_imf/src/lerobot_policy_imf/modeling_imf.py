@@ -68,7 +68,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         self.config: IMFConfig = config
         checkpoint = kwargs.get("checkpoint")
         self.vision = VisionEncoder.make(config.vision_model_name, config.vision_grid, checkpoint)
-        if config.vision_identity is None:
+        if checkpoint is None or config.vision_identity is None:  # a file of options may hold another's
             config.vision_identity = self.vision.identity(config.vision_model_name).to_dict()
         dataset = training_dataset(config, kwargs.get("dataset_meta"))
         check_cache(config, dataset.features if dataset else {})

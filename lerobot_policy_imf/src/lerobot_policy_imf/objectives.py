@@ -35,7 +35,6 @@ def sample_times(
     endpoint: float = 0.1,
     mean: float = -0.4,
     std: float = 1.0,
-    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw times r <= t for a batch.
 
@@ -45,16 +44,15 @@ def sample_times(
         same: share of the batch with r = t, where the objective is flow matching.
         endpoint: share with r = 0 and t = 1, which one-step inference asks for and "logit_normal" never draws.
         mean, std: of that normal variable.
-        generator: on the CPU.
 
     Returns:
         r and t, (count,) each. The shares hold to within one sample, and on average exactly, also in small batches.
     """
-    draws = torch.rand(count, 2, generator=generator)
+    draws = torch.rand(count, 2)
     if sampler == "logit_normal":
-        draws = torch.sigmoid(mean + std * torch.randn(count, 2, generator=generator))
+        draws = torch.sigmoid(mean + std * torch.randn(count, 2))
     r, t = draws.amin(1), draws.amax(1)
-    place = (torch.randperm(count, generator=generator) + torch.rand(1, generator=generator)) / count
+    place = (torch.randperm(count) + torch.rand(1)) / count
     ends = (place >= same) & (place < same + endpoint)
     r = torch.where(place < same, t, r).masked_fill(ends, 0.0)
     return r, t.masked_fill(ends, 1.0)
@@ -120,7 +118,12 @@ def derivative(
         point: z (B, T, A), r and t (B,).
         tangent: dz/dt, (B, T, A).
         condition: (B, N, D).
+
+    Raises:
+        RuntimeError: under `torch.inference_mode`, which knows no derivatives.
     """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("derivative: found torch.inference_mode, where it would be 0; use torch.no_grad.")
     z, r, t = point
     along = (tangent, torch.zeros_like(r), torch.ones_like(t))
     # Fused attention has no forward derivative; and a head that may write in place must not, even in validation.
@@ -131,18 +134,15 @@ def derivative(
     return average, slope.detach()
 
 
-def reduce_error(
-    error: Tensor, is_pad: Tensor | None, loss: str, delta: float = 1.0, power: float = 1.0
-) -> Tensor:
+def reduce_error(error: Tensor, is_pad: Tensor | None, loss: str, delta: float = 1.0) -> Tensor:
     """One number per sample, (B,), in float32; padding leaves no trace.
 
     Args:
         error: (B, T, A).
         is_pad: (B, T), true where the episode is over.
         loss: "pseudo_huber", quadratic up to `delta` and linear beyond; "adaptive", the square divided by its own size
-            to a `power`, as both papers have it; or "mse".
+            (both papers), so that every sample counts alike; or "mse".
         delta: in standard deviations or ranges of the action, as it is normalised.
-        power: 1 makes every sample count alike.
     """
     error = error.float()
     valid = torch.ones_like(error) if is_pad is None else (~is_pad)[..., None].expand_as(error).float()
@@ -152,7 +152,7 @@ def reduce_error(
         return (each * valid).sum((1, 2)) / count
     square = (error.square() * valid).sum((1, 2))
     if loss == "adaptive":
-        return square / (square.detach() + _ADAPTIVE_EPS) ** power
+        return square / (square.detach() + _ADAPTIVE_EPS)
     return square / count
 
 

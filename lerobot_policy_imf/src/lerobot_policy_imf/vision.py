@@ -163,15 +163,24 @@ def load(kind: Any, name: str, config: Any) -> Any:
         kind: class of transformers.
         name: folder or Hub id.
         config: of that half.
+
+    Raises:
+        ValueError: weights are missing.
     """
     from transformers.utils import logging
 
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        return kind.from_pretrained(name, config=config)
+        model, report = kind.from_pretrained(name, config=config, output_loading_info=True)
     finally:
         logging.set_verbosity(level)
+    if report["missing_keys"]:
+        raise ValueError(
+            f"vision_model_name: found no {sorted(report['missing_keys'])[0]!r} among the weights of {name!r} "
+            f"({len(report['missing_keys'])} are missing), expected all of {kind.__name__}."
+        )
+    return model
 
 
 def _store_as_bfloat16(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
