@@ -3,14 +3,15 @@
 
     python -m benchmarks.hlrp
 
-`lift_cube`, clean: 200 recordings, of which the first 20 count as demonstrations and the others as video. One small SmolVLA (random
-weights, nothing frozen) is trained by every arm for as many steps, first as stage 2, then as stage 3, and meets the same 200 frozen
-starts:
+`lift_cube`, clean: 200 recordings, of which the first 20 count as demonstrations and the others as video with joint states. One small
+SmolVLA (random weights, nothing frozen) is trained by every arm for as many steps, first as stage 2, then as stage 3 at a tenth of the
+learning rate, and meets the same 200 frozen starts:
 
     video            stage 1 on all recordings; stage 2 learns its latent actions on all, and actions where labelled; stage 3
                      actions of the demonstrations
     labelled only    actions of the demonstrations in both stages. Each batch of it has ten times as many of them
-    seen as often    the same with so much less of stage 2 that every demonstration is seen as often as in `video`
+    seen as often    the same with so much less of stage 2 that every demonstration is seen as often as in `video`; like that, it
+                     normalises by all recordings, in both stages
     random LAQ       as `video`, with the codes of a latent action model that was never trained
     all labels       actions of all recordings in both stages
     smolvla          LeRobot's, on the demonstrations, for the sum of the steps
@@ -73,10 +74,16 @@ class Loop(Study):
     def policy(self, arm: str, few: int, seed: int) -> tuple[Path, Path | None]:
         """Train one arm through both stages, and return the policy and what stage 2 made, if there is one."""
         name, steps2, steps3 = f"{arm} {few} {seed}", self.options.steps, self.options.policy_steps
-        every, demonstrations = self.recordings(self.options.episodes), self.recordings(few)
+        every = self.recordings(self.options.episodes)
+        labelled = f"[{','.join(map(str, range(few)))}]"
         if arm == "seen as often":
             steps2 = steps2 * few // self.options.episodes
-        own = every if arm == "all labels" else demonstrations
+        # The demonstrations: of all recordings, whose statistics they are normalised by, or a dataset of their own.
+        own, chosen = every, [f"--dataset.episodes={labelled}"]
+        if arm == "all labels":
+            chosen = []
+        elif arm == "labelled only":
+            own, chosen = self.recordings(few), []
         if arm == "smolvla":
             plain = self.recordings(few, masks=False)  # it would take masks for pictures
             options = ["--policy.type=smolvla", *training(self.vlm, plain, steps2 + steps3, seed)]
@@ -88,11 +95,12 @@ class Loop(Study):
                 f"--policy.latent_labels={self.labels(arm, every)}",
                 f"--policy.latent_weight={self.options.latent_weight}",
             ]
-            stage2 += [f"--policy.labelled_episodes={list(range(few))}".replace(" ", "")]
+            stage2 += [f"--policy.labelled_episodes={labelled}"]
         else:
-            stage2 += [*training(self.vlm, own, steps2, seed), "--policy.training_mode=actions"]
+            stage2 += [*training(self.vlm, own, steps2, seed), *chosen, "--policy.training_mode=actions"]
         start = self.train(f"{name} stage 2", stage2, steps2)
-        stage3 = ["--policy.type=hlrp", f"--policy.init_from={start}", *training(self.vlm, own, steps3, seed)]
+        stage3 = ["--policy.type=hlrp", f"--policy.init_from={start}", *chosen]
+        stage3 += training(self.vlm, own, steps3, seed, lr=self.options.policy_lr)
         return self.train(f"{name} stage 3", stage3, steps3), start
 
     @torch.no_grad()
@@ -140,6 +148,7 @@ def main() -> None:
     parser.add_argument("--laq_steps", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=4000, help="of stage 2")
     parser.add_argument("--policy_steps", type=int, default=1000, help="of stage 3")
+    parser.add_argument("--policy_lr", type=float, default=1e-4, help="of stage 3")
     parser.add_argument("--latent_weight", type=float, default=1.0)
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2] if full else [0], help="of training"
