@@ -15,7 +15,7 @@ and asked on recordings that none has seen: the share of the codes in use and th
 fingers and cube, over that of not moving; and how much of the true joint motion over the gap a linear map of the latent
 action explains (R², mean of the joints, fitted on the training recordings; bootstrap over recordings). Draws
 one pair's latent action applied to other frames. Some three hours on two cores. Writes results/hlrp_laq.json, where
-arms that are not asked for stay, and outputs/hlrp_laq/applied.png.
+arms that are not asked for stay, and outputs/hlrp_laq/applied.png and codes.png.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import PIL.Image
 import torch
@@ -40,6 +41,9 @@ from lerobot_processor_so101.stored import decode_ids
 
 from .report import load, save, table
 from .study import Study, file_name, with_earlier
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 MASKS = ["--policy.mask_classes=[cube,static_finger,moving_finger]"]
 ARMS = {
@@ -214,6 +218,17 @@ def applied(policy: HLRPLAQPolicy, pairs: LeRobotDataset, out: Path) -> None:
     PIL.Image.fromarray(picture).resize((2 * picture.shape[1], 2 * picture.shape[0]), 0).save(out)
 
 
+def draw_use(usages: dict[str, Usage], out: Path) -> None:
+    """Draw: how often each code is chosen on unseen recordings, the most frequent first, a line per arm."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for arm, usage in usages.items():
+        label = f"{arm}: {100 * usage.used:.0f} % in use, perplexity {usage.perplexity:.0f}"
+        axes.plot(usage.frequency.sort(descending=True).values.clamp_min(1e-5), label=label)
+    axes.set(yscale="log", xlabel="codes, by frequency", ylabel="share of all choices")
+    axes.legend()
+    figure.savefig(out, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -228,6 +243,7 @@ def main() -> None:
     video = study.video("video", options.episodes, 20000)
     unseen = study.video("unseen", options.held_out, 60000)
     new: list[dict] = []
+    usages: dict[str, Usage] = {}
     for arm in options.arms:
         checkpoint = study.model(arm, video)
         policy = HLRPLAQPolicy.from_pretrained(checkpoint)
@@ -236,7 +252,7 @@ def main() -> None:
             (LatentLabels.load(label(study, arm, checkpoint, root)), *motions(root, gap))
             for root in (video, unseen)
         )
-        usage = usage_of(test[0])
+        usage = usages[arm] = usage_of(test[0])
         pairs = pairs_of(unseen, gap)
         new.append(
             {
@@ -250,6 +266,7 @@ def main() -> None:
         print(json.dumps(new[-1]), flush=True)
         if arm == "fsq, masks":
             applied(policy, pairs, options.out / "applied.png")
+    draw_use(usages, options.out / "codes.png")
     rows = with_earlier(load("hlrp_laq"), new, ("arm",))
     cells = [[str(row[key]) for key in rows[0]] for row in rows]
     print(table(list(rows[0]), cells))
