@@ -34,7 +34,7 @@ from .emulated import close
 from .report import save, table
 
 KINDS = ("not a number", "infinite", "huge", "leap", "oscillating", "into the table", "out of the box")
-KINDS += ("missing joint", "text", "chunks that do not meet", "stale")
+KINDS += ("missing joint", "text", "chunks that do not meet", "stale", "wrong size")
 LIMITS = GuardLimits(velocity=120, acceleration=1200, gripper_velocity=300, table=0.01)
 BY_NAME = ("joint range", "velocity", "acceleration", "table", "workspace")
 STEP, REACH = 2 * 360 / 4095, 0.002  # deg, m: what rounding to encoder steps may add
@@ -82,6 +82,8 @@ def commands(count: int, seed: int = 0) -> Iterator[tuple[str, float, dict[str, 
             command.pop(f"{JOINTS[rng.integers(6)]}.pos")
         elif kind == "text":
             command[f"{JOINTS[rng.integers(6)]}.pos"] = "left"
+        elif kind == "wrong size":
+            command[f"{JOINTS[rng.integers(6)]}.pos"] = np.zeros(2)
         yield kind, float(rng.choice([0.005, 1 / 30, 1 / 30, 1 / 30, 0.06])), command
 
 

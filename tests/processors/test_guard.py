@@ -7,6 +7,7 @@ import math
 import mujoco
 import numpy as np
 import pytest
+import torch
 
 from lerobot_processor_so101.arm_model import arm_model_path
 from lerobot_processor_so101.guard import Guard, GuardLimits, reach
@@ -119,6 +120,9 @@ def test_what_is_inside_passes_unchanged(clock):
         (None, "no six finite positions"),
         ({"pan": 3}, "no six finite positions"),
         (["a"] * 6, "no six finite positions"),
+        ([np.zeros(2)] + [0] * 5, "no six finite positions"),
+        ([10**400] * 6, "no six finite positions"),
+        (torch.zeros(6, requires_grad=True), "no six finite positions"),
     ],
 )
 def test_what_is_no_command_holds(clock, command, reason):

@@ -126,7 +126,7 @@ class SO101Guarded(SOFollower):
         if self.guard is None:
             raise ConnectionError("so101_guarded is not connected: call connect() first.")
         goals = {name: action.get(f"{name}.pos") for name in JOINTS}
-        told = self.guard.check(None if None in goals.values() else self._degrees(goals))
+        told = self.guard.check(self._degrees(goals))
         with self._naming_faults():
             return super().send_action({f"{name}.pos": goal for name, goal in self._own_units(told).items()})
 
@@ -237,7 +237,7 @@ class SO101Guarded(SOFollower):
         """(6,) in degrees and percent; None if they are no numbers."""
         try:
             return np.array([float(positions[joint]) for joint in JOINTS]) * self._scale()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is what a tensor raises
             return None
 
     def _own_units(self, degrees: np.ndarray) -> dict[str, float]:

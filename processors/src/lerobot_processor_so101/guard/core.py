@@ -114,7 +114,7 @@ def _positions(command: object) -> np.ndarray | None:
     """(6,) finite numbers; None if they are not."""
     try:
         found = np.asarray(command, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is what a tensor raises
         return None
     return found if found.shape == (len(JOINTS),) and np.isfinite(found).all() else None
 
