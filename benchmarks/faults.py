@@ -60,6 +60,7 @@ LOGGERS = [logging.getLogger(name) for name in ("lerobot", "lerobot_robot_so101"
 # What fails, and what a message about it has to name; nothing where the run can go on.
 FAULTS: dict[str, tuple[Callable[[VirtualArm, np.random.Generator, str], Any], str]] = {
     "lost answers": (lambda arm, rng, joint: arm.follower.faults.next("lost", int(rng.integers(1, 20))), ""),
+    "late answers": (lambda arm, rng, joint: arm.follower.faults.next("late", int(rng.integers(1, 20))), ""),
     "a noisy line": (lambda arm, rng, joint: arm.follower.faults.rate("corrupted", 0.02), ""),
     "silent servo": (lambda arm, rng, joint: arm.follower.faults.silence(joint), "{joint}"),
     "jammed joint": (lambda arm, rng, joint: arm.follower.faults.jam(joint), "{joint}"),

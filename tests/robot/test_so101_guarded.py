@@ -9,10 +9,10 @@ from lerobot.motors.feetech import feetech
 from lerobot.robots import make_robot_from_config
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
-from lerobot_env_so101_workbench import virtual_calibration
+from lerobot_env_so101_workbench import virtual_bus, virtual_calibration
 from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
 from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits, reach
-from lerobot_robot_so101 import SO101GuardedConfig, so101_guarded
+from lerobot_robot_so101 import SO101GuardedConfig, doctor, patient_bus, so101_guarded
 
 TICK = 1 / 30
 HOME = dict(zip(JOINTS, [0.0, -80.0, 30.0, 85.0, -90.0, 50.0], strict=True))
@@ -197,6 +197,32 @@ def test_lost_torque_is_named(virtual_arm, connect):
     virtual_arm.follower.bus.brown_out(0.05)
     virtual_arm.advance(0.1)
     with pytest.raises(ConnectionError, match=r"shoulder_pan, .* lost torque \(brown-out or overload\)"):
+def test_a_servo_that_complains_is_not_called_silent(virtual_arm, connect):
+    robot, _ = connect()
+    hurry(robot, 0.3)
+    gripper = virtual_arm.follower.bus.servo("gripper")
+    gripper.temperature = 90
+    virtual_arm.advance(0.05)
+    assert gripper.get("Status") == 4
+    assert robot.bus.ping("gripper") == 777
+    virtual_arm.follower.faults.silence("elbow_flex")
+    with pytest.raises(ConnectionError, match=r"no answer from elbow_flex \(id 3\)\. "):
+        robot.get_observation()
+    virtual_arm.follower.faults.clear()
+    robot.bus.disconnect(disable_torque=False)
+    *others, last = doctor.servos(doctor.DoctorConfig(port=str(virtual_arm.follower.bus.port)))
+    assert not any(finding.fix for finding in others)
+    assert last.found.startswith("gripper (id 6): ")
+    assert last.found.endswith(", reports: too hot")
+    assert last.fix
+
+
+def hurry(robot, seconds):
+    """From now on the driver waits for answers no longer than that."""
+    port = robot.bus.port_handler
+    port.setPacketTimeout = lambda _: port.setPacketTimeoutMillis(1000 * seconds)
+
+
         robot.get_observation()
 
 
@@ -229,6 +255,18 @@ def test_a_servo_that_does_not_hear_does_not_keep_the_others_from_letting_go(
     robot.disconnect()
     assert [servo.get("Torque_Enable") for servo in servos if servo.powered] == [0] * 5
     assert "elbow_flex" in caplog.text
+
+def test_an_answer_that_comes_late_is_not_taken_for_the_next_one(virtual_arm, connect, monkeypatch):
+    robot, _ = connect(torque_check_s=0)
+    hurry(robot, 0.2)
+    monkeypatch.setattr(virtual_bus, "_LATE", 0.3)
+    monkeypatch.setattr(patient_bus, "_LATE_S", 0.3)
+    before = robot.get_observation()
+    for late in (1, 2, 1):  # of the reading of positions; of torque after that
+        virtual_arm.follower.faults.next("late", late)
+        for _ in range(2):
+            assert robot.get_observation() == pytest.approx(before, abs=0.5)
+
 
 
 def test_an_overloaded_servo_is_named_and_lets_go(virtual_arm, connect, caplog):

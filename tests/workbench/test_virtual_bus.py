@@ -13,6 +13,7 @@ from lerobot.motors import Motor, MotorNormMode
 from lerobot.motors.feetech import FeetechMotorsBus, feetech
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
+from lerobot_env_so101_workbench import virtual_bus
 from lerobot_env_so101_workbench.arm import JOINTS
 from lerobot_env_so101_workbench.bus_faults import KINDS, Faults
 from lerobot_env_so101_workbench.sts_protocol import BROADCAST, PING, READ, WRITE, Packet
@@ -211,12 +212,14 @@ def test_answers_take_as_long_as_on_the_wire(bus):
     [
         ("unheard", "There is no status packet"),
         ("lost", "There is no status packet"),
+        ("late", "There is no status packet"),
         ("corrupted", "status packet"),
         ("checksum", "Incorrect status packet"),
     ],
 )
-def test_a_bad_answer_is_told_and_a_second_try_helps(bus, connect, patience, kind, says):
+def test_a_bad_answer_is_told_and_a_second_try_helps(bus, connect, patience, monkeypatch, kind, says):
     patience(150)
+    monkeypatch.setattr(virtual_bus, "_LATE", 0.25)
     driver = connect()
     bus.faults.next(kind)
     with pytest.raises(ConnectionError, match=rf"Failed to read 'Present_Position' on id_=3.*{says}"):

@@ -18,6 +18,7 @@ import threading
 KINDS = {
     "unheard": "an instruction does not reach the servos",
     "lost": "an answer does not reach the computer",
+    "late": "answers arrive after the driver has given up waiting for them",
     "corrupted": "one byte of an answer arrives changed",
     "checksum": "the checksum of an answer is wrong",
 }

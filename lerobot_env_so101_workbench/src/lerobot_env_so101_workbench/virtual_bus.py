@@ -46,6 +46,7 @@ from .sts_servo import Servo
 _QUIET = 0.02  # s after which a packet that was begun is given up
 _BITS_PER_BYTE = 10  # start, 8 data, stop
 _RETURN_DELAY = 2e-6  # s, unit of the register Return_Delay_Time
+_LATE = 0.06  # s by which a late answer is held up; LeRobot waits for 0.05
 _TCGETS2, _TERMIOS2 = 0x802C542A, "4I20B2I"  # Linux: settings of a terminal with its speed as a number
 
 
@@ -272,7 +273,8 @@ class VirtualBus:
         if self.faults.happens("unheard"):
             return
         answers = self.answer(packet, baud_rate)
-        time.sleep(self._time_on_wire(packet, answers, baud_rate))
+        late = _LATE if answers and self.faults.happens("late") else 0.0
+        time.sleep(self._time_on_wire(packet, answers, baud_rate) + late)
         data = b"".join(self.faults.deliver(answer) for answer in answers)
         # A full buffer means that nobody reads: like a wire, forget what nobody hears.
         with contextlib.suppress(BlockingIOError):

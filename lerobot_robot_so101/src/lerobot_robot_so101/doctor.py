@@ -167,7 +167,9 @@ def servos(config: DoctorConfig) -> Iterator[Finding]:
     """Whether six servos answer, what supplies them, and how warm they are."""
     if not config.port or not os.access(config.port, os.R_OK | os.W_OK):
         return
-    bus = _follower(config).bus
+    from .patient_bus import PatientBus, troubles
+
+    bus = PatientBus(config.port, _follower(config).bus.motors, {}, retries=2)
     try:
         bus.connect(handshake=False)
     except ConnectionError as error:
@@ -180,11 +182,19 @@ def servos(config: DoctorConfig) -> Iterator[Finding]:
                 fix = "Check its cable and the supply; a new servo gets its id by `lerobot-setup-motors`."
                 yield Finding("servo", f"no answer from {who}", fix)
                 continue
-            volts = bus.read("Present_Voltage", name, normalize=False) / 10
-            degrees = bus.read("Present_Temperature", name, normalize=False)
+            registers = ("Present_Voltage", "Present_Temperature", "Status")
+            # Not `read`, which raises an error where a servo complains.
+            found = [
+                bus.sync_read(register, name, normalize=False, num_retry=2)[name] for register in registers
+            ]
+            volts, degrees, reports = found[0] / 10, found[1], troubles(int(found[2]))
             fix = "" if volts >= 4.5 else "Switch on the supply: USB alone does not move servos."
             fix = fix or ("" if degrees < 60 else "Let it cool down, and see what it pushes against.")
-            yield Finding("servo", f"{who}: {volts:.1f} V, {degrees} °C", fix)
+            fix = fix or (
+                "" if not reports else "See what it pushes against, then switch its supply off and on."
+            )
+            reports = f", reports: {reports}" if reports else ""
+            yield Finding("servo", f"{who}: {volts:.1f} V, {degrees} °C{reports}", fix)
     finally:
         bus.disconnect(disable_torque=False)
 

@@ -27,7 +27,7 @@ from lerobot.utils.errors import DeviceNotConnectedError
 from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits
 
 from .config_so101_guarded import SO101GuardedConfig
-from .patient_bus import PatientBus
+from .patient_bus import PatientBus, troubles
 from .recorded_on import check_recorded_on
 
 logger = logging.getLogger(__name__)
@@ -35,13 +35,6 @@ logger = logging.getLogger(__name__)
 _Read = TypeVar("_Read")
 _CAMERAS = (TimeoutError, DeviceNotConnectedError)  # what is no fault of the bus
 _TRIES = 3  # of reading all joints, where no servo is silent
-_TROUBLES = {
-    1: "voltage",
-    2: "sensor",
-    4: "too hot",
-    8: "too much current",
-    32: "overloaded",
-}  # bits of Status
 
 
 class SO101Guarded(SOFollower):
@@ -186,10 +179,7 @@ class SO101Guarded(SOFollower):
             joint: bits for joint, bits in self._read_again(lambda: self._raw("Status")).items() if bits
         }
         for joint in status.keys() - self._troubled:
-            told = [words for bit, words in _TROUBLES.items() if status[joint] & bit]
-            logger.warning(
-                "so101_guarded: %s reports: %s.", joint, ", ".join(told) or f"status {status[joint]}"
-            )
+            logger.warning("so101_guarded: %s reports: %s.", joint, troubles(status[joint]))
         self._troubled = set(status)
 
     @contextmanager
