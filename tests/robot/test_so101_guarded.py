@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from lerobot.motors.feetech import feetech
 from lerobot.robots import make_robot_from_config
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
@@ -140,11 +141,21 @@ def test_the_stock_follower_sends_what_the_guard_would_not(virtual_arm):
     robot.disconnect()
 
 
-def test_a_missing_joint_holds(virtual_arm, connect):
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"shoulder_pan.pos": 3.0},
+        command(elbow_flex=np.zeros(2)),
+        command(elbow_flex=torch.zeros(2)),
+        command(elbow_flex=10**400),
+        command(elbow_flex=1j),
+    ],
+)
+def test_what_is_no_number_holds(virtual_arm, connect, action):
     robot, clock = connect()
     before = goals(robot, virtual_arm)
     clock.now += TICK
-    robot.send_action({"shoulder_pan.pos": 3.0})
+    robot.send_action(action)
     assert np.abs(goals(robot, virtual_arm) - before).max() <= 1
     assert robot.guard.counts["no six finite positions"] == 1
 
@@ -186,17 +197,6 @@ def test_a_silent_servo_is_named(virtual_arm, connect, monkeypatch):
     virtual_arm.follower.faults.clear()
 
 
-def _short(self, packet_length):
-    self.packet_start_time = self.getCurrentTime()
-    self.packet_timeout = 100
-
-
-def test_lost_torque_is_named(virtual_arm, connect):
-    robot, _ = connect(torque_check_s=0)
-    robot.get_observation()
-    virtual_arm.follower.bus.brown_out(0.05)
-    virtual_arm.advance(0.1)
-    with pytest.raises(ConnectionError, match=r"shoulder_pan, .* lost torque \(brown-out or overload\)"):
 def test_a_servo_that_complains_is_not_called_silent(virtual_arm, connect):
     robot, _ = connect()
     hurry(robot, 0.3)
@@ -223,6 +223,17 @@ def hurry(robot, seconds):
     port.setPacketTimeout = lambda _: port.setPacketTimeoutMillis(1000 * seconds)
 
 
+def _short(self, packet_length):
+    self.packet_start_time = self.getCurrentTime()
+    self.packet_timeout = 100
+
+
+def test_lost_torque_is_named(virtual_arm, connect):
+    robot, _ = connect(torque_check_s=0)
+    robot.get_observation()
+    virtual_arm.follower.bus.brown_out(0.05)
+    virtual_arm.advance(0.1)
+    with pytest.raises(ConnectionError, match=r"shoulder_pan, .* lost torque \(brown-out or overload\)"):
         robot.get_observation()
 
 
@@ -245,17 +256,6 @@ def test_answers_that_are_lost_now_and_then_are_no_fault(virtual_arm, connect, m
     virtual_arm.follower.faults.clear()
 
 
-def test_a_servo_that_does_not_hear_does_not_keep_the_others_from_letting_go(
-    virtual_arm, connect, monkeypatch, caplog
-):
-    robot, _ = connect(num_read_retries=0)
-    monkeypatch.setattr(feetech, "patch_setPacketTimeout", _short)
-    servos = virtual_arm.follower.bus.servos
-    servos[2].power_off()
-    robot.disconnect()
-    assert [servo.get("Torque_Enable") for servo in servos if servo.powered] == [0] * 5
-    assert "elbow_flex" in caplog.text
-
 def test_an_answer_that_comes_late_is_not_taken_for_the_next_one(virtual_arm, connect, monkeypatch):
     robot, _ = connect(torque_check_s=0)
     hurry(robot, 0.2)
@@ -267,6 +267,17 @@ def test_an_answer_that_comes_late_is_not_taken_for_the_next_one(virtual_arm, co
         for _ in range(2):
             assert robot.get_observation() == pytest.approx(before, abs=0.5)
 
+
+def test_a_servo_that_does_not_hear_does_not_keep_the_others_from_letting_go(
+    virtual_arm, connect, monkeypatch, caplog
+):
+    robot, _ = connect(num_read_retries=0)
+    monkeypatch.setattr(feetech, "patch_setPacketTimeout", _short)
+    servos = virtual_arm.follower.bus.servos
+    servos[2].power_off()
+    robot.disconnect()
+    assert [servo.get("Torque_Enable") for servo in servos if servo.powered] == [0] * 5
+    assert "elbow_flex" in caplog.text
 
 
 def test_an_overloaded_servo_is_named_and_lets_go(virtual_arm, connect, caplog):
@@ -281,6 +292,45 @@ def test_an_overloaded_servo_is_named_and_lets_go(virtual_arm, connect, caplog):
     assert "elbow_flex reports: overloaded" in caplog.text
     robot.disconnect()
     assert not any(servo.get("Torque_Enable") for servo in virtual_arm.follower.bus.servos)
+
+
+class Camera:
+    """Is there, or is not."""
+
+    def __init__(self, is_connected: bool = True) -> None:
+        self.is_connected, self.let_go = is_connected, False
+
+    def disconnect(self):
+        self.let_go = True
+        raise OSError("stuck")
+
+
+def test_a_camera_that_is_gone_or_fails_does_not_keep_the_arm_from_letting_go(virtual_arm, connect, caplog):
+    robot, _ = connect()
+    robot.cameras = {"top": Camera(is_connected=False), "wrist": Camera(), "front": Camera()}
+    assert robot.is_connected  # LeRobot's commands disconnect nothing else
+    robot.disconnect()
+    assert not any(servo.get("Torque_Enable") for servo in virtual_arm.follower.bus.servos)
+    assert not robot.is_connected
+    assert [camera.let_go for camera in robot.cameras.values()] == [False, True, True]
+    assert "camera front: stuck" in caplog.text
+
+
+def test_limits_that_leave_nothing_are_told_before_anything_is_written(virtual_arm):
+    limits = GuardLimits(lower=(109.5, -100, -97, -95, -160, 0))
+    port, servos = str(virtual_arm.follower.bus.port), virtual_arm.follower.bus.servos
+    robot = make_robot_from_config(SO101GuardedConfig(port=port, id="virtual", limits=limits))
+    for servo in servos:
+        servo.set("Goal_Position", 1000)
+    with pytest.raises(ValueError, match=r"limits: shoulder_pan .* leaves nothing"):
+        robot.connect()
+    assert [(servo.get("Torque_Enable"), servo.get("Goal_Position")) for servo in servos] == [(0, 1000)] * 6
+    robot.disconnect()
+
+
+def test_nothing_changes_a_goal_after_the_guard():
+    with pytest.raises(ValueError, match=r"max_relative_target: found 8.0.*`--robot.limits.velocity`"):
+        make_robot_from_config(SO101GuardedConfig(port="none", max_relative_target=8.0))
 
 
 def test_an_arm_without_calibration_can_be_calibrated(virtual_arm):

@@ -45,11 +45,21 @@ class SO101Guarded(SOFollower):
     bus: FeetechMotorsBus
 
     def __init__(self, config: SO101GuardedConfig) -> None:
+        if config.max_relative_target is not None:
+            raise ValueError(
+                f"--robot.max_relative_target: found {config.max_relative_target}, expected none: it would change what the "
+                "guard has said, and could make it faster. Use `--robot.limits.velocity`, in deg/s."
+            )
         super().__init__(config)
         self.bus = PatientBus(config.port, self.bus.motors, self.calibration, config.num_read_retries)
         self.guard: Guard | None = None
         self._torque_checked = 0.0
         self._troubled: set[str] = set()  # servos that were complained of
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the port is open, so that there is something to let go of; also where a camera is gone."""
+        return self.bus.is_connected
 
     @property
     def limits(self) -> GuardLimits:
@@ -89,14 +99,19 @@ class SO101Guarded(SOFollower):
         super().connect(calibrate)
 
     def configure(self) -> None:
-        """Set the servos up as LeRobot does, and let them hold where they are."""
+        """Set the servos up as LeRobot does, and let them hold where they are.
+
+        Raises:
+            ValueError: see `limits`; nothing is written to the servos.
+        """
+        guard = Guard(self.limits) if self.calibration else None
         self.bus.sync_write("Goal_Position", self._raw("Present_Position"), normalize=False)
         super().configure()
-        if not self.calibration:  # about to be calibrated: nothing can be sent until then
+        if guard is None:  # about to be calibrated: nothing can be sent until then
             return
-        self.guard = Guard(self.limits)
         present = self.bus.sync_read("Present_Position", num_retry=self.config.num_read_retries)
-        self.guard.stand(np.array([present[joint] for joint in JOINTS]) * self._scale())
+        guard.stand(np.array([present[joint] for joint in JOINTS]) * self._scale())
+        self.guard = guard
 
     def get_observation(self) -> dict[str, Any]:
         """What the arm and its cameras see.
@@ -129,15 +144,18 @@ class SO101Guarded(SOFollower):
             logger.info("so101_guarded: %s", self.guard.report())
             self.guard = None
         try:
-            super().disconnect()
+            self.bus.disconnect(self.config.disable_torque_on_disconnect)
         except Exception as error:
             bus_told = isinstance(error, ConnectionError)  # by name
             logger.warning("%s", error if bus_told else self._named(error) or error)
             if self.bus.is_connected:
                 self.bus.port_handler.closePort()
-            for camera in self.cameras.values():
+        for name, camera in self.cameras.items():
+            try:
                 if camera.is_connected:
                     camera.disconnect()
+            except Exception as error:  # whatever a camera's driver raises, the next one is let go of too
+                logger.warning("so101_guarded: camera %s: %s", name, error)
 
     def _raw(self, name: str) -> dict[str, int]:
         """A register of all servos as it stands there."""
