@@ -2,15 +2,18 @@
 """Evaluation on hardware, with the simulated arm in its place and a person made of a list of answers."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 from lerobot.configs.default import EvalConfig
 from lerobot.configs.eval import EvalPipelineConfig
+from lerobot.robots import make_robot_from_config
 from lerobot.scripts import lerobot_eval
 
 from lerobot_env_so101_workbench import SO101SimConfig
-from lerobot_robot_so101 import SO101RealEnvConfig, human_operator
+from lerobot_processor_so101.guard import JOINTS
+from lerobot_robot_so101 import SO101GuardedConfig, SO101RealEnvConfig, human_operator
 from lerobot_robot_so101.human_operator import Aborted, Operator
 from lerobot_robot_so101.real_env import RealEnv
 from lerobot_robot_so101.results import Results
@@ -106,8 +109,36 @@ def test_an_episode_is_laid_out_judged_and_written_down(env):
     assert real._results.summary() == "50.0 % (1/2, 9.5 to 90.5)"
 
 
+def results_of(config, policy=None) -> Results:
+    return Results(config().results, {"s0", "s1", "s2"}, policy)
+
+
+def test_results_are_of_one_policy_and_of_these_starts(config, tmp_path, monkeypatch):
+    results = results_of(config, "a")
+    results.add("s0", True)
+    Results(config().results, {"other"}, "a").add("other", False)
+    assert results_of(config, "a").summary().startswith("100.0 % (1/1")
+    assert [json.loads(line)["policy"] for line in config().results.read_text().splitlines()] == ["a", "a"]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "last").symlink_to("b")
+    monkeypatch.setattr("sys.argv", ["lerobot-eval", f"--policy.path={tmp_path / 'last'}"])
+    with pytest.raises(ValueError, match=rf"holds results of a, and this is {tmp_path / 'b'}\. Name another"):
+        RealEnv(config())
+
+
+def test_a_line_that_was_cut_off_loses_no_other(config, caplog):
+    results_of(config).add("s0", True)
+    with config().results.open("a") as file:
+        file.write('{"start": "s1", "suc')
+    results = results_of(config)
+    assert "line 2 is cut off" in caplog.text
+    assert results.done == {"s0"}
+    results.add("s1", False)
+    assert results_of(config).done == {"s0", "s1"}
+
+
 def test_the_next_start_is_the_first_without_a_result(config):
-    results = Results(config().results)
+    results = results_of(config)
     results.add("s0", True)
     results.add("s2", False)
     person = Person("", "y")
@@ -142,7 +173,7 @@ def test_stopping_keeps_what_is_written_and_no_more(env):
         real.reset()
 
 
-def test_a_pause_sends_nothing(env, monkeypatch):
+def test_a_pause_sends_nothing_and_nothing_that_was_meant_before_it(env, monkeypatch):
     person = Person("", "y")
     real = env(person)
     real.reset()
@@ -157,7 +188,68 @@ def test_a_pause_sends_nothing(env, monkeypatch):
 
     monkeypatch.setattr("lerobot_robot_so101.real_env.time.sleep", go_on)
     real.step(HOME)
+    assert not sent
+    real.step(HOME)
     assert len(sent) == 1
+
+
+def test_a_start_waits_until_the_arm_is_home(env, monkeypatch):
+    real = env(Person("", "y", ""))
+    real.reset()
+    robot, sent = real._robot, []
+    joints = {f"{joint}.pos": value for joint, value in zip(JOINTS, HOME, strict=True)}
+
+    def slow(action):
+        sent.append(action)
+        joints["elbow_flex.pos"] = max(30.0, 60.0 - len(sent))  # 5 sent in home_time_s; near at the 27th
+
+    monkeypatch.setattr(robot, "send_action", slow)
+    monkeypatch.setattr(robot, "get_observation", lambda: dict(joints))
+    monkeypatch.setattr("lerobot_robot_so101.real_env.precise_sleep", lambda seconds: None)
+    real._go_home()
+    assert len(sent) == 27
+    joints["elbow_flex.pos"] = 60.0
+    monkeypatch.setattr(robot, "send_action", lambda action: None)
+    with pytest.raises(TimeoutError, match="elbow_flex is 30 from home"):
+        real._go_home()
+
+
+def test_an_episode_tells_what_the_guard_made_of_it(env, caplog):
+    class Counting:
+        reports = iter(["guard: home", "guard: episode"])
+
+        def report(self):
+            return next(self.reports)
+
+    caplog.set_level("INFO")
+    real = env(Person("", "y"))
+    real._robot = make_robot_from_config(real.config.robot)
+    real._robot.connect()
+    real._robot.guard = Counting()
+    episode(real)
+    assert real._results.rows[0]["guard"] == "guard: episode"
+    assert "the way home: guard: home" in caplog.text
+    assert "s0: guard: episode" in caplog.text
+
+
+def test_being_terminated_is_like_ctrl_c(config):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        envs = config().create_envs(1)["real"][0]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        envs.close()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_home_is_in_the_arms_units(config):
+    made = config()
+    made.robot = SO101GuardedConfig(port="none", use_degrees=False)
+    with pytest.raises(ValueError, match=r"--env.home: the default is in degrees"):
+        made.check()
+    made.home = [0.0] * 6
+    made.check()
 
 
 def test_an_unclear_answer_is_asked_again():

@@ -14,10 +14,12 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+from lerobot.configs import parser
 from lerobot.robots import make_robot_from_config
 from lerobot.utils.robot_utils import precise_sleep
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from .real_env_config import SO101RealEnvConfig
 
 logger = logging.getLogger(__name__)
+
+_HOME_WITHIN = 3.0  # deg, or percent of half a range
+_HOME_WAIT_S = 10.0  # beyond the time that the way home takes
 
 
 class RealEnv(gym.Env):
@@ -51,7 +56,8 @@ class RealEnv(gym.Env):
         self.config, self._operator = config, operator or Operator()
         self.metadata = {**self.metadata, "render_fps": config.fps}
         self.render_mode = "rgb_array"
-        self._starts, self._results = read_starts(config.starts), Results(config.results)
+        self._starts = read_starts(config.starts)
+        self._results = Results(config.results, {start.name for start in self._starts}, _policy())
         self._check = self._make_check()
         self._robot: Any = None
         self._start: SceneStart | None = None
@@ -112,6 +118,7 @@ class RealEnv(gym.Env):
             self._robot = make_robot_from_config(self.config.robot)
             self._robot.connect()
         self._go_home()
+        self._report_guard("the way home")
         picture = f"\nIt should look like {self._start.picture}" if self._start.picture else ""
         number = len(self._results.done) + 1
         words = (
@@ -125,8 +132,8 @@ class RealEnv(gym.Env):
         return self._observe()
 
     def _step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        self._wait_while_paused()
-        self._send(action)
+        if not self._paused():
+            self._send(action)
         self._keep_time()
         self._ticks += 1
         observation = self._observe()
@@ -186,23 +193,55 @@ class RealEnv(gym.Env):
         self._robot.send_action({f"{joint}.pos": float(j) for joint, j in zip(JOINTS, joints, strict=True)})
 
     def _go_home(self) -> None:
-        """In equal steps: a guard would slow a leap down, a stock robot would not."""
-        self._robot.get_observation()
-        seen = self._robot.get_observation()
-        begin = np.array([seen[f"{joint}.pos"] for joint in JOINTS])
+        """In equal steps: a guard would slow a leap down, a stock robot would not. Then wait until the arm is there.
+
+        Raises:
+            TimeoutError: a joint does not get there; the message names it.
+        """
+        home, begin = np.array(self.config.home), self._joints()
         ticks = max(1, round(self.config.home_time_s * self.config.fps))
         for tick in range(1, ticks + 1):
-            self._send(begin + (np.array(self.config.home) - begin) * tick / ticks)
+            self._send(begin + (home - begin) * tick / ticks)
             precise_sleep(1 / self.config.fps)
+        for _ in range(round(_HOME_WAIT_S * self.config.fps)):
+            if self._from_home().max() <= _HOME_WITHIN:
+                return
+            self._send(home)
+            precise_sleep(1 / self.config.fps)
+        off = self._from_home()
+        raise TimeoutError(
+            f"so101_real: {JOINTS[int(off.argmax())]} is {off.max():.0f} from home {_HOME_WAIT_S:.0f} s after the arm should be "
+            "there. See what it pushes against, and whether `--env.home` is within the arm's limits."
+        )
 
-    def _wait_while_paused(self) -> None:
-        """The arm holds what it was last told; the episode's clock stands still."""
+    def _joints(self) -> np.ndarray:
+        """Where the arm is, (6,) in its units."""
+        seen = self._robot.get_observation()
+        return np.array([seen[f"{joint}.pos"] for joint in JOINTS])
+
+    def _from_home(self) -> np.ndarray:
+        """How far the body joints are from home, (5,)."""
+        return np.abs(self._joints() - self.config.home)[:-1]
+
+    def _paused(self) -> bool:
+        """Whether there was a pause: the arm holds what it was last told, and the episode's clock stands still.
+
+        What the policy wants is then of before the pause, and is not to be sent any more.
+        """
         if not self._operator.paused:
-            return
+            return False
         while self._operator.paused and not self._operator.ended:
             time.sleep(0.05)
-        self._robot.get_observation()
         self._due = time.perf_counter()
+        return True
+
+    def _report_guard(self, of: str) -> str:
+        """What the robot's guard made of what it was sent, in a line that is logged too; empty if it has none."""
+        guard = getattr(self._robot, "guard", None)
+        told = guard.report() if guard is not None else ""
+        if told:
+            logger.info("so101_real: %s: %s", of, told)
+        return told
 
     def _keep_time(self) -> None:
         self._due += 1 / self.config.fps
@@ -222,6 +261,7 @@ class RealEnv(gym.Env):
         operator, start = self._operator, self._start
         assert start is not None
         operator.end()
+        guard = self._report_guard(start.name)
         if operator.aborted:
             raise Aborted
         verdict: bool | None = None if operator.retake else met
@@ -233,12 +273,19 @@ class RealEnv(gym.Env):
             )
             return False
         seconds = round(self._ticks / self.config.fps, 2)
+        judged_by, late_ticks = self.config.success, self._late
         self._results.add(
-            start.name, verdict, seconds=seconds, judged_by=self.config.success, late_ticks=self._late
+            start.name, verdict, seconds=seconds, judged_by=judged_by, late_ticks=late_ticks, guard=guard
         )
         late = f", {self._late} of {self._ticks} ticks late" if self._late else ""
         logger.info("so101_real: %s%s; so far %s", start.name, late, self._results.summary())
         return verdict
+
+
+def _policy() -> str | None:
+    """`--policy.path`, with links such as `last` followed; None if there is none."""
+    path = parser.get_path_arg("policy")
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
 def _space(pictures: dict[str, tuple[int, int, int]]) -> gym.spaces.Dict:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from lerobot_processor_so101 import TellFPSProcessorStep
 from lerobot_processor_so101.guard import JOINTS
 
 KEY = "key"  # success is what the operator says
+HOME = (0.0, -80.0, 30.0, 85.0, -90.0, 50.0)  # deg, percent
 
 
 @EnvConfig.register_subclass("so101_real")
@@ -31,7 +34,7 @@ class SO101RealEnvConfig(EnvConfig):
         starts: JSON file of frozen starts, as `so101-starts` writes it.
         results: JSON Lines file that each episode is appended to; going on with an evaluation is to name it again.
         episode_time_s: an episode is over after so long [s].
-        home: joints that the arm goes to before each start, in its units.
+        home: joints that the arm goes to before each start, in its units. The default is in degrees.
         home_time_s: time that it takes for that [s].
         success: `key` to be asked, or a named check: inside, lifted.
         segmenter, camera, target, container: what the check looks with, through, for, and into; see `SuccessCheck`.
@@ -41,7 +44,7 @@ class SO101RealEnvConfig(EnvConfig):
     starts: Path = Path("outputs/starts/starts.json")
     results: Path = Path("outputs/real/results.jsonl")
     episode_time_s: float = 20.0
-    home: list[float] = field(default_factory=lambda: [0.0, -80.0, 30.0, 85.0, -90.0, 50.0])
+    home: list[float] = field(default_factory=lambda: list(HOME))
     home_time_s: float = 3.0
     success: str = KEY
     segmenter: str = ""
@@ -62,7 +65,7 @@ class SO101RealEnvConfig(EnvConfig):
         """Say what cannot be.
 
         Raises:
-            ValueError: an unknown check, one without what it needs, or a home of another size.
+            ValueError: an unknown check, one without what it needs, or a home of another size or in other units.
         """
         from .success import CHECKS
 
@@ -79,6 +82,11 @@ class SO101RealEnvConfig(EnvConfig):
             )
         if len(self.home) != len(JOINTS):
             raise ValueError(f"--env.home: found {len(self.home)} numbers, expected {len(JOINTS)}.")
+        if tuple(self.home) == HOME and not getattr(self.robot, "use_degrees", True):
+            raise ValueError(
+                "--env.home: the default is in degrees, and --env.robot.use_degrees=false. Give it in -100..100: what the arm "
+                "reports where it is to stand before each start."
+            )
         if self.fps <= 0 or self.episode_time_s <= 0:
             raise ValueError("--env.fps, --env.episode_time_s: expected more than 0.")
 
@@ -103,6 +111,9 @@ class SO101RealEnvConfig(EnvConfig):
             raise ValueError(f"--eval.batch_size: found {n_envs}, expected 1: there is one arm.")
         self.check()
         from .real_env import RealEnv
+
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # let go of the arm, as at Ctrl-C
 
         # Without autoreset: the operator is asked once per episode, when LeRobot begins the next one.
         disabled = gym.vector.AutoresetMode.DISABLED
