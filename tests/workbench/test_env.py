@@ -202,7 +202,8 @@ def test_environments_run_in_processes_of_their_own():
         envs.close()
 
 
-def test_a_guarded_environment_holds_actions_to_the_limits():
+def test_a_guarded_environment_holds_actions_to_the_limits(caplog):
+    caplog.set_level("INFO")
     limits = GuardLimits(velocity=30)
     env = WorkbenchEnv("lift_cube", view=View(("top",), 32, 32, rgb=False), renderer="ray", limits=limits)
     env.reset(seed=0)
@@ -214,7 +215,11 @@ def test_a_guarded_environment_holds_actions_to_the_limits():
     for _ in range(15):
         env.step(before + [60, 0, 0, 0, 0, 0])
     assert 5 < env.world.joints()[0] - before[0] < 0.5 * 30 + 1.5
-    env.close()
+    assert "guard:" not in caplog.text
+    env.reset(seed=1)
+    assert "guard: 16 commands, 0 passed, 15 clamped, 1 held" in caplog.text
+    env.close()  # nothing was asked since then
+    assert caplog.text.count("guard:") == 1
     config = SO101SimEnvConfig(guarded=True, limits=limits)
     assert config.gym_kwargs["limits"] == limits
     assert SO101SimEnvConfig().gym_kwargs["limits"] is None

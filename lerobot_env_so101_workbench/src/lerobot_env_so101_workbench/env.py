@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,8 @@ from .start import evaluation_start, training_start
 from .tick_guard import TickGuard
 from .views import MAX_DEPTH_MM, View
 from .world import World
+
+logger = logging.getLogger(__name__)
 
 
 class WorkbenchEnv(gym.Env):
@@ -79,6 +82,7 @@ class WorkbenchEnv(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
+        self._report_guard()
         if seed is None:
             seed = self._next_seed
         self._next_seed = seed + 1
@@ -106,9 +110,15 @@ class WorkbenchEnv(gym.Env):
         return film_frame(self.world, masks=self._view.seg)
 
     def close(self) -> None:
+        self._report_guard()
         if self._world is not None:
             self._world.close()
             self._world = None
+
+    def _report_guard(self) -> None:
+        """Say what the guard made of the episode that is over."""
+        if self._guard is not None and (told := self._guard.report()):
+            logger.info("so101 workbench: %s", told)
 
     def _info(self) -> dict[str, Any]:
         terms = self.world.terms()

@@ -102,8 +102,8 @@ class SO101Sim(Robot):
 
     def disconnect(self) -> None:
         if self._world is not None:
-            if self._guard is not None:
-                logger.info("so101 workbench: %s", self._guard.report())
+            if self._guard is not None and (told := self._guard.report()):
+                logger.info("so101 workbench: %s", told)
             self._world.close()
             self._world = None
             _robots.pop(self.config.world, None)

@@ -31,5 +31,5 @@ class TickGuard:
         return self._guard.check(action)
 
     def report(self) -> str:
-        """One line on what was done since the last report."""
-        return self._guard.report()
+        """One line on what was done since the last report; empty if nothing was asked."""
+        return self._guard.report() if self._guard.counts else ""
