@@ -2,6 +2,7 @@
 """What a checkpoint's numbers say about the arm they were recorded on, and what is refused for it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,17 @@ def test_units_and_calibration_are_told_by_the_numbers(seed):
         assert units_of(extremes) == units
         assert other_joints(extremes, own) == []
         assert other_joints(extremes, other)
+
+
+def test_a_middle_that_is_whole_steps_away_cannot_be_told_in_degrees():
+    """What docs/real_arm.md says that it does not see: 100 steps are 8.8 deg."""
+    own = calibration(0)
+    elbow = own["elbow_flex"]
+    other = {**own, "elbow_flex": replace(elbow, range_min=elbow.range_min + 200)}
+    assert other_joints(recorded(own, use_degrees=True), other) == []
+    assert other_joints(recorded(own, use_degrees=False), other) == ["elbow_flex"]
+    odd = {**own, "elbow_flex": replace(elbow, range_min=elbow.range_min + 201)}
+    assert other_joints(recorded(own, use_degrees=True), odd) == ["elbow_flex"]
 
 
 def test_simulated_joints_are_in_degrees_of_no_calibration():

@@ -3,8 +3,12 @@
 
 LeRobot writes neither units nor calibration into a dataset. But servos report whole steps, and LeRobot makes degrees of them
 (360/4095 each, from the middle of the calibrated range) or percent of that range. So the smallest and largest joint positions,
-which every checkpoint keeps with its normalisation, lie on a grid that says which of the two it was, and whether the range
-was that of the arm at hand. 32 bits per number leave an error of a thousandth of a step.
+which every checkpoint keeps with its normalisation, lie on a grid that says which of the two it was. 32 bits per number leave an
+error of a thousandth of a step.
+
+Of the calibration the grid says less. Percent tell the size of a joint's range, unless the joint was at both ends. Degrees tell
+whether the middle of the range is a whole step, one bit per joint, and of wrist_roll nothing; in them it is the gripper, always in
+percent, that gives another arm away.
 """
 
 import json
@@ -57,7 +61,7 @@ def units_of(extremes: np.ndarray) -> str | None:
 def other_joints(extremes: np.ndarray, calibration: Mapping[str, MotorCalibration]) -> list[str]:
     """Joints whose extremes (2, 6) were not recorded with this calibration. None for what the simulator recorded.
 
-    A few calibrations cannot be told from this one: those with ranges of the same sizes.
+    Those that are named are others; those that are not may be, see above.
     """
     units = units_of(extremes)
     if units is None or (units == DEGREES and _whole(extremes[:, :_GRIPPER] * _SIMULATED_STEPS / 360).all()):
