@@ -91,7 +91,9 @@ def test_a_model_without_all_of_its_weights_is_refused(siglip, tmp_path):
     weights = load_file(folder / "model.safetensors")
     kept = {key: value for key, value in weights.items() if "post_layernorm" not in key}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"found no 'vision_model.post_layernorm.bias' among the weights .*2 are missing"):
+    with pytest.raises(
+        ValueError, match=r"found no 'vision_model.post_layernorm.bias' among the weights .*2 are missing"
+    ):
         VisionEncoder.make(str(folder), 0, None)
 
 
