@@ -324,7 +324,7 @@ def main() -> None:
     ]
     rows = with_earlier(load("imf"), new, ("task", "arm", "seed"))
     labels = list(dict.fromkeys(r["arm"] for r in rows))
-    gains = compare(rows, ("task",), product(("imf, 1 step", "imf, 2 steps"), labels))
+    gains = compare(rows, ("task",), product(("imf, 1 step", "imf, 2 steps", "imf, 4 steps"), labels))
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "tasks", "arms")}
     print("written to", save("imf", {"settings": settings, "rows": rows, "paired": gains}))
 
