@@ -4,8 +4,8 @@
     python -m benchmarks.hlrp
 
 `lift_cube`, clean: 200 recordings, of which the first 20 count as demonstrations and the others as video with joint states. One small
-SmolVLA (random weights, nothing frozen) is trained by every arm for as many steps, first as stage 2, then as stage 3 at a tenth of the
-learning rate, and meets the same 200 frozen starts:
+SmolVLA (random weights, nothing frozen) is trained by every arm for as many steps, first as stage 2, then as stage 3, and meets the
+same 200 frozen starts:
 
     video            stage 1 on all recordings; stage 2 learns its latent actions on all, and actions where labelled; stage 3
                      actions of the demonstrations
@@ -101,7 +101,7 @@ class Loop(Study):
         start = self.train(f"{name} stage 2", stage2, steps2)
         stage3 = ["--policy.type=hlrp", f"--policy.init_from={start}", *chosen]
         stage3 += training(self.vlm, own, steps3, seed, lr=self.options.policy_lr)
-        return self.train(f"{name} stage 3", stage3, steps3), start
+        return self.train(f"{name} stage 3 {self.options.policy_lr:g}", stage3, steps3), start
 
     @torch.no_grad()
     def latent_loss(self, arm: str, stage2: Path) -> dict[str, float]:
@@ -127,10 +127,11 @@ class Loop(Study):
 
     def arm(self, arm: str, few: int, seed: int) -> dict[str, Any]:
         """Train and evaluate one arm."""
-        (checkpoint, stage2), name = self.policy(arm, few, seed), f"{arm} {few} {seed}"
+        (checkpoint, stage2), lr = self.policy(arm, few, seed), self.options.policy_lr
         env = [f"--env.height={SIDE}", f"--env.width={SIDE}", "--env.task=lift_cube"]
         env += [f"--eval.n_episodes={self.options.starts}", "--eval.batch_size=10"]
-        result = row(self.evaluate(name, checkpoint, env), demonstrations=few, arm=arm, seed=seed)
+        found = self.evaluate(f"{arm} {few} {seed} {lr:g}", checkpoint, env)
+        result = row(found, demonstrations=few, policy_lr=lr, arm=arm, seed=seed)
         if stage2 is not None and arm in LATENT:
             result["latent"] = self.latent_loss(arm, stage2)
             print(result["latent"], flush=True)
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--laq_steps", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=4000, help="of stage 2")
     parser.add_argument("--policy_steps", type=int, default=1000, help="of stage 3")
-    parser.add_argument("--policy_lr", type=float, default=1e-4, help="of stage 3")
+    parser.add_argument("--policy_lr", type=float, default=1e-3, help="of stage 3")
     parser.add_argument("--latent_weight", type=float, default=1.0)
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2] if full else [0], help="of training"
@@ -158,8 +159,8 @@ def main() -> None:
     options = parser.parse_args()
     study = Loop(options.out, options)
     new = [study.arm(arm, few, seed) for few in options.few for arm in options.arms for seed in options.seeds]
-    rows = with_earlier(load("hlrp"), new, ("demonstrations", "arm", "seed"))
-    gains = compare(rows, ("demonstrations",), [("video", arm) for arm in ARMS])
+    rows = with_earlier(load("hlrp"), new, ("demonstrations", "policy_lr", "arm", "seed"))
+    gains = compare(rows, ("demonstrations", "policy_lr"), [("video", arm) for arm in ARMS])
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "arms")}
     print("written to", save("hlrp", {"settings": settings, "rows": rows, "paired": gains}))
 
