@@ -16,7 +16,8 @@ same 200 frozen starts:
     all labels       actions of all recordings in both stages
     smolvla          LeRobot's, on the demonstrations, for the sum of the steps
 
-Stage 2's latent loss on unseen recordings is told beside its floor. Stopped and started again, it goes on where it was; some five hours on two cores.
+On 30 unseen recordings: the error of chunks; stage 2's latent loss beside its floor; and what a linear map of the latent actions
+tells of the joints' motion (R²). Stopped and started again, it goes on where it was; some five hours on two cores.
 BENCH=full: three seeds, and 5, 10 and 50 demonstrations. Writes results/hlrp.json, where arms that are not asked for stay.
 """
 
@@ -27,13 +28,14 @@ from typing import Any
 
 import torch
 from lerobot.datasets import LeRobotDataset
+from lerobot.utils.constants import ACTION
 from torch.utils.data import default_collate
 
 from lerobot_policy_hlrp.floor import unconditional_floor
 from lerobot_policy_hlrp.labels import LatentLabels
 from lerobot_processor_so101.trained_policy import load_policy
 
-from .hlrp_laq import MASKS, label, laq_training, untrained
+from .hlrp_laq import MASKS, label, laq_training, motions, probe, untrained
 from .report import load, save
 from .small_smolvla import PICTURES, SIDE, small_vlm, training
 from .study import Study, compare, row, with_earlier
@@ -104,9 +106,28 @@ class Loop(Study):
         return self.train(f"{name} stage 3 {self.options.policy_lr:g}", stage3, steps3), start
 
     @torch.no_grad()
-    def latent_loss(self, arm: str, stage2: Path) -> dict[str, float]:
-        """Stage 2's latent loss on recordings that nobody has seen, and its floor there."""
-        root = self.recordings(30, seed=60000)
+    def chunk_error(self, checkpoint: Path) -> float:
+        """Mean squared error of chunks on recordings that nobody has seen, in variances of the actions."""
+        root, meta = (
+            self.recordings(30, seed=60000),
+            LeRobotDataset("local/every", root=self.recordings(self.options.episodes)).meta,
+        )
+        policy, preprocessor, postprocessor = load_policy(checkpoint)
+        times = [step / meta.fps for step in range(policy.config.chunk_size)]
+        dataset = LeRobotDataset("local/unseen", root=root, delta_timestamps={ACTION: times})
+        spread, errors = torch.as_tensor(meta.stats[ACTION]["std"]), []
+        torch.manual_seed(0)
+        for first in range(0, len(dataset) - 32, 160):  # a fifth of them
+            batch = default_collate([dataset[index] for index in range(first, first + 32)])
+            true, shown = batch.pop(ACTION), ~batch.pop(f"{ACTION}_is_pad")
+            made = postprocessor(policy.predict_action_chunk(preprocessor(batch)))
+            errors.append((((made - true) / spread).square().mean(2))[shown])
+        return round(float(torch.cat(errors).mean()), 3)
+
+    @torch.no_grad()
+    def latents(self, arm: str, stage2: Path) -> dict[str, Any]:
+        """On recordings that nobody has seen: stage 2's latent loss and its floor, and what latents tell of motion."""
+        root, every = self.recordings(30, seed=60000), self.recordings(self.options.episodes)
         path = self.labels(arm, root)
         policy, preprocessor, _ = load_policy(
             stage2, stage="foundation", training_mode="latent_flow", latent_labels=str(path)
@@ -119,10 +140,13 @@ class Loop(Study):
         labels = LatentLabels.load(path)
         floor = unconditional_floor(labels.vectors[labels.valid], policy.model.sample_time(4096, "cpu"))
         used = labels.codes.flatten().unique().numel() / labels.laq["codebook_size"]
+        known = LatentLabels.load(self.labels(arm, every))
+        gap = policy.config.gap
         return {
             "loss": round(sum(losses) / len(losses), 3),
             "floor": round(floor, 3),
             "codes_used": round(used, 3),
+            "motion": probe((known, *motions(every, gap)), (labels, *motions(root, gap))),
         }
 
     def arm(self, arm: str, few: int, seed: int) -> dict[str, Any]:
@@ -132,8 +156,9 @@ class Loop(Study):
         env += [f"--eval.n_episodes={self.options.starts}", "--eval.batch_size=10"]
         found = self.evaluate(f"{arm} {few} {seed} {lr:g}", checkpoint, env)
         result = row(found, demonstrations=few, policy_lr=lr, arm=arm, seed=seed)
+        result["chunk_error"] = self.chunk_error(checkpoint)
         if stage2 is not None and arm in LATENT:
-            result["latent"] = self.latent_loss(arm, stage2)
+            result["latent"] = self.latents(arm, stage2)
             print(result["latent"], flush=True)
         return result
 
