@@ -108,10 +108,8 @@ class Loop(Study):
     @torch.no_grad()
     def chunk_error(self, checkpoint: Path) -> float:
         """Mean squared error of chunks on recordings that nobody has seen, in variances of the actions."""
-        root, meta = (
-            self.recordings(30, seed=60000),
-            LeRobotDataset("local/every", root=self.recordings(self.options.episodes)).meta,
-        )
+        root, every = self.recordings(30, seed=60000), self.recordings(self.options.episodes)
+        meta = LeRobotDataset("local/every", root=every).meta
         policy, preprocessor, postprocessor = load_policy(checkpoint)
         times = [step / meta.fps for step in range(policy.config.chunk_size)]
         dataset = LeRobotDataset("local/unseen", root=root, delta_timestamps={ACTION: times})
