@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of a control period goes."""
+"""Where the time of a control period goes, and how much memory it took."""
 
+import resource
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
 
 class Clock:
@@ -56,3 +59,11 @@ def percentiles(
 ) -> dict[str, float]:
     """Median and 95th percentile, or others."""
     return {f"p{q}": round(float(np.percentile(values, q)), digits) for q in shares}
+
+
+def peak_memory(device: str) -> float:
+    """Megabytes that this process, or its GPU, has needed at most. Linux lets a process begin with the peak of its parent."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

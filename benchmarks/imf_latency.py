@@ -11,7 +11,6 @@ its own. Some 20 minutes on two cores. Writes results/imf_latency.json.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from lerobot_policy_imf.configuration_imf import vision_key
 from lerobot_policy_imf.modeling_imf import IMFPolicy
 from lerobot_policy_imf.objectives import integrate
 
-from .clock import Clock
+from .clock import Clock, peak_memory
 from .report import save, table
 
 CAMERAS = ("front", "top", "wrist")
@@ -180,7 +179,7 @@ def child(work: str, siglip: str) -> float:
     else:
         objective = "flow_matching" if "flow_matching" in work else "imf"
         learner(make_imf(siglip, objective=objective, num_inference_steps=2))()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return peak_memory("cpu")
 
 
 def whole_checkpoint(siglip: str, folder: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def regression_error(
     condition: Tensor,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """In the place of `velocity_error`."""
+    """In the place of `velocity_error`, and therefore with its arguments."""
     zero, one = torch.zeros_like(t), torch.ones_like(t)
     return -field(torch.zeros_like(actions), zero, one, condition) - actions, actions[:0]
 

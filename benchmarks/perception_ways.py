@@ -5,9 +5,7 @@ A way is a function of cameras' pictures; a product is what it must give. Ours t
 transformers' pipelines take PIL pictures.
 """
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +27,7 @@ from lerobot_processor_so101.perception_model import keep_freed_memory
 from lerobot_processor_so101.resize import resize_ids
 from lerobot_processor_so101.segmenters import make_segmenter
 
+from .clock import peak_memory
 from .perception_models import MODELS, Published
 
 hf: Any = transformers  # its overloads confuse mypy
@@ -161,7 +160,7 @@ def measure(name: str, way: str, product: str, folder: str, device: str, seconds
         loaded the model (CPU) or that PyTorch had allocated at most (GPU).
     """
     cameras = [camera.to(device) for camera in _pictures()]
-    before = _peak_memory(device)
+    before = peak_memory(device)
     look = WAYS[way](MODELS[name], folder, product)
     result: dict[str, Any] = {}
     for count in (1, 2):
@@ -170,7 +169,7 @@ def measure(name: str, way: str, product: str, folder: str, device: str, seconds
             "ms": round(1000 * statistics.median(times), 2),
             "ms_fastest": round(1000 * min(times), 2),
             "calls": len(times),
-            "memory_mb": round(_peak_memory(device) - before, 1),
+            "memory_mb": round(peak_memory(device) - before, 1),
         }
     if way == ORIGINAL and product == "logits":
         result["difference"] = _difference(name, folder, cameras, look)
@@ -226,11 +225,3 @@ def _device() -> str:
 def _finish_gpu() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-
-
-def _peak_memory(device: str) -> float:
-    """Megabytes."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -7,7 +7,6 @@ whatever else the machine does meets all of them; memory is that of a process of
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
 from lerobot_policy_segvla.small_vlm import save_published_vlm
 
+from .clock import peak_memory
 from .report import save, table
 
 SMOLVLA = "smolvla"
@@ -108,20 +108,14 @@ class Costs:
                         times[kind][arm].append(value)
         return times
 
-    def peak_memory(self, arm: str, work: str, vlm: str, batch_size: int) -> float:
+    def needs(self, arm: str, work: str, vlm: str, batch_size: int) -> float:
         """Megabytes that one kind of work needs at most, in this process."""
         policy = self.policy(arm, vlm)
         if work == "chunk":
             act(policy, self.batch(1))
         else:
             learn(policy, self.batch(batch_size), optimizer_of(policy))
-        if self.device == "cuda":
-            return torch.cuda.max_memory_allocated() / 1e6
-        return (
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            * (1024 if sys.platform == "linux" else 1)
-            / 1e6
-        )
+        return peak_memory(self.device)
 
     def memories(self, vlm: str, batch_size: int) -> dict[str, dict[str, float]]:
         """Peak memory of each arm and kind of work, each in a process of its own."""
@@ -153,7 +147,7 @@ class Costs:
         options = parser.parse_args()
         if options.child:
             *arguments, batch_size = options.child
-            print(json.dumps(self.peak_memory(*arguments, batch_size=int(batch_size))))
+            print(json.dumps(self.needs(*arguments, batch_size=int(batch_size))))
             return
         with tempfile.TemporaryDirectory() as folder:
             vlm = save_published_vlm(Path(folder), [SENTENCE])

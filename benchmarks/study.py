@@ -103,14 +103,12 @@ def compare(rows: list[dict], keys: Sequence[str], pairs: Iterable[tuple[str, st
     print(table([*keys, "arm", "seed", "success (Wilson 95 %)"], cells))
     runs: dict[tuple, dict[str, dict[int, list[int]]]] = {}
     for r in rows:
-        runs.setdefault(tuple(r[key] for key in keys), {}).setdefault(r["arm"], {})[r["seed"]] = r[
-            "per_start"
-        ]
+        arms = runs.setdefault(tuple(r[key] for key in keys), {})
+        arms.setdefault(r["arm"], {})[r["seed"]] = r["per_start"]
     gains = []
     for (case, arms), (first, second) in product(runs.items(), dict.fromkeys(pairs)):
-        seeds = sorted(
-            arms.get(first, {}).keys() & arms.get(second, {}).keys()
-        )  # those that both were trained with
+        # Those that both were trained with.
+        seeds = sorted(arms.get(first, {}).keys() & arms.get(second, {}).keys())
         if first != second and seeds:
             gain = paired_gain([arms[first][seed] for seed in seeds], [arms[second][seed] for seed in seeds])
             named = {**dict(zip(keys, case, strict=True)), "first": first, "second": second, "seeds": seeds}

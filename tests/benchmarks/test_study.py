@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What studies compare, and that their own arms can be trained."""
+"""What studies compare, and what they keep of earlier runs."""
 
-import torch
-from benchmarks import imf_regression
 from benchmarks.study import compare, with_earlier
-
-from lerobot_policy_imf import modeling_imf
-from tests.policy_imf.conftest import config, policy, siglip, training_batch  # noqa: F401  fixtures
 
 
 def rows(arm, **by_seed):
@@ -36,19 +31,3 @@ def test_earlier_rows_stay_unless_they_are_made_anew():
     merged = with_earlier(before, [{"arm": "a", "seed": 0, "rate": 3}], ("arm", "seed"))
     assert [(row["arm"], row["rate"]) for row in merged] == [("b", 2), ("a", 3)]
     assert "commit" in merged[1]
-
-
-def test_imf_can_be_trained_as_a_regressor(policy, monkeypatch):  # noqa: F811  a fixture
-    monkeypatch.setattr(modeling_imf, "velocity_error", modeling_imf.velocity_error)
-    monkeypatch.setattr(modeling_imf.IMFPolicy, "_logs", modeling_imf.IMFPolicy._logs)
-    imf_regression.install()
-    made, batch = policy(), training_batch()
-    optimizer, losses = torch.optim.Adam(made.get_optim_params(), 1e-2), []
-    for _ in range(30):
-        loss, logs = made(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert logs.keys() == {"loss"}
-    assert losses[-1] < 0.5 * losses[0]

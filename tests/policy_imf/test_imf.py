@@ -3,9 +3,10 @@
 
 import pytest
 import torch
+from benchmarks import imf_regression
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
 
-from lerobot_policy_imf import IMFConfig
+from lerobot_policy_imf import IMFConfig, modeling_imf
 from lerobot_policy_imf.configuration_imf import vision_key
 from tests.conftest import count_pictures
 from tests.policy_imf.conftest import observation, training_batch
@@ -46,6 +47,22 @@ def test_it_learns_one_batch(policy, objective):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_it_can_be_trained_as_a_regressor(policy, monkeypatch):
+    monkeypatch.setattr(modeling_imf, "velocity_error", modeling_imf.velocity_error)
+    monkeypatch.setattr(modeling_imf.IMFPolicy, "_logs", modeling_imf.IMFPolicy._logs)
+    imf_regression.install()
+    made, batch = policy(), training_batch()
+    optimizer, losses = torch.optim.Adam(made.get_optim_params(), 1e-2), []
+    for _ in range(30):
+        loss, logs = made(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert logs.keys() == {"loss"}
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_encoders_are_not_trained_and_everything_else_is(policy):
