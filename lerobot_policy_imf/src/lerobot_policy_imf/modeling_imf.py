@@ -275,6 +275,7 @@ class IMFModel(nn.Module):
             config.residual,
             config.attnres_blocks,
             config.time_max_frequency,
+            config.prediction_type,
         )
 
     def condition(self, seen: Tensor, state: Tensor, text: Tensor | None) -> Tensor:
