@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot.configs.default import DatasetConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets import LeRobotDataset
@@ -128,6 +129,26 @@ def test_a_checkpoint_is_the_policy(pictures, siglip, tmp_path):
     assert all(torch.equal(stored[key], again[key]) for key in stored)
     settings = json.loads((folder / "config.json").read_text())
     assert settings["vision_identity"]["weights"] == policy.vision.identity("").weights
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cameras": ["top", "front", "wrist"]},
+        {"vision_grid": 2},
+        {"n_head": 1},
+        {"prediction_type": "sample"},
+        {"time_max_frequency": 9.0},
+    ],
+)
+def test_weights_are_not_given_another_meaning(policy, tmp_path, changes):
+    made = policy()
+    made.save_pretrained(tmp_path)
+    config = PreTrainedConfig.from_pretrained(tmp_path)
+    (key, told), *_ = changes.items()
+    setattr(config, key, told)
+    with pytest.raises(ValueError, match=rf"{key}: found .*, expected .*, as the weights in"):
+        IMFPolicy.from_pretrained(tmp_path, config=config)
 
 
 def test_a_cache_of_another_encoder_is_refused(cached, pictures, siglip, tmp_path):

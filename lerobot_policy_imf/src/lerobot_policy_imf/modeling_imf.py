@@ -10,6 +10,7 @@ What is unusual about it:
 - A checkpoint holds the encoder too, in bfloat16, and is loaded without a network.
 """
 
+import json
 import logging
 import math
 from collections import deque
@@ -41,6 +42,16 @@ from .vision import VisionEncoder
 
 logger = logging.getLogger(__name__)
 
+# Options that change no shape, or only that of what goes in: with others, weights load and mean something else.
+_FORM = (
+    "cameras",
+    "n_obs_steps",
+    "horizon",
+    "vision_grid",
+    "n_head",
+    "time_max_frequency",
+    "prediction_type",
+)
 _QUERIES = 8  # of cells, in a view
 _STATE_LIMIT = 2.0  # of a joint in the range it had in training; one that never moved has no range
 
@@ -60,13 +71,16 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
             kwargs: what LeRobot passes to every policy, and what `from_pretrained` knows of a checkpoint.
 
         Raises:
-            ValueError: a feature is missing, the encoder cannot be had, or the dataset's features are another's.
+            ValueError: a feature is missing, the encoder cannot be had, the dataset's features are another's, or the
+                weights of the checkpoint mean something else than is told.
         """
         super().__init__(config)
         config.validate_features()
         config.input_features = config.used_features
         self.config: IMFConfig = config
         checkpoint = kwargs.get("checkpoint")
+        if checkpoint is not None:
+            check_form(config, checkpoint)
         self.vision = VisionEncoder.make(config.vision_model_name, config.vision_grid, checkpoint)
         if checkpoint is None or config.vision_identity is None:  # a file of options may hold another's
             config.vision_identity = self.vision.identity(config.vision_model_name).to_dict()
@@ -323,6 +337,26 @@ class ViewProjector(nn.Module):
         weights = self.queries(cells).softmax(-2)  # (..., cells, queries)
         parts = (values + self.places).unflatten(-1, (weights.shape[-1], -1))
         return (weights[..., None] * parts).sum(-3).flatten(-2)
+
+
+def check_form(config: IMFConfig, checkpoint: Path) -> None:
+    """Refuse options that would load, and give the weights of a checkpoint another meaning.
+
+    Args:
+        config: what is told.
+        checkpoint: folder of what the weights were trained as.
+
+    Raises:
+        ValueError: they differ; the message names the first difference.
+    """
+    saved = json.loads((checkpoint / "config.json").read_text())
+    for key in _FORM:
+        told = getattr(config, key)
+        if key in saved and told != saved[key]:
+            raise ValueError(
+                f"{key}: found {told!r}, expected {saved[key]!r}, as the weights in {str(checkpoint)!r} were trained with. "
+                f"Leave `--policy.{key}` out, or train anew."
+            )
 
 
 def check_cache(config: IMFConfig, features: dict[str, dict]) -> None:
