@@ -73,7 +73,6 @@ ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "act from pixels": ([], (1,)),
 }
 ABLATIONS = {
-    "samples": ["--policy.prediction_type=sample"],
     "averages from the start": ["--policy.flow_matching_steps=0"],
     "standard residual": ["--policy.residual=standard"],
     "attnres_block": ["--policy.residual=attnres_block", "--policy.attnres_blocks=4"],

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from lerobot_policy_imf.head import AttentionResidual, Rotary, VelocityHead, rotate
-from lerobot_policy_imf.objectives import derivative
 
 A, T, D = 3, 5, 8
 
@@ -85,30 +84,6 @@ def test_rotated_heads_know_only_how_far_apart_tokens_are():
         ).sum()
 
     torch.testing.assert_close(product(near, 3, 7), product(far, 23, 27))
-
-
-def test_a_predicted_sample_is_where_one_step_ends():
-    saying, head = make("standard"), make("standard", prediction_type="sample")
-    z, _, _, condition = point()
-    for time in (1.0, 0.4):
-        at = torch.full((len(z),), time)
-        end = saying(z, torch.zeros_like(at), at, condition)
-        went = z - time * head(z, torch.zeros_like(at), at, condition)
-        torch.testing.assert_close(went, end)
-    at = torch.zeros(len(z))
-    assert head(z, at, at, condition).isfinite().all()
-
-
-def test_paths_to_one_predicted_sample_are_straight():
-    """The derivative vanishes by itself where the network says one thing along a path; it must not be learned."""
-    head = make("standard", prediction_type="sample")
-    torch.nn.init.zeros_(head.out.weight)  # the same actions, whatever it sees
-    torch.nn.init.normal_(head.out.bias)
-    z, _, _, condition = point()
-    r, t = torch.full((len(z),), 0.2), torch.full((len(z),), 0.7)
-    velocity = head(z, t, t, condition).detach()
-    _, slope = derivative(head, (z, r, t), velocity, condition)
-    torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-5, rtol=0)
 
 
 def test_the_condition_and_both_times_matter():

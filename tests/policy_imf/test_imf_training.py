@@ -137,7 +137,6 @@ def test_a_checkpoint_is_the_policy(pictures, siglip, tmp_path):
         {"cameras": ["top", "front", "wrist"]},
         {"vision_grid": 2},
         {"n_head": 1},
-        {"prediction_type": "sample"},
         {"time_max_frequency": 9.0},
     ],
 )

@@ -12,14 +12,13 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE, OBS_STR
 
 from lerobot_processor_so101 import check_choices, colour_cameras, image_key
 
-from .head import PREDICTIONS, RESIDUALS, check_blocks, check_heads
+from .head import RESIDUALS, check_blocks, check_heads
 from .objectives import LOSSES, OBJECTIVES, SAMPLERS
 
 SIGLIP2 = "google/siglip2-base-patch16-256"
 CHOICES = {
     "residual": RESIDUALS,
     "objective": OBJECTIVES,
-    "prediction_type": PREDICTIONS,
     "time_sampler": SAMPLERS,
     "loss": LOSSES,
 }
@@ -59,7 +58,6 @@ class IMFConfig(PreTrainedConfig):
         time_max_frequency: of the embedding of times [rad per unit].
 
         objective: `imf`, `meanflow` or `flow_matching`; see `objectives.py`.
-        prediction_type: what the network says: `velocity`, or `sample`, the actions at the end of the path; see `head.py`.
         time_sampler: `uniform` or `logit_normal`, with `time_mean` and `time_std`.
         time_mean, time_std: of the normal variable in it.
         same_time_share: of each batch, with r = t, where the objective is flow matching.
@@ -100,7 +98,6 @@ class IMFConfig(PreTrainedConfig):
     time_max_frequency: float = 8.0
 
     objective: str = "imf"
-    prediction_type: str = "velocity"
     time_sampler: str = "uniform"
     time_mean: float = -0.4
     time_std: float = 1.0

@@ -7,9 +7,6 @@ What is unusual about it:
 - With `residual="attnres_full"` no sum runs through the depth. Each sub-layer reads a weighted mean of all that came
   before it, with weights from one learned query per sub-layer (Attention Residuals, 2603.15031). Queries start at zero,
   so that it begins as the plain mean. With `attnres_block` sub-layers of a block are summed, and blocks are read.
-- With `prediction_type="sample"` the network says where the path ends, x, and the velocity is what leads there:
-  u = (z - x) / t (pixel MeanFlow, 2601.22158). Where actions hardly vary, x is the same all along a path, and du/dt is
-  zero by itself; a network that says u has to learn that its own derivatives cancel.
 - It can be differentiated forward: under `torch.func.jvp` attention must take its plain path, see `objectives.py`.
 """
 
@@ -20,9 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 RESIDUALS = ("attnres_full", "attnres_block", "standard")
-PREDICTIONS = ("velocity", "sample")
 _EPS = 1e-6
-_MIN_TIME = 0.05  # below, a predicted sample would be divided by almost nothing
 
 
 class VelocityHead(nn.Module):
@@ -36,7 +31,6 @@ class VelocityHead(nn.Module):
         residual: one of `RESIDUALS`.
         blocks: of "attnres_block".
         max_frequency: of the embedding of times [rad per unit]. High ones make du/dt explode.
-        prediction_type: what the network says, "velocity" or "sample"; it answers with velocities either way.
 
     Raises:
         ValueError: heads that do not divide the width into even parts, or blocks that do not divide the depth.
@@ -53,10 +47,9 @@ class VelocityHead(nn.Module):
         residual: str = "attnres_full",
         blocks: int = 8,
         max_frequency: float = 8.0,
-        prediction_type: str = "velocity",
     ) -> None:
         super().__init__()
-        self.horizon, self.predicts_sample = horizon, prediction_type == "sample"
+        self.horizon = horizon
         self.time = nn.ModuleList([TimeEmbedding(width, max_frequency) for _ in range(2)])
         self.condition = nn.Linear(cond_dim, width)
         self.actions = nn.Linear(action_dim, width)
@@ -84,8 +77,7 @@ class VelocityHead(nn.Module):
         depth = self.residual.start(x)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             depth.add(layer(norm(depth.read()), rotation))
-        said = self.out(self.norm(depth.read()[:, -self.horizon :]))
-        return (z - said) / t.clamp(min=_MIN_TIME)[:, None, None] if self.predicts_sample else said
+        return self.out(self.norm(depth.read()[:, -self.horizon :]))
 
 
 # -- through the depth -----------------------------------------------------------------------------------------

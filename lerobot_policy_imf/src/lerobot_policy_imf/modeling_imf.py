@@ -50,7 +50,6 @@ _FORM = (
     "vision_grid",
     "n_head",
     "time_max_frequency",
-    "prediction_type",
 )
 _QUERIES = 8  # of cells, in a view
 _STATE_LIMIT = 2.0  # of a joint in the range it had in training; one that never moved has no range
@@ -289,7 +288,6 @@ class IMFModel(nn.Module):
             config.residual,
             config.attnres_blocks,
             config.time_max_frequency,
-            config.prediction_type,
         )
 
     def condition(self, seen: Tensor, state: Tensor, text: Tensor | None) -> Tensor:
