@@ -43,14 +43,7 @@ from .vision import VisionEncoder
 logger = logging.getLogger(__name__)
 
 # Options that change no shape, or only that of what goes in: with others, weights load and mean something else.
-_FORM = (
-    "cameras",
-    "n_obs_steps",
-    "horizon",
-    "vision_grid",
-    "n_head",
-    "time_max_frequency",
-)
+_FORM = ("cameras", "n_obs_steps", "horizon", "vision_grid", "n_head", "time_max_frequency")
 _QUERIES = 8  # of cells, in a view
 _STATE_LIMIT = 2.0  # of a joint in the range it had in training; one that never moved has no range
 
