@@ -333,6 +333,14 @@ def test_one_step_of_flow_matching_is_warned_of(config, caplog):
     assert not caplog.text
 
 
+def test_endpoints_without_velocities_there_are_warned_of(config, caplog):
+    config(time_sampler="logit_normal", endpoint_share=0.0)
+    config(time_sampler="logit_normal", objective="flow_matching")
+    assert "endpoint_share" not in caplog.text
+    config(time_sampler="logit_normal")
+    assert "endpoint_share: 0.1 with logit_normal, expected 0" in caplog.text
+
+
 def test_masks_and_depth_are_no_views(policy):
     plane = PolicyFeature(FeatureType.VISUAL, (1, 32, 32))
     colours = PolicyFeature(FeatureType.VISUAL, (3, 32, 32))

@@ -133,6 +133,12 @@ class IMFConfig(PreTrainedConfig):
                 "num_inference_steps: 1 with flow_matching, whose single step goes to the mean of all actions that were shown "
                 "there; expected about 10. One step is what the objective imf is for."
             )
+        if self.time_sampler == "logit_normal" and self.endpoint_share > 0 and self.objective != "flow_matching":
+            logger.warning(
+                "endpoint_share: %s with logit_normal, expected 0: velocities at t = 1 are never drawn, and what endpoints learn "
+                "along them is nonsense.",
+                self.endpoint_share,
+            )
 
     def _check_numbers(self) -> None:
         sizes = ("n_obs_steps", "n_action_steps", "per_view_output_dim", "cond_dim")
