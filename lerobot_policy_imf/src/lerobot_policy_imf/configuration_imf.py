@@ -133,7 +133,11 @@ class IMFConfig(PreTrainedConfig):
                 "num_inference_steps: 1 with flow_matching, whose single step goes to the mean of all actions that were shown "
                 "there; expected about 10. One step is what the objective imf is for."
             )
-        if self.time_sampler == "logit_normal" and self.endpoint_share > 0 and self.objective != "flow_matching":
+        if (
+            self.time_sampler == "logit_normal"
+            and self.endpoint_share > 0
+            and self.objective != "flow_matching"
+        ):
             logger.warning(
                 "endpoint_share: %s with logit_normal, expected 0: velocities at t = 1 are never drawn, and what endpoints learn "
                 "along them is nonsense.",
