@@ -333,7 +333,7 @@ def test_one_step_of_flow_matching_is_warned_of(config, caplog):
     assert not caplog.text
 
 
-def test_endpoints_without_velocities_there_are_warned_of(config, caplog):
+def test_endpoints_with_nothing_near_them_are_warned_of(config, caplog):
     config(time_sampler="logit_normal", endpoint_share=0.0)
     config(time_sampler="logit_normal", objective="flow_matching")
     assert "endpoint_share" not in caplog.text

@@ -139,8 +139,8 @@ class IMFConfig(PreTrainedConfig):
             and self.objective != "flow_matching"
         ):
             logger.warning(
-                "endpoint_share: %s with logit_normal, expected 0: velocities at t = 1 are never drawn, and what endpoints learn "
-                "along them is nonsense.",
+                "endpoint_share: %s with logit_normal, expected 0: nothing else is drawn near t = 1, so that du/dt is free there, "
+                "and single steps are nonsense though the loss is small.",
                 self.endpoint_share,
             )
 
