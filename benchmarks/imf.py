@@ -143,19 +143,11 @@ class Heads(Study):
 
     def checkpoint(self, task: str, arm: str, seed: int, options: list[str]) -> Path:
         """Train one arm."""
+        if arm == "fine-tuned imf":
+            return self.fine_tuned(task, seed)
         pixels, diffuses = "pixels" in arm, "diffusion" in arm
         steps, batch = (self.options.pixel_steps, 8) if pixels else TASKS[task]
         given = [f"--seed={seed}", f"--save_freq={steps // 2}", f"--batch_size={batch}"]
-        if arm == "fine-tuned imf":
-            flow = self.checkpoint(task, "flow_matching", seed, ARMS["flow_matching"][0])
-            given += [f"--policy.path={flow}", "--policy.objective=imf", "--policy.num_inference_steps=1"]
-            given += [
-                f"--policy.flow_matching_steps={steps * 9 // 8}",
-                *TRAINING,
-                "--policy.optimizer_lr=5e-4",
-            ]
-            given += [f"--dataset.root={self.features(task)}", "--dataset.repo_id=local/seen"]
-            return self.train(f"{task} {arm} {seed}", given, steps * 5 // 8)
         if diffuses:
             given += ["--policy.type=diffusion", "--policy.noise_scheduler_type=DDIM"]
             given += ["--policy.num_inference_steps=10", "--policy.do_mask_loss_for_padding=true"]
@@ -182,6 +174,17 @@ class Heads(Study):
         }
         command = ("python", "-m", f"benchmarks.{own[arm]}") if arm in own else TRAIN
         return self.train(f"{task} {arm} {seed}", [*given, *options], steps, command)
+
+    def fine_tuned(self, task: str, seed: int) -> Path:
+        """Teach averages to what flow matching has trained."""
+        steps, batch = TASKS[task]
+        start = self.checkpoint(task, "flow_matching", seed, ARMS["flow_matching"][0])
+        given = [f"--policy.path={start}", "--policy.objective=imf", "--policy.num_inference_steps=1"]
+        given += [f"--policy.flow_matching_steps={steps * 9 // 8}"]
+        given += ["--policy.optimizer_lr=5e-4", "--policy.scheduler_warmup_steps=200"]
+        given += [f"--dataset.root={self.features(task)}", "--dataset.repo_id=local/seen"]
+        given += [f"--seed={seed}", f"--save_freq={steps // 2}", f"--batch_size={batch}"]
+        return self.train(f"{task} fine-tuned imf {seed}", given, steps * 5 // 8)
 
     def act(self, task: str, name: str, checkpoint: Path, steps: int) -> dict:
         """What a trained arm does at the frozen starts; kept in a file."""
