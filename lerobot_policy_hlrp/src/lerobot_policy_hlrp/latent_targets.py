@@ -8,7 +8,7 @@ import torch
 from lerobot.datasets import LeRobotDatasetMetadata
 from torch import Tensor
 
-from lerobot_processor_so101 import checkpoint_folder, image_key
+from lerobot_processor_so101 import check_form, checkpoint_folder, image_key
 
 from .labels import LatentLabels
 from .modeling_hlrp_laq import HLRPLAQPolicy
@@ -154,13 +154,7 @@ def check_same_form(config: Any, saved: dict[str, Any]) -> None:
         *(["action_kind"] if pooled else []),
         *(["gap_s"] if pooled or saved.get("laq_identity") else []),
     ]
-    for key in keys:
-        own, other = getattr(config, key), saved[key]
-        if own != other:
-            raise ValueError(
-                f"{key}: found {own!r}, expected {other!r}, as {config.init_from!r} was trained with: "
-                f"`--policy.{key}={other}`."
-            )
+    check_form(config, saved, keys, config.init_from)
 
 
 def _short(value: Any) -> str:

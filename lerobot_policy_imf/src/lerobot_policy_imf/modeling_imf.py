@@ -30,6 +30,7 @@ from lerobot_processor_so101 import (
     FrameHistory,
     ModelIdentity,
     averaged,
+    check_form,
     image_key,
     training_dataset,
 )
@@ -72,7 +73,8 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         self.config: IMFConfig = config
         checkpoint = kwargs.get("checkpoint")
         if checkpoint is not None:
-            check_form(config, checkpoint)
+            saved = json.loads((checkpoint / "config.json").read_text())
+            check_form(config, saved, _FORM, str(checkpoint))
         self.vision = VisionEncoder.make(config.vision_model_name, config.vision_grid, checkpoint)
         if checkpoint is None or config.vision_identity is None:  # a file of options may hold another's
             config.vision_identity = self.vision.identity(config.vision_model_name).to_dict()
@@ -328,26 +330,6 @@ class ViewProjector(nn.Module):
         weights = self.queries(cells).softmax(-2)  # (..., cells, queries)
         parts = (values + self.places).unflatten(-1, (weights.shape[-1], -1))
         return (weights[..., None] * parts).sum(-3).flatten(-2)
-
-
-def check_form(config: IMFConfig, checkpoint: Path) -> None:
-    """Refuse options that would load, and give the weights of a checkpoint another meaning.
-
-    Args:
-        config: what is told.
-        checkpoint: folder of what the weights were trained as.
-
-    Raises:
-        ValueError: they differ; the message names the first difference.
-    """
-    saved = json.loads((checkpoint / "config.json").read_text())
-    for key in _FORM:
-        told = getattr(config, key)
-        if key in saved and told != saved[key]:
-            raise ValueError(
-                f"{key}: found {told!r}, expected {saved[key]!r}, as the weights in {str(checkpoint)!r} were trained with. "
-                f"Leave `--policy.{key}` out, or train anew."
-            )
 
 
 def check_cache(config: IMFConfig, features: dict[str, dict]) -> None:

@@ -8,7 +8,7 @@ imported only where one is asked for: `lerobot_processor_so101.segmenters.make_s
 
 from .averaging import averaged
 from .check_observation_step import CheckObservationProcessorStep, TellFPSProcessorStep
-from .checkpoint import CheckpointMixin, checkpoint_folder
+from .checkpoint import CheckpointMixin, check_form, checkpoint_folder
 from .checks import check_choices
 from .class_map import CLASS_NAMES, ClassMap
 from .crop_resize_step import CropResizeProcessorStep
@@ -56,6 +56,7 @@ __all__ = [
     "TellFPSProcessorStep",
     "averaged",
     "check_choices",
+    "check_form",
     "checkpoint_folder",
     "class_masks",
     "colour_cameras",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a policy's checkpoint is, and how the policy is told."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,27 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
             f"checkpoint {name!r}: found neither a folder nor a repository on the Hub or in its cache. "
             f"{str(error).splitlines()[0]}"
         ) from error
+
+
+def check_form(config: PreTrainedConfig, saved: Mapping[str, Any], keys: Iterable[str], source: str) -> None:
+    """Refuse options that would load, and give the weights of a checkpoint another meaning.
+
+    Args:
+        config: what is told.
+        saved: configuration of the checkpoint, as its config.json has it. What it does not know is not compared.
+        keys: the options.
+        source: name of the checkpoint, for the message.
+
+    Raises:
+        ValueError: they differ; the message names the first difference.
+    """
+    for key in keys:
+        told = getattr(config, key)
+        if key in saved and told != saved[key]:
+            raise ValueError(
+                f"{key}: found {told!r}, expected {saved[key]!r}, as the weights in {source!r} were trained with: "
+                f"`--policy.{key}={saved[key]}`."
+            )
 
 
 class CheckpointMixin:
