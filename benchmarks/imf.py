@@ -17,8 +17,8 @@ same cached features of the same 400 demonstrations, clean, through LeRobot's ow
                     environment state
     small diffusion the same with one of 0.8 M; as ours has 0.5 M
 
-and for orientation, LeRobot's with sizes and vision of their own (a ResNet18 that they train), and as many steps of 8 frames
-as take about as long:
+each from noise as in training and from half of it (low-temperature sampling, 2211.15657). For orientation, LeRobot's with
+sizes and vision of their own (a ResNet18 that they train), and as many steps of 8 frames as take about as long:
 
     diffusion from pixels       DDIM with 10 steps
     act from pixels
@@ -61,6 +61,7 @@ CHUNK = 8  # actions carried out of each
 HORIZON = ["--policy.horizon=16", f"--policy.n_action_steps={CHUNK}", "--policy.n_obs_steps=2"]
 SMALL = ["--policy.n_emb=96", "--policy.n_layer=4", "--policy.n_head=4", "--policy.cond_dim=96"]
 TRAINING = ["--policy.optimizer_lr=1e-3", "--policy.scheduler_warmup_steps=200"]
+NOISE_SCALES = (1.0, 0.5)  # of what actions begin from, where they begin from noise
 # What each arm is trained as, and the numbers of steps it acts with.
 ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "imf": ([], (1, 2, 4)),
@@ -186,21 +187,24 @@ class Heads(Study):
         given += [f"--seed={seed}", f"--save_freq={steps // 2}", f"--batch_size={batch}"]
         return self.train(f"{task} fine-tuned imf {seed}", given, steps * 5 // 8)
 
-    def act(self, task: str, name: str, checkpoint: Path, steps: int) -> dict:
+    def act(self, task: str, name: str, checkpoint: Path, steps: int, noise_scale: float | None) -> dict:
         """What a trained arm does at the frozen starts; kept in a file."""
         path = self.out / f"acts_{name.replace(' ', '_')}.json"
         if not path.exists():
-            actor = Actor(checkpoint, steps, self.encoder(), regresses="regression" in name)
+            actor = Actor(checkpoint, steps, self.encoder(), noise_scale)
             path.write_text(json.dumps(actor.run(task, self.options.starts)))
         return json.loads(path.read_text())
 
     def arm(self, task: str, arm: str, seed: int, options: list[str], counts: tuple[int, ...]) -> list[dict]:
-        """Train one arm and let it act with each number of steps."""
+        """Train one arm and let it act with each number of steps, and from noise of each size."""
         checkpoint = self.checkpoint(task, arm, seed, options)
+        scales = {"regression": (0.0,), "act from pixels": (None,)}.get(arm, NOISE_SCALES)
         rows = []
-        for steps in counts:
-            label = f"{arm}, {steps} step{'s' * (steps > 1)}"
-            found = self.act(task, f"{task} {arm} {seed} {steps}", checkpoint, steps)
+        for steps, scale in product(counts, scales):
+            label, name = f"{arm}, {steps} step{'s' * (steps > 1)}", f"{task} {arm} {seed} {steps}"
+            if scale == 0.5:
+                label, name = f"{label}, half the noise", f"{name} half"
+            found = self.act(task, name, checkpoint, steps, scale)
             rows.append(row(found.pop("successes"), task=task, arm=label, seed=seed) | found)
             print(table(list(found), [[str(value) for value in found.values()]]), flush=True)
         return rows
@@ -227,13 +231,13 @@ class Actor:
         checkpoint: folder.
         steps: evaluations of the network per chunk.
         encoder: folder of the encoder, for LeRobot's diffusion on features.
-        regresses: whether it begins from zero instead of noise.
+        noise_scale: of what actions begin from; none for a policy that begins from nothing.
     """
 
-    def __init__(self, checkpoint: Path, steps: int, encoder: Path, regresses: bool) -> None:
+    def __init__(self, checkpoint: Path, steps: int, encoder: Path, noise_scale: float | None) -> None:
         imf_diffusion.install()
         self.policy, self.pre, self.post = load_policy(checkpoint, num_inference_steps=steps)
-        self.noise = torch.zeros(1, 16, 6) if regresses else None
+        self.noise_scale = noise_scale
         self.encoder: Any = None
         self.pictures, self.seen = None, torch.empty(0)  # last shown to the encoder, and what it saw
         self.clock = Clock("vision", "head")
@@ -263,7 +267,8 @@ class Actor:
                     with self.clock.phase("vision"):
                         self.pictures, self.seen = observation["pixels"], self.encoder(views).flatten(1)
                 batch[OBS_ENV_STATE] = self.seen
-            options = {} if self.noise is None else {"noise": self.noise}
+            scale = self.noise_scale
+            options = {} if scale is None else {"noise": scale * torch.randn(1, 16, 6)}
             action = self.post(self.policy.select_action(self.pre(batch), **options))[0].numpy()
         self.clock.tick()
         return action

@@ -180,6 +180,21 @@ def test_steps_change_by_flag(policy):
     assert not torch.allclose(chunks[2], chunks[4])
 
 
+def test_the_noise_it_begins_from_is_scaled(policy):
+    made = policy(noise_scale=0.5)
+    torch.manual_seed(0)
+    drawn = made.predict_action_chunk(observation())
+    torch.manual_seed(0)
+    given = 0.5 * torch.randn(2, 6, 6)
+    made.reset()
+    torch.testing.assert_close(made.predict_action_chunk(observation(), noise=given), drawn, rtol=0, atol=0)
+    made.config.noise_scale = 0.0
+    made.reset()
+    first = made.predict_action_chunk(observation())
+    made.reset()
+    torch.testing.assert_close(made.predict_action_chunk(observation()), first, rtol=0, atol=0)
+
+
 def test_compiled_it_acts_the_same(policy, monkeypatch):
     compiled = []
 
@@ -308,6 +323,7 @@ def test_a_missing_view_is_named(policy):
         ({"n_emb": 0}, "n_emb: found 0"),
         ({"huber_delta": 0.0}, "huber_delta: found 0.0, expected more than 0"),
         ({"flow_matching_steps": -1}, "flow_matching_steps: found -1, expected 0 or more"),
+        ({"noise_scale": -0.5}, "noise_scale: found -0.5, expected 0 or more"),
     ],
 )
 def test_impossible_options_are_named(config, changes, message):

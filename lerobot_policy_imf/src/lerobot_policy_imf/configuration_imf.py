@@ -68,6 +68,8 @@ class IMFConfig(PreTrainedConfig):
         loss: `pseudo_huber` with `huber_delta`, `adaptive` or `mse`.
         huber_delta: error above which the loss is linear, in units of the normalised action.
         num_inference_steps: evaluations of the network per chunk; any number, without training anew.
+        noise_scale: of the noise that inference begins from, 1 in training. Less of it leaves less of it in the actions of
+            a single step, and fewer different ones.
         compile_model: compile the network for inference, which takes a minute at the first action.
         ema_decay: of the averaged weights that act; 0 turns averaging off.
 
@@ -107,6 +109,7 @@ class IMFConfig(PreTrainedConfig):
     loss: str = "pseudo_huber"
     huber_delta: float = 1.0
     num_inference_steps: int = 1
+    noise_scale: float = 1.0
     compile_model: bool = False
     ema_decay: float = 0.999
 
@@ -152,7 +155,7 @@ class IMFConfig(PreTrainedConfig):
         for name in ("huber_delta", "time_std", "time_max_frequency"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected more than 0.")
-        for name in ("vision_grid", "flow_matching_steps"):
+        for name in ("vision_grid", "flow_matching_steps", "noise_scale"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 or more.")
         if self.n_action_steps > self.horizon - self.n_obs_steps + 1:

@@ -201,7 +201,8 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         config, model = self.config, self._acting_model()
         condition = self._condition(model, self._history.stack())
         if noise is None:
-            noise = torch.randn(len(condition), config.horizon, model.action_dim, device=condition.device)
+            shape = (len(condition), config.horizon, model.action_dim)
+            noise = config.noise_scale * torch.randn(shape, device=condition.device)
         actions = integrate(
             self._field(model.head),
             noise,
