@@ -12,6 +12,7 @@ same cached features of the same 400 demonstrations, clean, through LeRobot's ow
     flow_matching   10 steps and 1 of one training: the same network without average velocities
     fine-tuned imf  1, 2 and 4 steps of a training that goes on from that of flow_matching for 5/8 as many steps, of which the
                     last 4/8 learn averages
+    wide imf        the same twice as wide, four times as large
     regression      the same network, told the mean
     diffusion       LeRobot's with a U-Net of 5.8 M parameters, which are twelve times ours, DDIM with 10 steps, features as its
                     environment state
@@ -67,6 +68,7 @@ ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "imf": ([], (1, 2, 4)),
     "flow_matching": (["--policy.objective=flow_matching", "--policy.num_inference_steps=10"], (10, 1)),
     "fine-tuned imf": ([], (1, 2, 4)),
+    "wide imf": (["--policy.n_emb=192", "--policy.endpoint_share=0"], (1, 2)),
     "regression": ([], (1,)),
     "diffusion": (["--policy.down_dims=[64,128,256]"], (10,)),
     "small diffusion": (["--policy.down_dims=[16,32,64]"], (10,)),
