@@ -350,10 +350,10 @@ def test_one_step_of_flow_matching_is_warned_of(config, caplog):
 
 
 def test_endpoints_with_nothing_near_them_are_warned_of(config, caplog):
-    config(time_sampler="logit_normal", endpoint_share=0.0)
-    config(time_sampler="logit_normal", objective="flow_matching")
-    assert "endpoint_share" not in caplog.text
     config(time_sampler="logit_normal")
+    config(time_sampler="logit_normal", objective="flow_matching", endpoint_share=0.1)
+    assert "endpoint_share" not in caplog.text
+    config(time_sampler="logit_normal", endpoint_share=0.1)
     assert "endpoint_share: 0.1 with logit_normal, expected 0" in caplog.text
 
 

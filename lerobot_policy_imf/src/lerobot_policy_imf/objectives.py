@@ -32,7 +32,7 @@ def sample_times(
     count: int,
     sampler: str = "uniform",
     same: float = 0.5,
-    endpoint: float = 0.1,
+    endpoint: float = 0.0,
     mean: float = -0.4,
     std: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def sample_times(
         count: of samples.
         sampler: "uniform" in [0, 1], or "logit_normal", the sigmoid of a normal variable.
         same: share of the batch with r = t, where the objective is flow matching.
-        endpoint: share with r = 0 and t = 1, which one-step inference asks for and "logit_normal" never draws.
+        endpoint: share with r = 0 and t = 1, which is what one-step inference asks for.
         mean, std: of that normal variable.
 
     Returns:
