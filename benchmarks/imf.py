@@ -18,7 +18,7 @@ same cached features of the same 400 demonstrations, clean, through LeRobot's ow
                     environment state
     small diffusion the same with one of 0.8 M; as ours has 0.5 M
 
-each from noise as in training and from half of it (low-temperature sampling, 2211.15657). For orientation, LeRobot's with
+imf, flow_matching and diffusion also from half the noise (low-temperature sampling, 2211.15657). For orientation, LeRobot's with
 sizes and vision of their own (a ResNet18 that they train), and as many steps of 8 frames as take about as long:
 
     diffusion from pixels       DDIM with 10 steps
@@ -62,7 +62,7 @@ CHUNK = 8  # actions carried out of each
 HORIZON = ["--policy.horizon=16", f"--policy.n_action_steps={CHUNK}", "--policy.n_obs_steps=2"]
 SMALL = ["--policy.n_emb=96", "--policy.n_layer=4", "--policy.n_head=4", "--policy.cond_dim=96"]
 TRAINING = ["--policy.optimizer_lr=1e-3", "--policy.scheduler_warmup_steps=200"]
-NOISE_SCALES = (1.0, 0.5)  # of what actions begin from, where they begin from noise
+HALF_NOISE = ("imf", "flow_matching", "diffusion")  # that begin from half the noise, too
 # What each arm is trained as, and the numbers of steps it acts with.
 ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "imf": ([], (1, 2, 4)),
@@ -197,9 +197,10 @@ class Heads(Study):
         return json.loads(path.read_text())
 
     def arm(self, task: str, arm: str, seed: int, options: list[str], counts: tuple[int, ...]) -> list[dict]:
-        """Train one arm and let it act with each number of steps, and from noise of each size."""
+        """Train one arm and let it act with each number of steps, and some from half the noise."""
         checkpoint = self.checkpoint(task, arm, seed, options)
-        scales = {"regression": (0.0,), "act from pixels": (None,)}.get(arm, NOISE_SCALES)
+        scales = {"regression": (0.0,), "act from pixels": (None,)}.get(arm, (1.0,))
+        scales += (0.5,) if arm in HALF_NOISE else ()
         rows = []
         for steps, scale in product(counts, scales):
             label, name = f"{arm}, {steps} step{'s' * (steps > 1)}", f"{task} {arm} {seed} {steps}"
