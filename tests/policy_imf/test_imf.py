@@ -181,7 +181,8 @@ def test_steps_change_by_flag(policy):
 
 
 def test_the_noise_it_begins_from_is_scaled(policy):
-    made = policy(noise_scale=0.5)
+    made = policy()
+    assert made.config.noise_scale == 0.5
     torch.manual_seed(0)
     drawn = made.predict_action_chunk(observation())
     torch.manual_seed(0)

@@ -69,8 +69,8 @@ class IMFConfig(PreTrainedConfig):
         loss: `pseudo_huber` with `huber_delta`, `adaptive` or `mse`.
         huber_delta: error above which the loss is linear, in units of the normalised action.
         num_inference_steps: evaluations of the network per chunk; any number, without training anew.
-        noise_scale: of the noise that inference begins from, 1 in training. Less of it leaves less of it in the actions of
-            a single step, and fewer different ones.
+        noise_scale: of the noise that inference begins from, 1 in training. Half of it keeps actions near the middle of what
+            was shown without giving up one of two ways (low-temperature sampling, 2211.15657).
         compile_model: compile the network for inference, which takes a minute at the first action.
         ema_decay: of the averaged weights that act; 0 turns averaging off.
 
@@ -110,7 +110,7 @@ class IMFConfig(PreTrainedConfig):
     loss: str = "pseudo_huber"
     huber_delta: float = 1.0
     num_inference_steps: int = 1
-    noise_scale: float = 1.0
+    noise_scale: float = 0.5
     compile_model: bool = False
     ema_decay: float = 0.999
 
