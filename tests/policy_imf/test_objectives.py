@@ -156,23 +156,24 @@ def test_a_known_average_velocity_is_learned(objective):
     net, steps = Net(), 600
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    average = objective != "flow_matching"
     for _ in range(steps):
         actions, noise = MEAN + STD * torch.randn(512, 1, 1), torch.randn(512, 1, 1)
-        r, t = sample_times(512)
+        # Flow matching's single step is its velocity at t = 1 itself.
+        r, t = sample_times(512, endpoint=0.0 if average else 0.1)
         error, _ = velocity_error(objective, net, actions, noise, r, t, torch.zeros(512, 1, 1))
         optimizer.zero_grad()
         reduce_error(error, None, "mse").mean().backward()
         optimizer.step()
         schedule.step()
     nothing = torch.zeros(4000, 1, 1)
-    average = objective != "flow_matching"
     with torch.no_grad():
         samples = integrate(net, torch.randn(4000, 1, 1), nothing, steps=1, average=average)
     assert abs(samples.mean() - MEAN) < 0.1
     if average:
         assert abs(samples.std() - STD) < 0.1
     else:
-        assert samples.std() < STD / 2  # which is why averages are learned
+        assert samples.std() < 0.2  # which is why averages are learned
 
 
 # -- acting ----------------------------------------------------------------------------------------------------
