@@ -1,46 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Perception shared by the SO-101 policies: what pictures, masks and depth become before a network sees them.
+"""Perception and safety that the SO-101 policies share.
 
-Importing this package registers its processor steps, so that a checkpoint that names them can be loaded. Models are
-imported only where one is asked for: `lerobot_processor_so101.segmenters.make_segmenter`,
-`lerobot_processor_so101.depth_models.make_depth_estimator`.
+Importing this package registers its processor steps, so that checkpoints that name them load. Models are
+imported only where they are used, by `models.make_segmenter` and `models.depth.make_depth_estimator`.
 """
 
-from .averaging import averaged
-from .check_observation_step import CheckObservationProcessorStep, TellFPSProcessorStep
-from .checkpoint import CheckpointMixin, check_form, checkpoint_folder
-from .checks import check_choices
-from .class_map import CLASS_NAMES, ClassMap
-from .crop_resize_step import CropResizeProcessorStep
-from .deferred import PERCEPTION, Deferred, resolve_all, resolve_perception
-from .disparity import depth_to_disparity
-from .disparity_step import DisparityProcessorStep
-from .geometry import GEOMETRY_FEATURES, class_masks, mask_geometry
-from .guard_step import GuardProcessorStep
-from .history import FrameHistory
-from .identity import ModelIdentity, weights_hash
-from .keys import (
-    colour_cameras,
+from .config_checks import check_choices
+from .guard.step import GuardProcessorStep
+from .perception.class_map import CLASS_NAMES, ClassMap
+from .perception.deferred import PERCEPTION, Deferred, resolve_all, resolve_perception
+from .perception.disparity import depth_to_disparity
+from .perception.history import FrameHistory
+from .perception.identity import ModelIdentity, weights_hash
+from .perception.keys import (
     depth_image_key,
     disparity_key,
     image_key,
+    rgb_cameras,
     seg_image_key,
     seg_key,
     seg_logits_key,
     seg_top_k_key,
 )
-from .perception_step import OBSERVED
-from .resize import resize_area, resize_ids, resize_linear
-from .scores import Scores
-from .segmentation_step import SegmentationProcessorStep
-from .tokenizer_step import StoredTokenizerStep
-from .training_dataset import training_dataset
+from .perception.mask_geometry import GEOMETRY_FEATURES, class_masks, mask_geometry
+from .perception.resize import resize_area, resize_ids, resize_linear
+from .perception.scores import Scores
+from .policy.checkpoint import CheckpointMixin, check_architecture, checkpoint_folder
+from .policy.ema import averaged
+from .policy.training_dataset import training_dataset
+from .steps.check_observation import AddFPSProcessorStep, CheckObservationProcessorStep
+from .steps.crop_resize import CropResizeProcessorStep
+from .steps.disparity import DisparityProcessorStep
+from .steps.perception import OBSERVED
+from .steps.segmentation import SegmentationProcessorStep
+from .steps.tokenizer import StoredTokenizerStep
 
 __all__ = [
     "CLASS_NAMES",
     "GEOMETRY_FEATURES",
     "OBSERVED",
     "PERCEPTION",
+    "AddFPSProcessorStep",
     "CheckObservationProcessorStep",
     "CheckpointMixin",
     "ClassMap",
@@ -53,13 +53,11 @@ __all__ = [
     "Scores",
     "SegmentationProcessorStep",
     "StoredTokenizerStep",
-    "TellFPSProcessorStep",
     "averaged",
+    "check_architecture",
     "check_choices",
-    "check_form",
     "checkpoint_folder",
     "class_masks",
-    "colour_cameras",
     "depth_image_key",
     "depth_to_disparity",
     "disparity_key",
@@ -70,6 +68,7 @@ __all__ = [
     "resize_linear",
     "resolve_all",
     "resolve_perception",
+    "rgb_cameras",
     "seg_image_key",
     "seg_key",
     "seg_logits_key",

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands between a command and the arm: `Guard` passes it, clamps it, or holds the arm where it was told to be.
+"""Safety limits of commands: `Guard` passes a command, clamps it, or repeats the last one.
 
-It is used where commands reach an arm, and nowhere before: a checkpoint cannot bring one, loosen one or remove one.
+It runs where commands reach an arm, not in a policy's pipeline: a checkpoint cannot add, loosen or remove it.
 """
 
 from .core import Guard, Verdict, judge
-from .geometry import JOINTS, reach
+from .homing import way_home
 from .limits import GuardLimits
+from .points import reach
 
-__all__ = ["JOINTS", "Guard", "GuardLimits", "Verdict", "judge", "reach"]
+__all__ = ["Guard", "GuardLimits", "Verdict", "judge", "reach", "way_home"]

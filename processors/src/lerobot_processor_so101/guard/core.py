@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guard: one function that judges a command by the last one, and a keeper that remembers and counts.
+"""The guard: a pure function that judges a command by the last one, and a class that keeps state and counts.
 
-What is unusual about it:
-- It compares a command with what the arm was last told, not with a measurement, so that it costs no reading and noise
-  cannot open it.
-- It has three answers: pass, clamp, hold. To hold is to say again what was last said, which is always allowed. So there is
-  always an answer, and no fault in a command can be answered by a jump.
-- Limits of speed are limits of speeding up: whatever stops the arm may stop it at once.
-- At the table and at the wall of the workspace a command is not refused whole: what leads along them passes.
+Design:
+- A command is compared with the last command, so sensor noise does not loosen the limits. Measurements, where
+  the robot has read them anyway, only narrow what passes: a goal stays near the arm (see `tracking`).
+- A verdict passes, clamps or holds. To hold repeats the last command, which is always allowed. So every
+  command gets an output, and no invalid command causes a jump.
+- Acceleration limits apply only to speeding up. Stopping is always immediate.
+- Kinematics are computed only where a command may reach the table or the workspace boundary.
+- At the table and at the workspace boundary a command is not rejected entirely: motion along the boundary
+  passes.
 """
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,29 +19,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .geometry import GRIPPER, JOINTS, reach
+from ..arm import GRIPPER, JOINTS
 from .limits import GuardLimits
+from .points import DISPLACEMENTS, reach
+from .tracking import Tracking
 
-_LONGEST_TICK = 0.1  # s: after a pause a command may move as far as in this time
-_STEPPING = np.array([0.0, 1, 1, 1, 0, 0])  # joints that raise and lower the hand
-# Shares of a step tried at the table or a wall: of the raising joints, and of the others.
-_SHARES = np.array(
-    [
-        _STEPPING * a + (1 - _STEPPING) * b
-        for a, b in ((1, 1), (0.5, 1), (0.25, 1), (0, 1), (0.25, 0.25), (0, 0))
-    ]
-)
-
-logger = logging.getLogger(__name__)
+_MAX_TICK = 0.1  # s; after a pause, a command may move as far as in this time
+_LIFT_JOINTS = np.array([0.0, 1, 1, 1, 0, 0])  # joints that raise and lower the hand
+# Fractions of a step that are tried at a boundary, (6, 6): of the lift joints, and of the others.
+_PAIRS = ((1, 1), (0.5, 1), (0.25, 1), (0, 1), (0.25, 0.25), (0, 0))
+_FRACTIONS = np.array([_LIFT_JOINTS * lift + (1 - _LIFT_JOINTS) * other for lift, other in _PAIRS])
 
 
-class Told(NamedTuple):
-    """What an arm was last told.
+class LastCommand(NamedTuple):
+    """The last command that was sent to an arm.
 
     Attributes:
-        joints: (6,), degrees and percent.
-        velocity: (6,), at which the command got there [deg/s, percent/s].
-        time: of the command [s].
+        joints: (6,) positions [deg; gripper in percent].
+        velocity: (6,) velocity of the command [deg/s, percent/s].
+        time: time of the command [s].
     """
 
     joints: np.ndarray
@@ -49,91 +46,128 @@ class Told(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """An answer of the guard.
+    """Result of judging a command.
 
     Attributes:
-        told: what the arm is told now.
-        reasons: why it is not what was asked for; empty if it is.
-        holds: whether it is what the arm was told before.
+        command: the command to send.
+        reasons: reasons for a change; empty if the command passes.
+        holds: whether the last command is repeated.
     """
 
-    told: Told
+    command: LastCommand
     reasons: tuple[str, ...]
     holds: bool
 
 
+class Clearance:
+    """Skips the kinematics while the arm is far from the table and from the workspace boundary.
+
+    It stores how far from them the arm was at some pose. Any other pose is as far, less what the joints
+    between the two can move it.
+    """
+
+    def __init__(self) -> None:
+        self._pose, self._distance = np.zeros(len(JOINTS)), -np.inf
+
+    def store(self, pose: np.ndarray, distance: float) -> None:
+        """Store a pose (6,) and its distance from the nearest bound [m]."""
+        self._pose, self._distance = pose, distance
+
+    def is_enough(self, pose: np.ndarray) -> bool:
+        """Whether a pose (6,) is in bounds for sure."""
+        return bool(np.abs(pose - self._pose) @ DISPLACEMENTS < self._distance)
+
+
 def judge(
-    command: object, last: Told, limits: GuardLimits, now: float, observed: float | None = None
+    command: object,
+    last: LastCommand,
+    limits: GuardLimits,
+    now: float,
+    observed: float | None = None,
+    near: tuple[np.ndarray, np.ndarray] | None = None,
+    clearance: Clearance | None = None,
 ) -> Verdict:
-    """Answer a command.
+    """Judge a command.
 
     Args:
-        command: six positions, degrees and percent; anything else holds.
-        last: what the arm was last told.
-        limits: of the arm.
-        now: by the clock that `last` is told by [s].
-        observed: when what the command answers was seen, by the same clock; None if it answers nothing.
+        command: six positions [deg; gripper in percent]; anything else holds.
+        last: the last command.
+        limits: limits of the arm.
+        now: current time, by the clock of `last` [s].
+        observed: time of the observation that the command was computed from; None if there is none.
+        near: lowest and highest positions near the measured arm, (6,) and (6,); None without a measurement.
+        clearance: of earlier commands; saves time, and changes no verdict.
     """
-    asked = _positions(command)
-    if asked is None:
+    requested = _positions(command)
+    if requested is None:
         return _hold(last, now, "no six finite positions")
     if observed is not None and now - observed > limits.max_age:
         return _hold(last, now, "stale observation")
-    passed = now - last.time
-    if passed <= 0:
+    elapsed = now - last.time
+    if elapsed <= 0:
         return _hold(last, now, "clock")
-    tick = min(passed, _LONGEST_TICK)
-    before = last.velocity if passed <= limits.timeout else np.zeros(len(JOINTS))
+    tick = min(elapsed, _MAX_TICK)
+    velocity = last.velocity if elapsed <= limits.timeout else np.zeros(len(JOINTS))
     reasons = []
 
-    # An arm that is found outside its range may move towards it, and no further away.
-    goal = np.clip(asked, np.minimum(limits.lower, last.joints), np.maximum(limits.upper, last.joints))
-    if (goal != asked).any():
+    # 1. joint range; an arm that starts outside it may move towards it, and no further away
+    goal = np.clip(requested, np.minimum(limits.lower, last.joints), np.maximum(limits.upper, last.joints))
+    if (goal != requested).any():
         reasons.append("joint range")
+    # 2. distance from the measured arm
+    if near is not None:
+        in_range, goal = goal, np.clip(goal, *near)
+        if (goal != in_range).any():
+            reasons.append("tracking error")
+    # 3. velocity
     step = goal - last.joints
     allowed = np.clip(step, -limits.velocities * tick, limits.velocities * tick)
     if (allowed != step).any():
         reasons.append("velocity")
-    # In the direction it moves in, an arm may get faster by so much; in the other it starts from rest.
-    headroom = np.where(allowed * before > 0, np.abs(before), 0) + limits.accelerations * tick
-    slower = np.clip(allowed, -headroom * tick, headroom * tick)
+    # 4. acceleration, in the direction of motion; in the opposite direction the arm starts from rest
+    speed = np.where(allowed * velocity > 0, np.abs(velocity), 0) + limits.accelerations * tick
+    slower = np.clip(allowed, -speed * tick, speed * tick)
     if (slower != allowed).any():
         reasons.append("acceleration")
-
-    step, blocked = _within_walls(last.joints, slower, limits)
+    # 5. table and workspace
+    step, blocked = _within_bounds(last.joints, slower, limits, clearance or Clearance())
     reasons += blocked
-    told = Told(last.joints + step, step / tick, now)
-    return Verdict(told, tuple(reasons), bool(reasons) and not step.any())
+    sent = LastCommand(last.joints + step, step / tick, now)
+    return Verdict(sent, tuple(reasons), bool(reasons) and not step.any())
 
 
-def _hold(last: Told, now: float, reason: str) -> Verdict:
-    return Verdict(Told(last.joints, np.zeros(len(JOINTS)), max(now, last.time)), (reason,), True)
+def _hold(last: LastCommand, now: float, reason: str) -> Verdict:
+    sent = LastCommand(last.joints, np.zeros(len(JOINTS)), max(now, last.time))
+    return Verdict(sent, (reason,), True)
 
 
 def _positions(command: object) -> np.ndarray | None:
-    """(6,) finite numbers; None if they are not."""
+    """Return (6,) finite positions, or None if the command contains anything else."""
     try:
         found = np.asarray(command, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is what a tensor raises
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # tensors raise RuntimeError
         return None
     return found if found.shape == (len(JOINTS),) and np.isfinite(found).all() else None
 
 
-def _within_walls(joints: np.ndarray, step: np.ndarray, limits: GuardLimits) -> tuple[np.ndarray, list[str]]:
-    """The largest of some shares of a step that stays above the table and in the workspace, and what was in the way."""
-    beyond = _beyond(np.stack([joints, joints + step]), limits)
-    bound = np.maximum(beyond[0], 0)  # an arm that is found outside may come in, and go no further out
-    in_the_way = [name for name, out in zip(("table", "workspace"), beyond[1] > bound, strict=True) if out]
-    if not in_the_way:
+def _within_bounds(
+    joints: np.ndarray, step: np.ndarray, limits: GuardLimits, clearance: Clearance
+) -> tuple[np.ndarray, list[str]]:
+    """Return the first of `_FRACTIONS` of a step that stays in bounds, and the bounds that it meets."""
+    if clearance.is_enough(joints + step):
         return step, []
-    tried = _SHARES * step
-    fits = (_beyond(joints + tried, limits) <= bound).all(1)
-    fits[-1] = True
-    return tried[int(fits.argmax())], in_the_way
+    tried = _FRACTIONS * step  # the first is the entire step, the last none
+    beyond = excess(joints + tried, limits)
+    bound = np.maximum(beyond[-1], 0)  # an arm that starts outside may come in, and go no further out
+    fits = (beyond <= bound).all(1)
+    chosen = int(fits.argmax())
+    clearance.store(joints + tried[chosen], -float(beyond[chosen].max()))
+    outside = zip(("table", "workspace"), beyond[0] > bound, strict=True)
+    return tried[chosen], [name for name, out in outside if out]
 
 
-def _beyond(joints: np.ndarray, limits: GuardLimits) -> np.ndarray:
-    """How far poses (K, 6) are below the table and outside of the workspace, (K, 2) [m]; negative inside."""
+def excess(joints: np.ndarray, limits: GuardLimits) -> np.ndarray:
+    """Return how far poses (K, 6) are below the table and outside the workspace, (K, 2) [m]; < 0 inside."""
     model = joints.copy()
     model[:, :GRIPPER] += limits.joint_offsets
     tool, lowest = reach(model)
@@ -143,57 +177,83 @@ def _beyond(joints: np.ndarray, limits: GuardLimits) -> np.ndarray:
 
 
 class Guard:
-    """Judges commands one after another, and counts.
+    """Judge a sequence of commands, and count the verdicts.
 
     Args:
-        limits: of the arm.
-        clock: seconds; nobody else's, so that no one can stop it.
+        limits: limits of the arm.
+        clock: returns the time [s]. Not shared with other code, which could stop it.
     """
 
     def __init__(self, limits: GuardLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits, self._clock = limits, clock
-        self._last: Told | None = None
-        self._seen: float | None = None
+        self._last: LastCommand | None = None
+        self._observed: float | None = None
+        self._in_time: bool | None = None  # whether the first command after the observation was; None: none
+        self._tracking, self._clearance = Tracking(limits), Clearance()
         self.counts: Counter[str] = Counter()
 
-    def stand(self, joints: Sequence[float] | np.ndarray) -> None:
-        """Take the arm to stand at measured positions, (6,); the next command starts from there.
+    def initialise(self, joints: Sequence[float] | np.ndarray) -> None:
+        """Initialise the last command at the measured joint positions, (6,).
 
         Raises:
-            ValueError: they are not six finite numbers.
+            ValueError: if they are not six finite numbers.
         """
         found = _positions(joints)
         if found is None:
             raise ValueError(f"guard: found positions {joints!r}, expected six finite numbers.")
-        self._last = Told(found, np.zeros(len(JOINTS)), self._clock())
+        self._last = LastCommand(found, np.zeros(len(JOINTS)), self._clock())
 
-    def observe(self) -> None:
-        """Note that the arm and what is before it have just been seen."""
-        self._seen = self._clock()
+    def observe(self, joints: Sequence[float] | np.ndarray | None = None) -> None:
+        """Record an observation, which the next command is computed from.
+
+        Args:
+            joints: measured positions, (6,), if they are part of it. Once they are, goals stay near them, and
+                commands need observations: see `max_age` and `max_blind` of `GuardLimits`.
+        """
+        self._observed, self._in_time = self._clock(), None
+        if joints is not None and (found := _positions(joints)) is not None:
+            self._tracking.observe(found, self._observed)
 
     def check(self, command: object) -> np.ndarray:
-        """What the arm may be told, (6,).
+        """Return the command to send instead of a command, (6,).
 
         Raises:
-            RuntimeError: nobody has said where the arm stands.
+            RuntimeError: if the guard is not initialised.
         """
         if self._last is None:
             raise RuntimeError(
-                "guard: nobody has said where the arm stands; call stand() with measured positions."
+                "guard: the current pose is unknown; call initialise() with measured positions."
             )
-        verdict = judge(command, self._last, self.limits, self._clock(), self._seen)
-        # An observation is answered once. Commands after that, such as those of the way home, answer nothing.
-        self._last, self._seen = verdict.told, None
+        now, near = self._clock(), None
+        if self._tracking.is_measured:
+            near = self._tracking.bounds(now)
+            if (requested := _positions(command)) is not None:
+                self._tracking.record(requested, near)
+        verdict = judge(command, self._last, self.limits, now, self._freshness(now), near, self._clearance)
+        self._last = verdict.command
         self.counts["hold" if verdict.holds else "clamp" if verdict.reasons else "pass"] += 1
         self.counts.update(verdict.reasons)
-        return verdict.told.joints.copy()
+        return verdict.command.joints.copy()
+
+    def _freshness(self, now: float) -> float | None:
+        """Return the time from which the age of a command's observation counts; None if it has none."""
+        observed = self._observed
+        if not self._tracking.is_measured:  # then an observation counts for one command
+            self._observed = None
+            return observed
+        assert observed is not None
+        if self._in_time is None:
+            self._in_time = now - observed <= self.limits.max_age
+            return observed
+        # Later commands: all hold if the first one was late. Else they may go on for a while, as homing does.
+        return observed + (self.limits.max_blind - self.limits.max_age) * self._in_time
 
     def report(self) -> str:
-        """One line on what was done since the last report, and begin to count anew."""
+        """Return one line on the commands since the last report, and reset the counts."""
         counts, self.counts = self.counts, Counter()
-        total = sum(counts[answer] for answer in ("pass", "clamp", "hold"))
-        why = ", ".join(
-            f"{name} {n}" for name, n in counts.most_common() if name not in ("pass", "clamp", "hold")
-        )
-        line = f"guard: {total} commands, {counts['pass']} passed, {counts['clamp']} clamped, {counts['hold']} held"
-        return f"{line} ({why})" if why else line
+        verdicts = ("pass", "clamp", "hold")
+        reasons = ", ".join(f"{name} {n}" for name, n in counts.most_common() if name not in verdicts)
+        passed, clamped, held = (counts[verdict] for verdict in verdicts)
+        total = passed + clamped + held
+        line = f"guard: {total} commands, {passed} passed, {clamped} clamped, {held} held"
+        return f"{line} ({reasons})" if reasons else line

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an arm may be told, in numbers."""
+"""Limits of the commands to an arm."""
 
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
 
-from .geometry import GRIPPER, JOINTS
+from ..arm import GRIPPER, JOINTS
 
 
 @dataclass(frozen=True)
@@ -14,20 +14,26 @@ class GuardLimits:
     """Limits of commands. Body joints are in degrees, the gripper in percent of its opening.
 
     Args:
-        lower, upper: of each of the six joints.
-        velocity, acceleration: of the body joints [deg/s, deg/s²]; how fast a command may move on, and how much faster it
-            may get. Slowing down, and stopping, is always allowed.
-        gripper_velocity: [percent/s].
-        workspace: [x, y, z, x, y, z] the corners of the box in which the point between the fingertips may be [m]; in the
-            base's frame, x forward, y left, z up.
-        table: height that forearm, hand and fingers stay above [m]; the base stands on 0.
-        joint_offsets: what is added to an arm's degrees to get the model's [deg], for an arm whose calibrated zero is
-            not in the middle.
-        max_age: of the observation that a command answers [s]; older ones hold the arm.
-        timeout: time without a command after which the arm is taken to stand [s].
+        lower, upper: range of each of the six joints.
+        velocity, acceleration: limits of the body joints [deg/s, deg/s²]. Slowing down and stopping are
+            always allowed.
+        gripper_velocity: limit of the gripper [percent/s].
+        workspace: [x, y, z, x, y, z], lower and upper corner of the box that the point between the fingertips
+            stays in [m]; in the base's frame, x forward, y left, z up.
+        table: height that forearm, hand and fingers stay above [m]; the base is at 0.
+
+    Expert options, with defaults that rarely need a change:
+        joint_offsets: added to the arm's degrees to get the model's [deg], for an arm whose calibrated zero
+            is not in the middle.
+        tracking_error: distance by which a goal may lead the measured position, in addition to what the joint
+            moves in 0.1 s at its velocity limit [deg, percent]. It must exceed the sag under load.
+        max_age: largest age of an observation when the first command after it is sent [s]; later commands
+            hold the arm until the next observation.
+        max_blind: longest time that commands may go on without a new observation [s], as homing does.
+        timeout: time without a command after which the arm is taken to be at rest [s].
 
     Raises:
-        ValueError: a limit that cannot be, named with what was expected.
+        ValueError: if a limit is not finite, has a wrong length, or leaves no range.
     """
 
     lower: tuple[float, ...] = (-110.0, -100.0, -97.0, -95.0, -160.0, 0.0)
@@ -38,7 +44,9 @@ class GuardLimits:
     workspace: tuple[float, ...] = (-0.1, -0.45, -0.01, 0.5, 0.45, 0.5)
     table: float = -0.005
     joint_offsets: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
+    tracking_error: float = 10.0
     max_age: float = 0.5
+    max_blind: float = 5.0
     timeout: float = 0.5
 
     _SIZES: ClassVar[dict[str, int]] = {"lower": 6, "upper": 6, "workspace": 6, "joint_offsets": GRIPPER}
@@ -51,9 +59,12 @@ class GuardLimits:
         for field in fields(self):
             if not np.isfinite(getattr(self, field.name)).all():
                 raise ValueError(f"{field.name}: found {getattr(self, field.name)}, expected finite numbers.")
-        for name in ("velocity", "acceleration", "gripper_velocity", "max_age", "timeout"):
+        positive = ("velocity", "acceleration", "gripper_velocity", "tracking_error")
+        for name in (*positive, "max_age", "max_blind", "timeout"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected more than 0.")
+        if self.max_blind < self.max_age:
+            raise ValueError(f"max_blind: found {self.max_blind}, expected at least max_age, {self.max_age}.")
         for joint, low, high in zip(JOINTS, self.lower, self.upper, strict=True):
             if low >= high:
                 raise ValueError(f"lower, upper: found {low} to {high} for {joint}, expected a range.")
@@ -64,10 +75,10 @@ class GuardLimits:
 
     @property
     def velocities(self) -> np.ndarray:
-        """Of each joint, (6,)."""
+        """Velocity limit of each joint, (6,)."""
         return np.array([self.velocity] * GRIPPER + [self.gripper_velocity])
 
     @property
     def accelerations(self) -> np.ndarray:
-        """Of each joint, (6,). The gripper may start at once: its velocity is limit enough."""
+        """Acceleration limit of each joint, (6,); none of the gripper, whose velocity limit suffices."""
         return np.array([self.acceleration] * GRIPPER + [np.inf])

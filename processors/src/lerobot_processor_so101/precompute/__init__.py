@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101-precompute`: a new dataset with masks and disparity, made from one that has pictures."""
+"""`so101-precompute`: make a dataset with masks and disparity from one with images."""

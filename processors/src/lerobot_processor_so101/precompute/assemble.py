@@ -1,76 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put the source and the new columns together: a dataset that appears only when it is complete."""
+"""Assemble the new dataset from the source and the new columns; it appears only when it is complete."""
 
 import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lerobot.datasets.feature_utils import get_hf_features_from_features
 
+from ..atomic import atomic_path, write_json
+from ..recording import check_videos
 from .columns import schema
-from .job import Job, remove_leftovers, remove_temporaries, write_json, written_whole
+from .job import Job, remove_partial, remove_temporaries
 from .source import Episode
 
 
 def assemble(job: Job) -> str:
-    """Make the dataset of a job whose episodes are all done, and remove the job's folder.
+    """Create the dataset of a job whose episodes are all finished, and remove the job's folder.
 
     Returns:
-        Bytes per frame of each new column, for people.
+        A summary: bytes per frame of each new column.
 
     Raises:
-        RuntimeError: an episode is not done.
+        RuntimeError: if an episode is not finished.
     """
     pending = job.pending()
     if pending:
         raise RuntimeError(
-            f"{len(pending)} of {len(job.source.episodes)} episodes are not done, the first is {pending[0].index}. "
-            "Give the same command again to go on."
+            f"{len(pending)} of {len(job.source.episodes)} episodes are not finished, the first is "
+            f"{pending[0].index}. Give the same command again to resume."
         )
     remove_temporaries(job.folder)
-    for file, episodes in job.source.data_files().items():
-        _data_file(job, file, episodes)
-    _meta(job)
-    for file in job.source.video_files(
-        [key for key in job.source.meta.video_keys if key not in _dropped(job)]
-    ):
-        link(job.source.root / file, job.dataset / file)
+    source, dropped = job.source, _dropped(job)
+    for file, episodes in source.data_files().items():
+        _write_data_file(job, file, episodes)
+    _write_meta(job)
+    for file in source.video_files([key for key in source.meta.video_keys if key not in dropped]):
+        link(source.root / file, job.dataset / file)
+    check_videos(job.dataset)
     tallies = job.tallies()
     os.replace(job.dataset, job.config.output)
-    remove_leftovers(job.folder)
+    remove_partial(job.folder)
     sizes = (f"{key} {round(t.sums['bytes'] / t.sums['frames']):,}" for key, t in tallies.items())
     return f"bytes per frame: {', '.join(sizes)}"
 
 
 def link(source: Path, target: Path) -> None:
-    """Make a file appear at another place without copying it; copy it where that cannot be."""
+    """Create a hard link to a file, or a copy where links are not possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         return
     try:
-        os.link(source.resolve(), target)  # of a symbolic link, as in the Hub's cache, what it points to
+        os.link(source.resolve(), target)  # the Hub's cache holds symbolic links
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        with written_whole(target) as temporary:
+        with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
 
 
-def _data_file(job: Job, file: Path, episodes: list[Episode]) -> None:
-    """Rewrite a data file with the new columns, one row group per episode as LeRobot does; then free their parts."""
+def _write_data_file(job: Job, file: Path, episodes: list[Episode]) -> None:
+    """Rewrite a data file with the new columns, in one row group per episode; then delete their parts."""
     target = job.dataset / file
     if not target.is_file():
         table = pq.read_table(job.source.root / file)
         table = table.drop_columns([key for key in _dropped(job) if key in table.column_names])
-        added = schema(job.columns)
-        fields = pa.schema([*table.schema, *added]).with_metadata(_hf_metadata(job))
+        features = {key: {**value, "shape": tuple(value["shape"])} for key, value in _features(job).items()}
+        # The metadata by which `datasets` and the Hub's viewer know that a column contains images.
+        metadata = dict(get_hf_features_from_features(features).arrow_schema.metadata)
+        fields = pa.schema([*table.schema, *schema(job.columns)]).with_metadata(metadata)
         with (
-            written_whole(target) as temporary,
+            atomic_path(target) as temporary,
             pq.ParquetWriter(temporary, fields, compression="snappy") as writer,
         ):
             for episode in episodes:
@@ -84,11 +87,10 @@ def _data_file(job: Job, file: Path, episodes: list[Episode]) -> None:
 
 
 def _rows(table: pa.Table, episode: Episode, path: Path) -> pa.Table:
-    first = table["index"][0].as_py()
-    rows = table.slice(episode.start - first, episode.length)
+    rows = table.slice(episode.start - table["index"][0].as_py(), episode.length)
     if rows["episode_index"].unique().to_pylist() != [episode.index] or rows.num_rows != episode.length:
         raise ValueError(
-            f"{path}: the rows of episode {episode.index} are not where `meta/episodes` says; the dataset is damaged."
+            f"{path}: the rows of episode {episode.index} do not fit `meta/episodes`; the dataset is damaged."
         )
     return rows
 
@@ -98,37 +100,26 @@ def _features(job: Job) -> dict[str, dict]:
     return {**kept, **{column.key: column.feature() for column in job.columns}}
 
 
-def _hf_metadata(job: Job) -> dict[bytes, bytes]:
-    """What tells `datasets` and the Hub's viewer that a column holds pictures."""
-    features = {key: {**value, "shape": tuple(value["shape"])} for key, value in _features(job).items()}
-    return dict(get_hf_features_from_features(features).arrow_schema.metadata)
-
-
-def _meta(job: Job) -> None:
-    source, target = job.source.root / "meta", job.dataset / "meta"
+def _write_meta(job: Job) -> None:
+    source, target, dropped = job.source.root / "meta", job.dataset / "meta", _dropped(job)
+    prefixes = tuple(f"{kind}/{key}/" for key in dropped for kind in ("videos", "stats"))
     for path in sorted(source.rglob("*")):
         if path.is_file() and path.name not in ("info.json", "stats.json"):
-            _meta_file(path, target / path.relative_to(source), _dropped(job))
+            with atomic_path(target / path.relative_to(source)) as temporary:
+                if path.suffix == ".parquet" and path.parent.parent.name == "episodes" and dropped:
+                    table = pq.read_table(path)
+                    names = [name for name in table.column_names if name.startswith(prefixes)]
+                    pq.write_table(table.drop_columns(names), temporary)
+                else:
+                    shutil.copyfile(path, temporary)
     features = _features(job)
     videos = any(feature["dtype"] == "video" for feature in features.values())
     video_path = job.source.info.get("video_path") if videos else None
     write_json(target / "info.json", {**job.source.info, "features": features, "video_path": video_path})
-    stats = source / "stats.json"
-    known = json.loads(stats.read_text()) if stats.is_file() else {}
-    known = {key: value for key, value in known.items() if key not in _dropped(job)}
-    new = {key: tally.stats() for key, tally in job.tallies().items() if tally.sums["values"]}
-    write_json(target / "stats.json", {**known, **new})
-
-
-def _meta_file(source: Path, target: Path, dropped: Iterable[str]) -> None:
-    with written_whole(target) as temporary:
-        if source.suffix != ".parquet" or source.parent.parent.name != "episodes" or not dropped:
-            shutil.copyfile(source, temporary)
-            return
-        table = pq.read_table(source)
-        gone = tuple(f"{kind}/{key}/" for key in dropped for kind in ("videos", "stats"))
-        table = table.drop_columns([name for name in table.column_names if name.startswith(gone)])
-        pq.write_table(table, temporary)
+    stats = json.loads((source / "stats.json").read_text()) if (source / "stats.json").is_file() else {}
+    stats = {key: value for key, value in stats.items() if key not in dropped}
+    stats |= {key: tally.stats() for key, tally in job.tallies().items() if tally.sums["values"]}
+    write_json(target / "stats.json", stats)
 
 
 def _dropped(job: Job) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is added to a dataset: one column per camera and stored form."""
+"""Columns to add to a dataset: one per camera and stored form."""
 
 import io
 from collections.abc import Sequence
@@ -12,10 +12,9 @@ import pyarrow as pa
 from datasets.features.features import numpy_to_pyarrow_listarray
 from lerobot.datasets.feature_utils import get_hf_features_from_features
 
-from ..identity import ModelIdentity
+from ..perception.identity import ModelIdentity
 
-LOGITS = "logits"
-VECTOR = "vector"
+DISPARITY, LOGITS, VECTOR = "disparity", "logits", "vector"
 
 
 @dataclass(frozen=True)
@@ -23,14 +22,14 @@ class Column:
     """One column.
 
     Attributes:
-        key: name of the feature.
-        camera: whose pictures it is made from.
+        key: key of the feature.
+        camera: camera of the images that it is computed from.
         form: ids, top_k, logits, disparity or vector.
         size: (h, w) of the map.
-        shape: of one stored value: (height, width, 1) of a picture, (C, h, w) of logits, or (D,) of a vector.
-        identity: the model that makes it.
-        pictures: (h, w) of the pictures it is made from.
-        whole: fractions of disparity are cut off.
+        shape: shape of one value: (height, width, 1) of an image, (C, h, w) of logits, (D,) of a vector.
+        identity: identity of the model that computes it.
+        image_size: (h, w) of the images that it is computed from.
+        quantised: whether disparity is floored to integers.
     """
 
     key: str
@@ -39,34 +38,27 @@ class Column:
     size: tuple[int, int]
     shape: tuple[int, ...]
     identity: ModelIdentity
-    pictures: tuple[int, int]
-    whole: bool = False
+    image_size: tuple[int, int]
+    quantised: bool = False
 
     def feature(self) -> dict[str, Any]:
-        """The feature as LeRobot's `info.json` describes it."""
-        made: dict[str, Any] = {
+        """Return the feature as LeRobot's `info.json` describes it."""
+        info: dict[str, Any] = {
             "perception": self.identity.to_dict(),
             "form": self.form,
             "size": list(self.size),
-            "pictures": list(self.pictures),
+            "pictures": list(self.image_size),
         }
-        if self.whole:
-            made["whole"] = True
+        if self.quantised:
+            info["whole"] = True
         if self.form == LOGITS:
-            return {
-                "dtype": "float16",
-                "shape": list(self.shape),
-                "names": ["channels", "height", "width"],
-                "info": made,
-            }
-        if self.form == VECTOR:
-            return {"dtype": "float32", "shape": list(self.shape), "names": None, "info": made}
-        return {
-            "dtype": "image",
-            "shape": list(self.shape),
-            "names": ["height", "width", "channels"],
-            "info": {"is_depth_map": True, "depth_unit": "mm", **made},
-        }
+            dtype, names = "float16", ["channels", "height", "width"]
+        elif self.form == VECTOR:
+            dtype, names = "float32", None
+        else:
+            dtype, names = "image", ["height", "width", "channels"]
+            info = {"is_depth_map": True, "depth_unit": "mm", **info}
+        return {"dtype": dtype, "shape": list(self.shape), "names": names, "info": info}
 
     @property
     def logits_bytes(self) -> int:
@@ -74,22 +66,22 @@ class Column:
         return 2 * int(np.prod(self.shape)) if self.form == LOGITS else 0
 
     def encode(self, values: np.ndarray) -> pa.Array:
-        """Turn stored values into what stands in a Parquet file.
+        """Encode stored values for a Parquet file.
 
         Args:
-            values: (B, 1, h, w) whole numbers below 65536, (B, C, h, w) float16 for logits, or (B, D) float32.
+            values: (B, 1, h, w) integers below 65536, (B, C, h, w) float16 for logits, or (B, D) float32.
         """
         if self.form == VECTOR:
             return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
         if self.form == LOGITS:
             storage = numpy_to_pyarrow_listarray(values)
             return pa.ExtensionArray.from_storage(schema([self]).field(self.key).type, storage)
-        pictures = pa.array([_png(plane) for plane in values[:, 0].astype(np.uint16)], pa.binary())
-        return pa.StructArray.from_arrays([pictures, pa.nulls(len(values), pa.string())], ["bytes", "path"])
+        images = pa.array([_png(plane) for plane in values[:, 0].astype(np.uint16)], pa.binary())
+        return pa.StructArray.from_arrays([images, pa.nulls(len(values), pa.string())], ["bytes", "path"])
 
 
 def schema(columns: Sequence[Column]) -> pa.Schema:
-    """Arrow schema of the columns."""
+    """Return the Arrow schema of some columns."""
     features = {column.key: {**column.feature(), "shape": column.shape} for column in columns}
     return get_hf_features_from_features(features).arrow_schema
 
@@ -101,10 +93,10 @@ def _png(plane: np.ndarray) -> bytes:
 
 
 class Tally:
-    """Whole-number sums of a column, from which statistics follow exactly, whatever the order of adding.
+    """Integer sums over a column, which give exact statistics in whatever order frames are added.
 
     Args:
-        values: the sums so far, as `to_dict` gives them.
+        values: the sums so far, from `to_dict`.
     """
 
     def __init__(self, values: dict[str, int] | None = None) -> None:
@@ -120,28 +112,25 @@ class Tally:
         self.sums["bytes"] += encoded.nbytes
         if np.issubdtype(values.dtype, np.floating):
             return  # logits and vectors have no statistics, so that nothing normalises them
-        whole = values.astype(np.int64)
-        self.sums["values"] += whole.size
-        self.sums["sum"] += int(whole.sum())
-        self.sums["squares"] += int(np.square(whole).sum())
-        self.low, self.high = min(self.low, int(whole.min())), max(self.high, int(whole.max()))
+        integers = values.astype(np.int64)
+        self.sums["values"] += integers.size
+        self.sums["sum"] += int(integers.sum())
+        self.sums["squares"] += int(np.square(integers).sum())
+        self.low, self.high = min(self.low, int(integers.min())), max(self.high, int(integers.max()))
 
     def merge(self, other: "Tally") -> None:
-        """Add what another has counted."""
+        """Add the sums of another tally."""
         self.sums = {name: value + other.sums[name] for name, value in self.sums.items()}
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
 
     def to_dict(self) -> dict[str, int]:
-        """As JSON types."""
+        """Return the sums as JSON types."""
         return {**self.sums, "min": self.low, "max": self.high}
 
     def stats(self) -> dict[str, Any]:
-        """LeRobot's statistics of a one-channel picture, (1, 1, 1) each."""
+        """Return LeRobot's statistics of a one-channel image, (1, 1, 1) each."""
         count, total, squares = self.sums["values"], self.sums["sum"], self.sums["squares"]
-        mean = total / count
         std = max(squares * count - total * total, 0) ** 0.5 / count
-        of_picture = {"min": self.low, "max": self.high, "mean": mean, "std": std}
-        return {
-            **{name: [[[float(value)]]] for name, value in of_picture.items()},
-            "count": [self.sums["frames"]],
-        }
+        values = {"min": self.low, "max": self.high, "mean": total / count, "std": std}
+        stats: dict[str, Any] = {name: [[[float(value)]]] for name, value in values.items()}
+        return {**stats, "count": [self.sums["frames"]]}

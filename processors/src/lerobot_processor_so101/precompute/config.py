@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of `so101-precompute`, and of other commands that look at every frame of a dataset once."""
+"""Options of the commands that run models on every frame of a dataset."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,22 +10,20 @@ from typing import ClassVar
 
 from lerobot.utils.constants import HF_LEROBOT_HOME
 
-from ..checks import check_choices
-from .models import Models
+from ..config_checks import check_choices, check_device
+from .extractor import FeatureExtractor
 
-FORMS = ("ids", "top_k", "logits")
 EXECUTORS = ("local", "slurm", "ray")
-FROM_SEGMENTER = "segmenter"
 
 
 @dataclass
 class SlurmConfig:
-    """What Slurm has to know.
+    """Options of Slurm.
 
     Args:
-        partition: where to run.
-        time: limit per worker, such as 04:00:00. A worker that is cut off is continued by the same command.
-        qos: quality of service; empty leaves it to the cluster.
+        partition: partition of the workers.
+        time: time limit per worker, such as 04:00:00. After a timeout, the same command resumes.
+        qos: quality of service; empty for the cluster's default.
         setup: shell command before the work; by default the Python environment of this command is used.
     """
 
@@ -37,18 +35,18 @@ class SlurmConfig:
 
 @dataclass
 class JobConfig(ABC):
-    """What every such command is told.
+    """Options that these commands share.
 
     Args:
         output: folder of the new dataset; it must not exist.
-        root: folder of the source dataset; by default LeRobot's own place for `repo_id`.
+        root: folder of the source dataset; by default LeRobot's own folder for `repo_id`.
         repo_id: name of the source dataset; only needed without `root`.
-        cameras: names of the cameras to look at; by default all that have colours.
-        drop_rgb: leave colours out of the new dataset.
-        batch_size: frames of each camera per call of a model; 0 is 4 on a CPU and 32 elsewhere.
+        cameras: names of the cameras to process; by default all RGB cameras.
+        drop_rgb: leave RGB images out of the new dataset.
+        batch_size: frames of each camera per model call; 0 is 4 on a CPU and 32 elsewhere.
         device: cpu, cuda, mps, or auto.
         executor: local, slurm or ray.
-        workers: how many processes share the episodes.
+        workers: number of processes that share the episodes.
         cpus_per_worker, gpus_per_worker, memory_per_cpu: what Slurm and Ray reserve [memory in GB].
         slurm: options of Slurm.
     """
@@ -70,29 +68,31 @@ class JobConfig(ABC):
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
     @abstractmethod
-    def make_models(self, rank: int) -> Models:
-        """Load what looks.
+    def make_extractor(self, rank: int) -> FeatureExtractor:
+        """Load the models.
 
         Args:
-            rank: number of this worker; several workers on one machine take turns at its GPUs.
+            rank: index of this worker.
 
         Raises:
-            ValueError: a model that is unknown or cannot give what was asked for.
+            ValueError: if a model is unknown or cannot compute what the options request.
         """
 
     def check(self) -> None:
-        """Say what cannot be, in the words of the command line.
+        """Validate the options.
 
         Raises:
-            ValueError: an option that does not work.
+            ValueError: if an option is invalid; the message names it as on the command line.
         """
         if self.root is None and not self.repo_id:
             raise ValueError("--root: found nothing, expected the folder of the source dataset.")
         if self.output.resolve() == self.source_root.resolve():
             raise ValueError("--output: found the source dataset itself, expected a folder of its own.")
-        check_numbers(self, ("workers", "cpus_per_worker", "memory_per_cpu"), least=1)
-        check_numbers(self, ("batch_size", "gpus_per_worker"), least=0)
+        check_minimum(self, ("workers", "cpus_per_worker", "memory_per_cpu"), 1)
+        check_minimum(self, ("batch_size", "gpus_per_worker"), 0)
         check_choices(self, {"executor": EXECUTORS}, "--")
+        if self.executor == "local":  # on a cluster, workers run on other machines
+            check_device(self.device)
         if self.executor == "ray" and not find_spec("ray"):
             raise ValueError("--executor=ray: Ray is not installed; `pip install ray`.")
         if self.executor == "slurm" and not (self.slurm.partition and self.slurm.time):
@@ -112,70 +112,12 @@ class JobConfig(ABC):
         return self.output.with_name(self.output.name + ".partial")
 
 
-@dataclass
-class PrecomputeConfig(JobConfig):
-    """Options of `so101-precompute`; see also `JobConfig`.
-
-    Args:
-        segmenter: name of a segmenter, such as "workbench", a folder or a Hub id.
-        classes: what an open-vocabulary segmenter is to look for.
-        forms: what to store of its scores: ids, top_k, logits.
-        depth: name of a depth model, or "segmenter" for the segmenter's own disparity.
-        height, width: size of ids and disparity [pixels].
-        whole_disparity: cut off the fractions of disparity, as bytes do; for policies with that option.
-        top_k, grid: how many classes top_k keeps, on grid x grid patches.
-        logits_size: side of the square logits [pixels].
-    """
-
-    command: ClassVar[str] = "so101-precompute"
-
-    segmenter: str | None = None
-    classes: list[str] = field(default_factory=list)
-    forms: list[str] = field(default_factory=lambda: ["ids"])
-    depth: str | None = None
-    height: int = 84
-    width: int = 84
-    whole_disparity: bool = False
-    top_k: int = 10
-    grid: int = 32
-    logits_size: int = 512
-
-    def make_models(self, rank: int) -> Models:
-        """Load the segmenter, the depth model, or both; see `JobConfig.make_models`."""
-        from .perception import PerceptionModels
-
-        return PerceptionModels(self, rank)
-
-    def check(self) -> None:
-        """Say what cannot be, in the words of the command line.
-
-        Raises:
-            ValueError: an option that does not work.
-        """
-        super().check()
-        if not self.segmenter and not self.depth:
-            raise ValueError("found neither --segmenter nor --depth, expected at least one of them.")
-        if not self.segmenter and (self.classes or self.depth == FROM_SEGMENTER):
-            raise ValueError("--classes and --depth=segmenter need a --segmenter, found none.")
-        unknown = [form for form in self.forms if form not in FORMS]
-        if unknown or len(set(self.forms)) < len(self.forms):
-            raise ValueError(f"--forms: found {self.forms}, expected different ones of {list(FORMS)}.")
-        if self.segmenter and not self.forms and self.depth != FROM_SEGMENTER:
-            raise ValueError("--forms: found none, expected one unless only --depth=segmenter is wanted.")
-        check_numbers(self, ("height", "width", "top_k", "grid", "logits_size"), least=1)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(h, w) of ids and disparity."""
-        return self.height, self.width
-
-
-def check_numbers(config: JobConfig, names: Sequence[str], least: int) -> None:
-    """Refuse options that are too small.
+def check_minimum(config: JobConfig, names: Sequence[str], minimum: int) -> None:
+    """Refuse options below a minimum.
 
     Raises:
-        ValueError: one is; the message names it.
+        ValueError: if one is; the message names it.
     """
     for name in names:
-        if getattr(config, name) < least:
-            raise ValueError(f"--{name}: found {getattr(config, name)}, expected {least} or more.")
+        if getattr(config, name) < minimum:
+            raise ValueError(f"--{name}: found {getattr(config, name)}, expected {minimum} or more.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who does the work: this process, several on this machine, Slurm or Ray, through datatrove's executors."""
+"""Run the work in one or several processes, on Slurm or on Ray, with datatrove's executors."""
 
 import logging
 import sys
@@ -14,19 +14,19 @@ from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, Slurm
 from tqdm import tqdm
 
 from .config import JobConfig
+from .extractor import FeatureExtractor
 from .job import Job, failures
-from .models import Models
 from .work import AssembleDataset, PrecomputeEpisodes, work
 
 
-def run(config: JobConfig, job: Job, models: Models) -> bool:
-    """Look at all episodes that are not done.
+def run(config: JobConfig, job: Job, extractor: FeatureExtractor) -> bool:
+    """Process all unfinished episodes.
 
     Returns:
-        Whether they are done now; False when Slurm does it later, and puts the dataset together too.
+        Whether they are finished; False if Slurm processes them later, and assembles the dataset too.
 
     Raises:
-        RuntimeError: a worker failed; the message is its error.
+        RuntimeError: if a worker failed; the message is its error.
     """
     for path in failures(job.folder):
         path.unlink()
@@ -36,10 +36,15 @@ def run(config: JobConfig, job: Job, models: Models) -> bool:
         _slurm(config, job)
         return False
     if config.executor == "local" and config.workers == 1:
-        work(job, models)  # without datatrove, whose helper process would outlive a killed command
+        work(job, extractor)  # without datatrove, whose helper process would outlive a killed command
         return True
-    executor = _ray(config, job) if config.executor == "ray" else _local(config, job)
-    cause = None
+    if config.executor == "ray":
+        executor = _ray(config, job)
+    else:
+        # Imports take seconds: one process imports, and workers are forked from it.
+        multiprocess.get_context("forkserver").set_forkserver_preload([PrecomputeEpisodes.__module__])
+        executor = LocalPipelineExecutor([PrecomputeEpisodes(config)], **_common(config, job.folder / "logs"))
+    cause: Exception | None = None
     with _bar(job):
         try:
             executor.run()
@@ -49,20 +54,16 @@ def run(config: JobConfig, job: Job, models: Models) -> bool:
         raise RuntimeError(reported[0].read_text().strip())
     if missing := len(job.pending()):
         raise RuntimeError(
-            f"a worker was stopped ({cause or 'by whom is unknown'}) and {missing} episodes are not done. Give the same "
-            f"command again to go on; logs are in {job.folder / 'logs'}."
+            f"a worker was stopped ({cause or 'the cause is unknown'}) and {missing} episodes are not "
+            f"finished. Give the same command again to resume; logs are in {job.folder / 'logs'}."
         ) from cause
     return True
 
 
 def _common(config: JobConfig, logs: Path) -> dict[str, Any]:
-    # Our own files say what is done; datatrove's marks would go stale when someone deletes an episode's.
-    return {
-        "tasks": config.workers,
-        "workers": config.workers,
-        "logging_dir": str(logs),
-        "skip_completed": False,
-    }
+    # Our own files mark finished episodes; datatrove's marks would stay if someone deletes one.
+    workers = {"tasks": config.workers, "workers": config.workers}
+    return {**workers, "logging_dir": str(logs), "skip_completed": False}
 
 
 def _resources(config: JobConfig) -> dict[str, int]:
@@ -71,12 +72,6 @@ def _resources(config: JobConfig) -> dict[str, int]:
         "gpus_per_task": config.gpus_per_worker,
         "mem_per_cpu_gb": config.memory_per_cpu,
     }
-
-
-def _local(config: JobConfig, job: Job) -> LocalPipelineExecutor:
-    # Imports cost seconds: they are paid once, and workers are forked from the process that paid.
-    multiprocess.get_context("forkserver").set_forkserver_preload([PrecomputeEpisodes.__module__])
-    return LocalPipelineExecutor([PrecomputeEpisodes(config)], **_common(config, job.folder / "logs"))
 
 
 def _ray(config: JobConfig, job: Job) -> RayPipelineExecutor:
@@ -90,7 +85,7 @@ def _ray(config: JobConfig, job: Job) -> RayPipelineExecutor:
 
 
 def _slurm(config: JobConfig, job: Job) -> None:
-    """Submit an array of workers and, after it, the job that puts the dataset together."""
+    """Submit an array of workers and, after it, the job that assembles the dataset."""
     logs = config.output.with_name(config.output.name + ".slurm")
     common = {
         **_resources(config),
@@ -109,7 +104,7 @@ def _slurm(config: JobConfig, job: Job) -> None:
 
 @contextmanager
 def _bar(job: Job) -> Iterator[None]:
-    """A bar over episodes, as they appear in the job's folder."""
+    """Show a progress bar over episodes, as they appear in the job's folder."""
     total, stop = len(job.source.episodes), threading.Event()
 
     def watch() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frames of a dataset, in order, bit for bit as `LeRobotDataset` gives them.
+"""Read the frames of a dataset in order, bit for bit as `LeRobotDataset` does.
 
-LeRobot's own decoder is asked for many frames at once: no frame is decoded twice, and colours are converted by the
-same code that a policy's loader uses.
+LeRobot's own decoder decodes many frames per call: none is decoded twice, and colours are converted by the
+code that policies train with.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,13 +21,13 @@ from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frame
 from lerobot.utils.import_utils import get_safe_default_video_backend
 from torch import Tensor
 
-from ..keys import image_key
+from ..perception.keys import image_key
 from .source import Episode, Source
 
-DECODED_AT_ONCE = 32  # frames: opening a video and seeking in it costs as much as some frames
+DECODED_AT_ONCE = 32  # frames; opening a video and seeking in it takes as long as decoding some
 TOLERANCE = 1e-4  # seconds; the default of LeRobotDataset
 
-# Looking for the decoder tries to load FFmpeg anew each time, where its libraries are missing.
+# Without FFmpeg's libraries, each search for the decoder tries to load them again.
 _backend = cache(get_safe_default_video_backend)
 
 
@@ -37,18 +37,18 @@ class Batch:
 
     Attributes:
         episode: the episode.
-        start: number of the first frame in it.
-        pictures: (B, 3, H, W) float32 in [0, 1], by camera.
+        start: index of the first frame in it.
+        images: (B, 3, H, W) float32 in [0, 1], by camera.
     """
 
     episode: Episode
     start: int
-    pictures: dict[str, Tensor]
+    images: dict[str, Tensor]
 
     @property
     def length(self) -> int:
         """Number of frames."""
-        return len(next(iter(self.pictures.values())))
+        return len(next(iter(self.images.values())))
 
     @property
     def last(self) -> bool:
@@ -62,7 +62,7 @@ def read_batches(
     """Read episodes one after another.
 
     Raises:
-        ValueError: frames are missing; the message names the file and the episode.
+        ValueError: if frames are missing; the message names the file and the episode.
     """
     for episode in episodes:
         table = _rows(source, episode, cameras)
@@ -78,11 +78,12 @@ def read_batches(
                     stored = table[key][rows].to_pylist()
                     decoded[camera] = _image_frames(source, episode, key, stored, begin)
             for start in range(0, len(timestamps[rows]), batch_size):
-                pictures = {
-                    camera: _as_floats(frames[start : start + batch_size])
-                    for camera, frames in decoded.items()
+                images = {camera: frames[start : start + batch_size] for camera, frames in decoded.items()}
+                images = {
+                    camera: frames if frames.is_floating_point() else frames.type(torch.float32) / 255
+                    for camera, frames in images.items()
                 }
-                yield Batch(episode, begin + start, pictures)
+                yield Batch(episode, begin + start, images)
 
 
 def ahead[Item](items: Iterable[Item]) -> Iterator[Item]:
@@ -97,7 +98,7 @@ def ahead[Item](items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _rows(source: Source, episode: Episode, cameras: Sequence[str]) -> Any:
-    """Timestamps, and the pictures that are stored as images."""
+    """Read timestamps, and the images of cameras without video."""
     images = [image_key(camera) for camera in cameras if image_key(camera) not in episode.videos]
     path = source.root / episode.data_file
     table = pq.read_table(
@@ -105,7 +106,8 @@ def _rows(source: Source, episode: Episode, cameras: Sequence[str]) -> Any:
     )
     if table.num_rows != episode.length:
         raise ValueError(
-            f"{path}: episode {episode.index}: found {table.num_rows} frames, expected {episode.length}; the dataset is damaged."
+            f"{path}: episode {episode.index}: found {table.num_rows} frames, expected {episode.length}; the "
+            "dataset is damaged."
         )
     return table
 
@@ -119,13 +121,14 @@ def _video_frames(source: Source, episode: Episode, key: str, timestamps: list[f
     except (FrameTimestampError, av.FFmpegError, RuntimeError, IndexError) as error:
         found = _count_frames(source.root / file, begin, begin + episode.length / source.meta.fps)
         raise ValueError(
-            f"{source.root / file}: episode {episode.index}: found {found} frames, expected {episode.length}; the video is "
-            "truncated or damaged. Replace it, or delete the episode with `lerobot-edit-dataset`."
+            f"{source.root / file}: episode {episode.index}: found {found} frames, expected "
+            f"{episode.length}; the video is truncated or damaged. Replace it, or delete the episode with "
+            "`lerobot-edit-dataset`."
         ) from error
 
 
 def _count_frames(path: Path, start: float, end: float) -> int:
-    """How many frames of a video can be decoded from `start` until before `end` [s]."""
+    """Count the frames of a video that can be decoded from `start` until before `end` [s]."""
     count = 0
     try:
         with av.open(str(path)) as container:
@@ -133,23 +136,19 @@ def _count_frames(path: Path, start: float, end: float) -> int:
                 if frame.time is not None and start - TOLERANCE <= frame.time < end - TOLERANCE:
                     count += 1
     except (av.FFmpegError, IndexError):
-        pass  # what was counted until the damage is the answer
+        pass  # the count until the damage
     return count
 
 
 def _image_frames(source: Source, episode: Episode, key: str, stored: list[Any], begin: int) -> Tensor:
     """(B, 3, H, W) float32 in [0, 1]."""
     frames = []
-    for number, picture in enumerate(stored, begin):
+    for number, image in enumerate(stored, begin):
         try:
-            frames.append(pil_to_chw_tensor(datasets.Image().decode_example(picture)))
+            frames.append(pil_to_chw_tensor(datasets.Image().decode_example(image)))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{source.root / episode.data_file}: episode {episode.index}, frame {number}: {key} is no "
-                "picture that can be read. Delete the episode with `lerobot-edit-dataset`."
+                "readable image. Delete the episode with `lerobot-edit-dataset`."
             ) from error
     return torch.stack(frames)
-
-
-def _as_floats(frames: Tensor) -> Tensor:
-    return frames if frames.is_floating_point() else frames.type(torch.float32) / 255

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The unfinished work: a folder that remembers what it is for and which episodes are done.
+"""The folder of the unfinished work, from which an interrupted command resumes.
 
-<output>.partial/manifest.json           options, models and source that its contents belong to
-<output>.partial/episodes/000000.arrow   the new columns of an episode
-<output>.partial/episodes/000000.json    their sums; its presence says that the episode is done
-<output>.partial/dataset/                the result, as far as it is put together
+<output>.partial/manifest.json           options, models and source that the folder belongs to
+<output>.partial/episodes/000000.arrow   new columns of an episode
+<output>.partial/episodes/000000.json    their sums; written last, so an episode with this file is finished
+<output>.partial/dataset/                the result, as far as it is assembled
 """
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from ..atomic import replace_synced, write_json
+from ..cli import describe_error
 from .columns import Column, Tally, schema
 from .config import JobConfig
 from .frames import Batch
@@ -25,12 +26,12 @@ from .source import Episode, Source
 
 
 class Job:
-    """One run's folder.
+    """The folder of one run.
 
     Args:
         config: options of the command.
-        source: the dataset that perception is added to.
-        columns: what is added.
+        source: the source dataset.
+        columns: columns to add.
     """
 
     def __init__(self, config: JobConfig, source: Source, columns: Sequence[Column]) -> None:
@@ -39,10 +40,10 @@ class Job:
         self.dataset = self.folder / "dataset"
 
     def open(self) -> None:
-        """Make the folder, or go on with it. Only while no worker is writing there.
+        """Create the folder, or resume from it; only while no worker writes to it.
 
         Raises:
-            ValueError: it holds other work, or a key is in the source already.
+            ValueError: if it belongs to other work, or the source has a column's key already.
         """
         self.check()
         (self.folder / "episodes").mkdir(parents=True, exist_ok=True)
@@ -50,36 +51,37 @@ class Job:
         write_json(self.folder / "manifest.json", self._manifest())
 
     def check(self) -> None:
-        """Make sure that what lies in the folder belongs to this run.
+        """Check that the folder belongs to this run.
 
         Raises:
-            ValueError: it holds other work, or a key is in the source already.
+            ValueError: if it belongs to other work, or the source has a column's key already.
         """
         taken = [column.key for column in self.columns if column.key in self.source.features]
         if taken:
             raise ValueError(
-                f"{taken[0]!r} is in {self.source.root} already, expected a dataset without it. Leave that camera or "
-                "form out."
+                f"{taken[0]!r} is in {self.source.root} already, expected a dataset without it. Leave that "
+                "camera or form out."
             )
-        path, wanted = self.folder / "manifest.json", self._manifest()
-        found = json.loads(path.read_text()) if path.is_file() else wanted
-        for key in wanted:
-            if found[key] != wanted[key]:
+        path, expected = self.folder / "manifest.json", self._manifest()
+        found = json.loads(path.read_text()) if path.is_file() else expected
+        for key in expected:
+            if found[key] != expected[key]:
                 raise ValueError(
-                    f"--output: the unfinished work in {self.folder} was made with {_differ(key, found, wanted)}. "
-                    "Give the same options again to go on, or delete that folder to begin anew."
+                    f"--output: the unfinished work in {self.folder} was made with "
+                    f"{_differ(key, found, expected)}. Give the same options again to resume, or delete that "
+                    "folder to start over."
                 )
 
     def pending(self) -> list[Episode]:
-        """Episodes that are not done."""
+        """Return the unfinished episodes."""
         return [episode for episode in self.source.episodes if not self.part(episode, "json").is_file()]
 
     def part(self, episode: Episode, suffix: str) -> Path:
-        """File of one episode."""
+        """Return the path of an episode's file."""
         return self.folder / "episodes" / f"{episode.index:06d}.{suffix}"
 
     def tallies(self) -> dict[str, Tally]:
-        """Sums over all episodes that are done, by key."""
+        """Return the sums over all finished episodes, by key."""
         totals = {column.key: Tally() for column in self.columns}
         for path in sorted((self.folder / "episodes").glob("*.json")):
             for key, values in json.loads(path.read_text()).items():
@@ -95,7 +97,7 @@ class Job:
 
 
 class PartWriter:
-    """Writes the columns of one episode batch by batch; they count only once they are complete.
+    """Write the columns of one episode batch by batch; with its last batch the episode is finished.
 
     Args:
         job: the run.
@@ -106,7 +108,7 @@ class PartWriter:
         self.job, self.episode = job, episode
         self.tallies = {column.key: Tally() for column in job.columns}
         self.schema = schema(job.columns)
-        self.temporary = self._path()
+        self.temporary = self._temporary()
         self.file = pa.OSFile(str(self.temporary), "wb")
         self.writer = pa.ipc.new_file(self.file, self.schema)
 
@@ -119,70 +121,35 @@ class PartWriter:
             arrays.append(encoded)
         self.writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
         if batch.last:
-            self._finish()
+            self.writer.close()
+            self.file.close()
+            replace_synced(self.temporary, self.job.part(self.episode, "arrow"))
+            sums = {key: tally.to_dict() for key, tally in self.tallies.items()}
+            write_json(self.job.part(self.episode, "json"), sums)
 
-    def _path(self) -> Path:
+    def _temporary(self) -> Path:
         return self.job.part(self.episode, f"{os.getpid()}.tmp")
-
-    def _finish(self) -> None:
-        self.writer.close()
-        self.file.close()
-        settle(self.temporary, self.job.part(self.episode, "arrow"))
-        sums = {key: tally.to_dict() for key, tally in self.tallies.items()}
-        write_json(self.job.part(self.episode, "json"), sums)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; the file appears under its own only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        settle(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def settle(temporary: Path, path: Path) -> None:
-    """Give a finished file its name, once its bytes are on the disk."""
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON as LeRobot formats it, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=4, ensure_ascii=False))
 
 
 def report_failure(partial: Path, rank: int, error: Exception) -> None:
-    """Leave a worker's error where the command finds it, whoever started the worker."""
+    """Write a worker's error to a file that the command reads, on whatever machine the worker runs."""
     with suppress(OSError):  # the disk may be full
-        (partial / f"failed-{rank:05d}.txt").write_text(f"{explain(error)}\n")
+        (partial / f"failed-{rank:05d}.txt").write_text(f"{describe_error(error)}\n")
 
 
 def failures(partial: Path) -> list[Path]:
-    """What workers have reported."""
+    """Return the files with the errors of workers."""
     return sorted(partial.glob("failed-*.txt"))
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed process was writing."""
+    """Remove the incomplete files of a killed process."""
     for path in folder.rglob("*.tmp"):
         path.unlink()
 
 
-def explain(error: Exception) -> str:
-    """An error in one line, with the way on."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full ({error}). Finished episodes are kept: make room and give the same command again."
-    return str(error)
-
-
-def remove_leftovers(partial: Path) -> None:
-    """Remove the work of a result that is complete; the manifest goes last, so that this can be interrupted."""
+def remove_partial(partial: Path) -> None:
+    """Remove the folder of finished work; the manifest last, so that this can be interrupted and repeated."""
     manifest = partial / "manifest.json"
     for path in partial.iterdir():
         if path.is_dir():
@@ -193,15 +160,15 @@ def remove_leftovers(partial: Path) -> None:
     partial.rmdir()
 
 
-def _differ(key: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Name the first difference of two manifests."""
+def _differ(key: str, found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """Describe the first difference of two manifests."""
     if key == "source":
         return "another source, or the source has changed since"
     if key != "features":
         return f"--{key}={str(found[key]).lower()}"
     for name in found[key]:
-        if name not in wanted[key]:
-            return f"{name!r}, which is not asked for now"
-        if found[key][name] != wanted[key][name]:
+        if name not in expected[key]:
+            return f"{name!r}, which is not requested now"
+        if found[key][name] != expected[key][name]:
             return f"another size, form or model for {name!r}"
-    return f"no {next(name for name in wanted[key] if name not in found[key])!r}, which is asked for now"
+    return f"no {next(name for name in expected[key] if name not in found[key])!r}, which is requested now"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset that perception is added to."""
+"""The source dataset of a job."""
 
 import hashlib
 import json
@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.utils.constants import OBS_IMAGES
 
-from ..keys import image_key
+from ..perception.keys import image_key
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Where the frames of one episode are.
+    """Location of one episode's frames.
 
     Attributes:
-        index: number of the episode.
-        start, end: the first frame of the dataset that belongs to it, and the first that does not.
+        index: index of the episode.
+        start, end: its first frame in the dataset, and the first frame after it.
         data_file: Parquet file, relative to the dataset.
         videos: video file and time of the first frame [s], by feature key.
     """
@@ -47,16 +47,16 @@ class Source:
         repo_id: its name, for messages.
 
     Raises:
-        FileNotFoundError: there is no dataset, or one of its files is missing.
-        ValueError: a dataset of another version, or data files that do not fit its episodes.
+        FileNotFoundError: if there is no dataset, or one of its files is missing.
+        ValueError: if its version is not 3, or its data files do not fit its episodes.
     """
 
     def __init__(self, root: Path, repo_id: str | None = None) -> None:
         self.root = root
         if not (root / "meta" / "info.json").is_file():
             raise FileNotFoundError(
-                f"--root: found no dataset in {root} (no meta/info.json). Give the folder of a LeRobotDataset; one "
-                "from the Hub is downloaded with `hf download --repo-type dataset`."
+                f"--root: found no dataset in {root} (no meta/info.json). Give the folder of a "
+                "LeRobotDataset; one from the Hub is downloaded with `hf download --repo-type dataset`."
             )
         self.info: dict[str, Any] = json.loads((root / "meta" / "info.json").read_text())
         version = str(self.info.get("codebase_version"))
@@ -73,7 +73,7 @@ class Source:
     def episodes(self) -> list[Episode]:
         """All episodes, in order."""
         keys = self.meta.video_keys
-        rows: Sequence[dict[str, Any]] = [] if self.meta.episodes is None else self.meta.episodes.to_list()
+        rows: list[dict[str, Any]] = [] if self.meta.episodes is None else self.meta.episodes.to_list()
         return [
             Episode(
                 row["episode_index"],
@@ -81,10 +81,7 @@ class Source:
                 row["dataset_to_index"],
                 self.meta.get_data_file_path(number),
                 {
-                    key: (
-                        self.meta.get_video_file_path(number, key),
-                        row[f"videos/{key}/from_timestamp"],
-                    )
+                    key: (self.meta.get_video_file_path(number, key), row[f"videos/{key}/from_timestamp"])
                     for key in keys
                 },
             )
@@ -93,29 +90,29 @@ class Source:
 
     @property
     def rgb_keys(self) -> list[str]:
-        """Features with colours."""
+        """Keys of the RGB images."""
         return [key for key in self.meta.camera_keys if key not in self.meta.depth_keys]
 
-    def pictures(self, wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Sizes (h, w) of the pictures to look at, by camera.
+    def image_sizes(self, cameras: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Return the image sizes (h, w) of the cameras to process.
 
         Args:
-            wanted: names from the command line; none means all that have colours.
+            cameras: names from the command line; none selects all RGB cameras.
 
         Raises:
-            ValueError: there is no such camera, or none has colours.
+            ValueError: if a camera does not exist, or there is no RGB camera.
         """
         prefix = f"{OBS_IMAGES}."
         found = [key.removeprefix(prefix) for key in self.rgb_keys if key.startswith(prefix)]
         if not found:
             raise ValueError(
-                f"--root: found no colour camera in {self.root}, expected `{prefix}<camera>` with three channels. "
-                f"It has {sorted(self.features)}."
+                f"--root: found no RGB camera in {self.root}, expected `{prefix}<camera>` with three "
+                f"channels. It has {sorted(self.features)}."
             )
-        unknown = [name for name in wanted if name not in found]
-        if unknown or len(set(wanted)) < len(wanted):
-            raise ValueError(f"--cameras: found {list(wanted)}, expected different ones of {found}.")
-        shapes = {camera: self.features[image_key(camera)]["shape"] for camera in wanted or found}
+        unknown = [name for name in cameras if name not in found]
+        if unknown or len(set(cameras)) < len(cameras):
+            raise ValueError(f"--cameras: found {list(cameras)}, expected different ones of {found}.")
+        shapes = {camera: self.features[image_key(camera)]["shape"] for camera in cameras or found}
         for camera, shape in shapes.items():
             if shape[-1] != 3:
                 raise ValueError(
@@ -125,18 +122,18 @@ class Source:
         return {camera: (shape[0], shape[1]) for camera, shape in shapes.items()}
 
     def data_files(self) -> dict[Path, list[Episode]]:
-        """Episodes by the data file that holds them, in order."""
+        """Return the episodes of each data file, in order."""
         files: dict[Path, list[Episode]] = {}
         for episode in self.episodes:
             files.setdefault(episode.data_file, []).append(episode)
         return files
 
     def video_files(self, keys: Sequence[str]) -> list[Path]:
-        """The different video files of some features."""
+        """Return the video files of some features, each once."""
         return sorted({episode.videos[key][0] for episode in self.episodes for key in keys})
 
     def fingerprint(self) -> str:
-        """SHA-256 of the metadata, statistics of each episode among them. A video that was repaired is the same."""
+        """Return the SHA-256 of the metadata and statistics; repairing a video does not change it."""
         digest = hashlib.sha256((self.root / "meta" / "info.json").read_bytes())
         for path in sorted((self.root / "meta" / "episodes").rglob("*.parquet")):
             digest.update(path.read_bytes())
@@ -152,6 +149,6 @@ class Source:
             rows, expected = pq.read_metadata(self.root / file).num_rows, sum(e.length for e in episodes)
             if rows != expected:
                 raise ValueError(
-                    f"{self.root / file}: found {rows} frames, expected {expected} (episodes {episodes[0].index} "
-                    f"to {episodes[-1].index}); the dataset is damaged."
+                    f"{self.root / file}: found {rows} frames, expected {expected} (episodes "
+                    f"{episodes[0].index} to {episodes[-1].index}); the dataset is damaged."
                 )

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks shared by configurations."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def check_choices(config: Any, choices: Mapping[str, Collection[Any]], prefix: str = "") -> None:
+    """Refuse values that are not among the choices.
+
+    Args:
+        config: configuration with an attribute of each name.
+        choices: allowed values, by name.
+        prefix: prefix of the names in messages, such as "--" for options of a command.
+
+    Raises:
+        ValueError: if a value is not allowed; the message lists the choices.
+    """
+    for name, allowed in choices.items():
+        found = getattr(config, name)
+        if found not in allowed:
+            expected = ", ".join(str(choice) or "''" for choice in allowed)
+            raise ValueError(f"{prefix}{name}: found {found!r}, expected one of {expected}.")
+
+
+def check_device(device: str | None, flag: str = "--device") -> None:
+    """Refuse a device that torch cannot use here.
+
+    Args:
+        device: name of a torch device; None and "auto" choose one.
+        flag: option, for the message.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    if device in (None, "auto"):
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either where it was built without CUDA
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{flag}: found {device!r}, which cannot be used here ({reason}). Use cpu."
+        ) from error
+
+
+def check_dataset_folder(root: Path, flag: str = "--root") -> None:
+    """Refuse a folder without a dataset, before LeRobot looks for it on the Hub.
+
+    Raises:
+        ValueError: if there is no `meta/info.json`.
+    """
+    if not (root / "meta" / "info.json").is_file():
+        raise ValueError(
+            f"{flag}: found no dataset in {root} (no meta/info.json), expected a LeRobotDataset's folder."
+        )

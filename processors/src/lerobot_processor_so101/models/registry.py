@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load segmenters by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
+
+from .base import load_config, load_model, load_processor, local_folder
+from .huggingface import UNIVERSAL, SemanticSegmenter, ordered_labels, universal
+from .open_vocabulary import BACKGROUND, OPEN_VOCABULARY
+from .segmenter import Segmenter
+
+WORKBENCH = "workbench"
+_WORKBENCH_FOLDER = Path(__file__).resolve().parents[1] / "weights" / "workbench"
+
+
+def is_open_vocabulary(name: str) -> bool:
+    """Return whether a segmenter's classes are free text.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    return load_config(_folder(name)).model_type in OPEN_VOCABULARY
+
+
+def class_names_of(name: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the class names of a segmenter, without loading its weights.
+
+    Args:
+        name, classes: as for `make_segmenter`.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    config = load_config(_folder(name))
+    if config.model_type in OPEN_VOCABULARY:
+        return (BACKGROUND, *classes)
+    return ordered_labels(config)
+
+
+def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmenter:
+    """Load a segmenter on the CPU; it moves to the device of its images.
+
+    Args:
+        name: a Hub id or folder of a semantic, universal or open-vocabulary segmenter of transformers, or
+            "workbench", the small one in this package, which needs no download.
+        classes: free-text classes of an open-vocabulary segmenter.
+
+    Raises:
+        ValueError: if there is no such model, it does not segment, or its classes cannot be chosen.
+    """
+    folder = _folder(name)
+    config = load_config(folder)
+    if config.model_type in OPEN_VOCABULARY:
+        segmenter, auto_class, processor = OPEN_VOCABULARY[config.model_type]
+        processor = processor.from_pretrained(local_folder(folder))
+        return segmenter(name, load_model(folder, auto_class), processor, classes)
+    if classes:
+        raise ValueError(
+            f"segmenter {name!r} ({config.model_type}) has fixed classes, found classes = {list(classes)}. "
+            f"Leave them out, or use an open-vocabulary model ({', '.join(OPEN_VOCABULARY)})."
+        )
+    if config.model_type in UNIVERSAL:
+        model = load_model(folder, AutoModelForUniversalSegmentation)
+        return universal(name, model, load_processor(folder))
+    if type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
+        model = load_model(folder, AutoModelForSemanticSegmentation)
+        return SemanticSegmenter(name, model, load_processor(folder))
+    raise ValueError(
+        f"segmenter {name!r}: found a {config.model_type!r} model, expected a semantic one (segformer, "
+        f"upernet, efficientvit_fpn, ...), a universal one ({', '.join(UNIVERSAL)}) or an open-vocabulary "
+        f"one ({', '.join(OPEN_VOCABULARY)})."
+    )
+
+
+def _folder(name: str) -> str:
+    if name != WORKBENCH:
+        return name
+    if not _WORKBENCH_FOLDER.is_dir():
+        raise ValueError(
+            f"segmenter {WORKBENCH!r}: found no weights in {_WORKBENCH_FOLDER}. Install the package with its "
+            "data, or name a model of your own (`so101-train-segmenter` makes one)."
+        )
+    return str(_WORKBENCH_FOLDER)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build the pipelines of a policy from LeRobot's standard steps and the policy's own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lerobot.configs import PreTrainedConfig
+from lerobot.processor import (
+    PolicyAction,
+    PolicyProcessorPipeline,
+    ProcessorStep,
+    make_default_policy_processor_steps,
+    make_policy_processor_pipelines,
+)
+from torch import Tensor
+
+type Stats = dict[str, dict[str, Tensor]]
+type Pipelines = tuple[
+    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
+    PolicyProcessorPipeline[PolicyAction, PolicyAction],
+]
+
+
+def make_pipelines(
+    config: PreTrainedConfig,
+    stats: Stats | None,
+    *,
+    before_device: Sequence[ProcessorStep] = (),
+    before_normalizer: Sequence[ProcessorStep] = (),
+    after_unnormalizer: Sequence[ProcessorStep] = (),
+) -> Pipelines:
+    """Build the pipelines of a new policy; those of a checkpoint are rebuilt from its files instead.
+
+    Args:
+        config: configuration of the policy, with its features.
+        stats: statistics of the dataset by feature.
+        before_device: steps on the CPU, such as tokenizers.
+        before_normalizer: steps on the policy's device, such as perception.
+        after_unnormalizer: steps on actions in the dataset's units.
+
+    Returns:
+        The preprocessor and the postprocessor, whose actions are on the CPU.
+    """
+    steps = make_default_policy_processor_steps(config, stats)
+    return make_policy_processor_pipelines(
+        [
+            steps.rename_observations,
+            steps.add_batch_dim,
+            *before_device,
+            steps.to_device,
+            *before_normalizer,
+            steps.normalize,
+        ],
+        [steps.unnormalize, *after_unnormalizer, steps.to_cpu],
+    )

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of policies built on SmolVLA: language model files, and weights from another checkpoint.
+
+SmolVLA downloads the configuration and the tokenizer of its language model whenever a policy is built. These
+policies store them in the checkpoint, in `vlm/`, so that it loads without a network.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.processor import NewLineTaskProcessorStep, ProcessorStep
+from safetensors import safe_open
+
+from ..steps.tokenizer import StoredTokenizerStep
+from .checkpoint import CheckpointMixin, checkpoint_folder
+
+VLM_FOLDER = "vlm"
+# Options that define the shapes of SmolVLA's weights, and the format of its images and sentences.
+_ARCHITECTURE = (
+    "vlm_model_name",
+    "num_vlm_layers",
+    "num_expert_layers",
+    "self_attn_every_n_layers",
+    "expert_width_multiplier",
+    "attention_mode",
+    "max_state_dim",
+    "max_action_dim",
+    "resize_imgs_with_padding",
+    "add_image_special_tokens",
+    "tokenizer_max_length",
+    "min_period",
+    "max_period",
+)
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+logger = logging.getLogger(__name__)
+
+
+class SmolVLACheckpointMixin(CheckpointMixin):
+    """Save and load a SmolVLA policy with its language model's files; for a `PreTrainedPolicy`.
+
+    The mixin has no base class, so mypy cannot find the methods of the policy.
+    """
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
+        """Load weights in the dtype in which they were saved."""
+        with safe_open(model_file, "pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  not a mapping
+            saved = {key: _DTYPES.get(found.get_dtype()) for key, found in slices.items()}
+        for key, parameter in model.named_parameters():
+            dtype = saved.get(key)
+            if dtype is not None and parameter.dtype != dtype:
+                parameter.data = parameter.data.to(dtype)
+        return super()._load_as_safetensor(model, model_file, map_location, strict)
+
+    def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
+        """Save weights and configuration, and the language model's files."""
+        super()._save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        vlm = self.model.vlm_with_expert  # type: ignore[attr-defined]
+        vlm.config.save_pretrained(save_directory / VLM_FOLDER)
+        vlm.processor.save_pretrained(save_directory / VLM_FOLDER)
+
+
+@contextmanager
+def vlm_files(config: Any, folder: Path | None) -> Iterator[None]:
+    """Build the language model from the files of a checkpoint, which also contains its weights.
+
+    Args:
+        config: configuration of the policy.
+        folder: checkpoint that is loaded or started from; None for a new policy.
+
+    Raises:
+        ValueError: if the files are missing.
+    """
+    name, load = config.vlm_model_name, config.load_vlm_weights
+    if folder is not None:
+        config.load_vlm_weights = False
+        config.vlm_model_name = vlm_source(config, folder)
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"vlm_model_name: found no configuration and tokenizer under {config.vlm_model_name!r}, expected "
+            f"a folder or a reachable Hub id. Set it: `--policy.vlm_model_name=`. ({error})"
+        ) from error
+    finally:
+        config.vlm_model_name, config.load_vlm_weights = name, load
+
+
+def vlm_source(config: Any, folder: Path | None) -> str:
+    """Return where the language model's configuration and tokenizer are: the checkpoint, or the model's name.
+
+    Args:
+        config: configuration of the policy.
+        folder: checkpoint that is loaded or started from; None for a new policy.
+    """
+    if folder is not None and (folder / VLM_FOLDER / "config.json").is_file():
+        return str(folder / VLM_FOLDER)
+    return config.vlm_model_name
+
+
+def language_steps(config: Any) -> list[ProcessorStep]:
+    """Return SmolVLA's steps that tokenize the task sentence, with the tokenizer in the checkpoint.
+
+    Args:
+        config: configuration of the policy, with `init_from`.
+    """
+    start = checkpoint_folder(config.init_from) if config.init_from else None
+    tokenizer = StoredTokenizerStep(
+        tokenizer_name=vlm_source(config, start),
+        padding=config.pad_language_to,
+        padding_side="right",
+        max_length=config.tokenizer_max_length,
+    )
+    return [NewLineTaskProcessorStep(), tokenizer]
+
+
+def load_weights(policy: torch.nn.Module, folder: Path, name: str, new_parts: tuple[str, ...]) -> list[str]:
+    """Load the weights of SmolVLA, or of a policy built on it, into a policy.
+
+    Args:
+        policy: policy that gets the weights.
+        folder: folder of the checkpoint.
+        name: name of the checkpoint, for messages.
+        new_parts: prefixes of the parameters that SmolVLA lacks; the checkpoint may lack them too.
+
+    Returns:
+        Names of the parameters that the checkpoint lacks or has in another shape, and that keep their values.
+
+    Raises:
+        ValueError: if a weight of SmolVLA is missing or has another shape, or the file is missing.
+    """
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise ValueError(
+            f"init_from: found no model.safetensors in {name!r} ({sorted(folder.glob('*'))[:5]})."
+        )
+    own = policy.state_dict()
+    with safe_open(str(file), "pt") as weights:
+        found = set(weights.keys())
+        shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in found & set(own)}
+        fits = {key for key, shape in shapes.items() if shape == tuple(own[key].shape)}
+        new = sorted(set(own) - fits)
+        wrong = [key for key in new if not key.startswith(new_parts)]
+        if wrong:
+            key = wrong[0]
+            there = f"shape {shapes[key]}" if key in shapes else "none"
+            raise ValueError(
+                f"init_from: {name!r} does not fit: {len(wrong)} weights of SmolVLA are missing or differ. "
+                f"For {key!r} found {there}, expected {tuple(own[key].shape)}."
+            )
+        with torch.no_grad():
+            for key in fits:
+                own[key].copy_(weights.get_tensor(key))
+    ignored = sorted(found - set(own))
+    logger.info("init_from %s: %d weights loaded.", name, len(fits))
+    logger.warning("init_from %s: new, and trained from scratch: %s.", name, ", ".join(new) or "nothing")
+    if ignored:
+        logger.warning("init_from %s: not used: %s.", name, ", ".join(ignored))
+    return new
+
+
+def take_architecture(config: Any, folder: Path, types: Sequence[str]) -> dict[str, Any]:
+    """Copy the options that define shapes from a checkpoint's configuration, and log those that change.
+
+    Args:
+        config: configuration of the policy that starts from the checkpoint.
+        folder: folder of the checkpoint.
+        types: policy types that the checkpoint may have.
+
+    Returns:
+        The checkpoint's configuration.
+
+    Raises:
+        ValueError: if it has another type.
+    """
+    file = folder / "config.json"
+    saved = json.loads(file.read_text()) if file.is_file() else {}
+    if saved.get("type") not in types:
+        raise ValueError(
+            f"init_from: found a checkpoint of type {saved.get('type')!r} in {str(folder)!r}, expected "
+            f"{' or '.join(types)}."
+        )
+    for key in _ARCHITECTURE:
+        value, found = saved.get(key, getattr(config, key)), getattr(config, key)
+        value = tuple(value) if isinstance(value, list) else value
+        if value != (tuple(found) if isinstance(found, list) else found):
+            logger.warning("init_from: %s = %s, as in the checkpoint (not %s).", key, value, found)
+            setattr(config, key, value)
+    return saved

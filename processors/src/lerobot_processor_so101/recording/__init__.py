@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write LeRobotDatasets without losing a frame, and check that a dataset is complete."""
+
+from .dataset import RecordingDataset
+from .video_check import check_videos, count_frames
+from .video_writer import VideoWriter
+
+__all__ = ["RecordingDataset", "VideoWriter", "check_videos", "count_frames"]

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A LeRobotDataset that loses neither frames nor finished episodes."""
+
+import errno
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from lerobot.datasets import LeRobotDataset
+from lerobot.datasets.io_utils import load_info
+from lerobot.datasets.utils import DEFAULT_EPISODES_PATH, INFO_PATH, STATS_PATH
+from lerobot.datasets.video_utils import StreamingVideoEncoder
+from lerobot.utils.constants import HF_LEROBOT_HOME
+
+from ..atomic import sync
+from .parquet import append, is_full, parquet_path, set_values
+from .unfinished import STAGING, remove_unfinished
+from .video_check import count_frames
+
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+class WaitingVideoEncoder(StreamingVideoEncoder):
+    """LeRobot's streaming encoder, but it blocks where LeRobot's drops a frame: its queue full for 0.1 s.
+
+    Right for frames from a simulator or a file, which can wait. Frames of a camera cannot.
+    """
+
+    def start_episode(self, *args: Any, **kwargs: Any) -> None:
+        """Start the encoder threads of a new episode."""
+        super().start_episode(*args, **kwargs)
+        self._fed: Counter[str] = Counter()
+        self._finished: dict[str, tuple[Path, dict | None]] | None = None
+
+    def feed_frame(self, video_key: str, image: np.ndarray) -> None:
+        """Pass a frame on, as soon as the queue has room for it."""
+        while self._frame_queues[video_key].full() and self._threads[video_key].is_alive():
+            time.sleep(0.001)
+        super().feed_frame(video_key, image)
+        self._fed[video_key] += 1
+
+    def complete_episode(self) -> None:
+        """Encode what is queued, however long it takes, and compare the videos with what was fed.
+
+        Call it before `save_episode` writes anything: if it raises, the episode can be cleared without a
+        trace.
+
+        Raises:
+            RuntimeError: if an encoder failed or a video lacks frames.
+        """
+        for key, frames in self._frame_queues.items():
+            while not frames.empty() and self._threads[key].is_alive():
+                time.sleep(0.005)
+            while not frames.empty():  # the encoder died: make room, or LeRobot's end mark would wait forever
+                frames.get_nowait()
+        results = super().finish_episode()
+        found = {key: count_frames(path) for key, (path, _) in results.items()}
+        short = [
+            f"{key}: found {found[key]} frames, expected {fed}"
+            for key, fed in self._fed.items()
+            if found[key] != fed
+        ]
+        if short:
+            raise RuntimeError(f"The video encoder lost frames. {'; '.join(short)}.")
+        self._finished = results
+
+    def finish_episode(self) -> dict[str, tuple[Path, dict | None]]:
+        """Return the path and statistics of every video."""
+        if self._finished is None:
+            self.complete_episode()
+        assert self._finished is not None
+        return self._finished
+
+
+class RecordingDataset(LeRobotDataset):
+    """A LeRobotDataset that writes every frame, and whose finished episodes survive a kill or a full disk.
+
+    LeRobot appends episodes to open Parquet files, which cannot be read until they are closed, and to
+    videos. Here the files of an episode are written to a staging folder, closed, flushed to the disk and
+    moved into the dataset, `meta/info.json` after those that it counts. The dataset can be loaded at any
+    moment. Each episode has videos of its own; a Parquet file is replaced by one with an episode more, until
+    it has 32 or 16 MB: thousands of files would load slowly.
+    """
+
+    _last_row: dict | None = None  # in meta/episodes of the last episode that this object saved
+
+    @classmethod
+    def create(
+        cls, repo_id: str, fps: int, features: dict, root: Path | str | None = None, **options: Any
+    ) -> "RecordingDataset":
+        """Create a dataset; `options` are those of `LeRobotDataset.create`.
+
+        Raises:
+            FileExistsError: if `root` exists and contains more than a recording that was killed at once.
+        """
+        _check_options(options)
+        folder = HF_LEROBOT_HOME / repo_id if root is None else Path(root)
+        if folder.exists():
+            if any(path.name != STAGING for path in folder.iterdir()):
+                raise FileExistsError(f"{folder} exists already, expected a new folder.")
+            shutil.rmtree(folder)
+        dataset = super().create(repo_id, fps, features, root=folder / STAGING, **options)
+        dataset.root = dataset._requested_root = folder
+        dataset._publish()
+        return dataset
+
+    @classmethod
+    def resume(cls, repo_id: str, root: Path | str, **options: Any) -> "RecordingDataset":
+        """Open a dataset to add episodes; `options` are those of `LeRobotDataset.resume`.
+
+        Files of an unfinished episode are removed.
+
+        Raises:
+            ValueError: if the dataset is damaged; the message names the command that repairs it.
+        """
+        _check_options(options)
+        remove_unfinished(Path(root))
+        dataset = super().resume(repo_id, root=root, **options)
+        dataset._set_folder(dataset.root / STAGING)
+        return dataset
+
+    @staticmethod
+    def _build_streaming_encoder(*args: Any, **kwargs: Any) -> WaitingVideoEncoder:
+        return WaitingVideoEncoder(*args, **kwargs)
+
+    def add_frame(self, frame: dict) -> None:
+        """Add a frame to the episode in the buffer."""
+        with _naming_a_full_disk(self.root):
+            super().add_frame(frame)
+
+    def save_episode(self, *args: Any, **kwargs: Any) -> None:
+        """Save the episode in the buffer. When this returns, it is on the disk.
+
+        Raises:
+            RuntimeError: if a video would lack frames or an image was not written.
+            OSError: if the disk is full. In both cases nothing of the episode is saved, its buffer is
+                cleared and finished episodes stay.
+        """
+        meta, writer = self.meta, self.writer
+        before = deepcopy(meta.info), deepcopy(meta.tasks), meta.stats
+        try:
+            with _naming_a_full_disk(self.root):
+                self._complete_images()
+                super().save_episode(*args, **kwargs)
+                writer.close_writer()
+                meta._close_writer()
+                row = {key: value[0] for key, value in meta.latest_episode.items()}
+                self._join_files(row)
+                self._publish()
+        except BaseException:
+            self._discard()
+            meta.info, meta.tasks, meta.stats = before
+            raise
+        # LeRobot begins new files for the next episode, as it does in a recording that was just resumed.
+        meta.episodes, self._last_row = [row], row
+        meta.latest_episode = writer._latest_episode = None
+
+    def finalize(self) -> None:
+        """End the recording and remove what belongs to no finished episode."""
+        if self._is_finalized or self.writer is None:
+            return
+        super().finalize()
+        self._set_folder(self.root)
+        remove_unfinished(self.root)
+        self.meta.info, self.meta.episodes = load_info(self.root), None
+
+    def _set_folder(self, folder: Path) -> None:
+        """Set the folder that LeRobot writes to."""
+        folder.mkdir(exist_ok=True)
+        self.meta.root = self.writer._root = folder
+
+    def _complete_images(self) -> None:
+        """Check that every image of the episode in the buffer is encoded."""
+        encoder = self.writer._streaming_encoder
+        self.writer._wait_image_writer()
+        if isinstance(encoder, WaitingVideoEncoder):
+            encoder.complete_episode()
+        for key in self.meta.camera_keys:
+            # LeRobot's image writer logs errors and goes on.
+            missing = [path for path in self.writer.episode_buffer[key] if path and not _is_complete(path)]
+            if missing:
+                raise RuntimeError(f"{key}: {len(missing)} images were not written, such as {missing[0]}.")
+
+    def _join_files(self, row: dict) -> None:
+        """Prepend the last episodes to the Parquet files of a new one, and set its position in `row`."""
+        last, staging = self._last_row, self.meta.root
+        if last is None:
+            return
+        patterns = {"data": self.meta.data_path, "meta/episodes": DEFAULT_EPISODES_PATH}
+        old, new = ({kind: parquet_path(at, kind, patterns[kind]) for kind in patterns} for at in (last, row))
+        full = {kind: is_full(self.root / path) for kind, path in old.items()}
+        for kind in (kind for kind in patterns if not full[kind]):
+            row |= {key: last[key] for key in (f"{kind}/chunk_index", f"{kind}/file_index")}
+        set_values(staging / new["meta/episodes"], row)
+        for kind in (kind for kind in patterns if not full[kind]):
+            one_group = kind == "meta/episodes"  # with hundreds of columns, each row group takes 28 kB
+            append(self.root / old[kind], staging / new[kind], staging / old[kind], one_group)
+
+    def _publish(self) -> None:
+        """Move the files in the staging folder into the dataset: `meta/info.json` after those that it counts."""
+        staging = self.meta.root
+        files = sorted(path for path in staging.rglob("*") if path.is_file())
+        last = [path for path in files if path in (staging / INFO_PATH, staging / STATS_PATH)]
+        sync(*files)
+        for group in ([path for path in files if path not in last], last):
+            targets = [self.root / path.relative_to(staging) for path in group]
+            for path, target in zip(group, targets, strict=True):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+            folders = {parent for target in targets for parent in target.parents}
+            sync(*(folder for folder in folders if folder.is_relative_to(self.root)))
+
+    def _discard(self) -> None:
+        """Remove what LeRobot has written of an episode that cannot be saved."""
+        for owner in (self.meta, self.writer):
+            if owner._pq_writer is not None:
+                with suppress(OSError):
+                    owner._pq_writer.close()
+                owner._pq_writer.is_open = False  # or its finaliser would try again to write
+                owner._pq_writer = None
+        self.meta._metadata_buffer.clear()
+        self.meta.latest_episode = self.writer._latest_episode = None
+        self.clear_episode_buffer()
+        shutil.rmtree(self.meta.root)
+        self.meta.root.mkdir()
+
+
+def _check_options(options: dict) -> None:
+    if options.get("batch_encoding_size", 1) != 1:
+        raise ValueError(
+            f"batch_encoding_size: found {options['batch_encoding_size']}, expected 1: a finished episode has "
+            "its videos."
+        )
+
+
+def _is_complete(path: str) -> bool:
+    """Tell whether an image was written to its end."""
+    try:
+        if path.endswith(".png"):
+            with open(path, "rb") as file:
+                file.seek(-len(_PNG_END), os.SEEK_END)
+                return file.read() == _PNG_END
+        with PIL.Image.open(path) as image:
+            image.load()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Raise OSError for an error that a full disk has caused in a thread of LeRobot."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if shutil.disk_usage(folder).free >= 2**20:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processor steps that refuse observations unlike those a policy was trained on."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lerobot.configs import PipelineFeatureType, PolicyFeature
+from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry, RobotObservation
+from torch import Tensor
+
+from ..perception.keys import FPS
+
+_TOLERANCE = 0.02  # of the ratio of width to height
+
+
+@ProcessorStepRegistry.register("so101_tell_fps")
+@dataclass
+class AddFPSProcessorStep(ObservationProcessorStep):
+    """Add `observation.fps`, the rate of an environment, which LeRobot does not pass to a policy.
+
+    Attributes:
+        fps: control periods per second [Hz].
+    """
+
+    fps: int
+
+    def observation(self, observation: RobotObservation) -> RobotObservation:
+        """Add the rate."""
+        return {**observation, FPS: torch.tensor([float(self.fps)])}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return everything needed to rebuild the step from JSON."""
+        return {"fps": self.fps}
+
+    def transform_features(
+        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
+    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        """Return the features unchanged: no policy learns from the rate."""
+        return features
+
+
+@ProcessorStepRegistry.register("so101_check_observation")
+@dataclass
+class CheckObservationProcessorStep(ObservationProcessorStep):
+    """Refuse another rate, images of another aspect ratio, and frozen cameras.
+
+    Attributes:
+        fps: rate the policy was trained at [Hz]. `observation.fps`, if present, must be equal; it is dropped.
+        aspects: width / height of the images by key.
+        max_still: number of bit-identical repeats of an image after which its camera counts as frozen; 0
+            disables the check.
+    """
+
+    fps: int
+    aspects: dict[str, float] = field(default_factory=dict)
+    max_still: int = 0
+    _last: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _still: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+
+    def observation(self, observation: RobotObservation) -> RobotObservation:
+        """Check an observation, and drop its rate.
+
+        Raises:
+            ValueError: if the rate or an aspect ratio differs, or a camera is frozen.
+        """
+        result = dict(observation)
+        rate = result.pop(FPS, None)
+        if rate is not None and float(rate.flatten()[0]) != self.fps:
+            raise ValueError(
+                f"fps: found {float(rate.flatten()[0]):g} Hz, expected {self.fps} Hz, the rate this policy "
+                "was trained at. Run it at that rate, or train it for this one: `--policy.fps`."
+            )
+        for key, aspect in self.aspects.items():
+            if key in result:
+                self._check_shape(key, result[key], aspect)
+                if self.max_still:
+                    self._check_fresh(key, result[key])
+        return result
+
+    def _check_shape(self, key: str, image: Tensor, aspect: float) -> None:
+        height, width = image.shape[-2:]
+        if abs(width / height / aspect - 1) > _TOLERANCE:
+            raise ValueError(
+                f"{key}: found {width}x{height} pixels, expected a width of {aspect:.3g} times the height, "
+                "as in training. Set the camera's width and height, or crop with the step so101_crop_resize."
+            )
+
+    def _check_fresh(self, key: str, image: Tensor) -> None:
+        last = self._last.get(key)
+        same = last is not None and last.shape == image.shape and torch.equal(last, image)
+        self._still[key] = self._still.get(key, 0) + 1 if same else 0
+        self._last[key] = image
+        if self._still[key] >= self.max_still:
+            raise ValueError(
+                f"{key}: found the same image {self._still[key] + 1} times, expected a new one each time: "
+                "the camera is frozen. Reconnect it. In a simulator images may repeat: "
+                "`--policy.max_still=0`."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return everything needed to rebuild the step from JSON."""
+        return {"fps": self.fps, "aspects": dict(self.aspects), "max_still": self.max_still}
+
+    def transform_features(
+        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
+    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        """Return the features unchanged."""
+        return features
