@@ -2,7 +2,7 @@
 """An SO-101 on its table in MuJoCo, for LeRobot's own commands.
 
 Importing this package registers the environment `so101_sim`, the robot `so101_sim`, the teleoperator
-`so101_expert` and the camera `so101_virtual`; MuJoCo itself is imported when one of the first three is used.
+`so101_expert` and the camera `so101_virtual`. MuJoCo is imported when one of the first three is used.
 """
 
 import gymnasium as gym
@@ -11,24 +11,24 @@ from .camera_config import SO101VirtualCameraConfig
 from .env_config import SO101SimEnvConfig, gym_id
 from .names import CAMERA_NAMES, LEVELS, TASK_NAMES
 from .robot_config import SO101SimConfig
+from .sim.cameras import CameraSetup
 from .teleop_config import SO101ExpertConfig
-from .views import View
 
 for _task in TASK_NAMES:
     gym.register(id=gym_id(_task), entry_point=f"{__name__}.env:WorkbenchEnv", kwargs={"task": _task})
 
-# LeRobot builds a device from its configuration's class name, which it looks up in this module.
+# LeRobot imports the class of a device from this module, by its configuration's class name.
 _LAZY = {"SO101Sim": ".robot", "SO101Expert": ".teleop", "SO101VirtualCamera": ".camera"}
 
 __all__ = [
     "CAMERA_NAMES",
     "LEVELS",
     "TASK_NAMES",
+    "CameraSetup",
     "SO101ExpertConfig",
     "SO101SimConfig",
     "SO101SimEnvConfig",
     "SO101VirtualCameraConfig",
-    "View",
     "gym_id",
 ]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101_virtual`: a camera of a running `so101-virtual-arm`, for any LeRobot robot, in any process of the same user.
+"""`so101_virtual`: a camera of a running `so101-virtual-arm`, for LeRobot robots in other processes.
 
-It has no thread: the arm publishes, this looks. A picture's age counts from its arrival, as with LeRobot's OpenCV camera,
-so what a camera's latency adds cannot be seen here either.
+It has no thread: the arm publishes frames, this class reads them. The age of a frame counts from its arrival,
+as with LeRobot's OpenCV camera, so it does not include the camera's latency.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from lerobot.cameras.camera import Camera
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
 from lerobot.utils.errors import DeviceNotConnectedError
 
-from . import picture_file
 from .camera_config import SO101VirtualCameraConfig
 from .names import CAMERA_NAMES, FOLLOWER_PORT, check_cameras
-from .picture_file import PictureReader, picture_path
+from .virtual_arm import frame_file
+from .virtual_arm.frame_file import FrameReader, frame_path
 
-_FIRST_S = 5.0  # how long the first picture may take: the arm may be starting its renderer
+_WARMUP_S = 5.0  # maximum wait for the first frame: the arm may be starting its renderer
 _READ_MS = 10_000.0
 _POLL_S = 0.001
 
 
 class SO101VirtualCamera(Camera):
-    """What one of a virtual arm's cameras sees, (H, W, 3) uint8 RGB.
+    """A camera that returns the frames of a virtual arm, (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: there is no such view.
+        ValueError: if `config.view` is unknown.
     """
 
     config_class = SO101VirtualCameraConfig
@@ -40,29 +40,29 @@ class SO101VirtualCamera(Camera):
     def __init__(self, config: SO101VirtualCameraConfig) -> None:
         super().__init__(config)
         self.config = config
-        self._path = picture_path(config.port, *check_cameras([config.view], "view"))
+        self._path = frame_path(config.port, *check_cameras([config.view], "view"))
         self._lock = threading.Lock()
-        self._reader: PictureReader | None = None
-        self._seen = 0  # number of the last picture that async_read gave
+        self._reader: FrameReader | None = None
+        self._last_read = 0  # number of the last frame that async_read returned
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.config.view} of {self.config.port})"
 
     @property
     def is_connected(self) -> bool:
-        """Whether it was connected. As with other cameras, one that has died meanwhile is noticed in reading."""
+        """Whether it was connected. As with other cameras, a lost connection is noticed at the next read."""
         return self._reader is not None
 
     @staticmethod
     def find_cameras() -> list[dict[str, Any]]:
-        """The cameras of running virtual arms whose ports are beside the usual one."""
+        """List the cameras of running virtual arms whose ports are in the default port's folder."""
         found = []
         folder = Path(FOLLOWER_PORT).parent
         for path in sorted(path for view in CAMERA_NAMES for path in folder.glob(f"*.{view}")):
             try:
-                reader = PictureReader(path)
+                reader = FrameReader(path)
             except (OSError, ValueError):
-                continue  # something else of this name
+                continue  # another kind of file
             if reader.is_alive:
                 size = {"width": reader.width, "height": reader.height, "fps": reader.fps}
                 found.append(
@@ -80,20 +80,20 @@ class SO101VirtualCamera(Camera):
 
     @check_if_already_connected
     def connect(self, warmup: bool = True) -> None:
-        """Look for the arm's pictures.
+        """Open the arm's frames.
 
         Args:
-            warmup: wait for the first picture.
+            warmup: wait for the first frame.
 
         Raises:
-            DeviceAlreadyConnectedError: it is connected.
-            ConnectionError: no arm is running, it has no such camera, or no first picture came.
-            RuntimeError: the pictures have another size or rate.
+            DeviceAlreadyConnectedError: if it is connected.
+            ConnectionError: if no arm is running, it has no such camera, or no first frame arrived.
+            RuntimeError: if the frames have another size or rate.
         """
         reader = self._open()
         try:
             self._check_profile(reader)
-            self._reader, self._seen = reader, 0
+            self._reader, self._last_read = reader, 0
             if warmup:
                 self._wait_for_first()
         except BaseException:
@@ -102,128 +102,127 @@ class SO101VirtualCamera(Camera):
             raise
         self.width, self.height, self.fps = reader.width, reader.height, round(reader.fps)
 
-    def _open(self) -> PictureReader:
+    def _open(self) -> FrameReader:
         try:
-            reader = PictureReader(self._path)
+            reader = FrameReader(self._path)
+            if reader.is_alive:
+                return reader
+            reader.close()
         except FileNotFoundError:
-            raise ConnectionError(self._why_nothing()) from None
+            pass
         except (OSError, ValueError) as error:
             raise ConnectionError(f"{self}: {error} Choose another `port`, here and for the arm.") from None
-        if not reader.is_alive:
-            reader.close()
-            raise ConnectionError(self._why_nothing())
-        return reader
-
-    def _why_nothing(self) -> str:
         view, port = self.config.view, self.config.port
-        if not port.exists():  # a link to a terminal that is gone, or none
-            found = "no virtual arm is running there"
-        else:
-            found = f"the virtual arm there does not show {view!r}"
-        return (
-            f"{self}: {found}, expected one with this camera: start so101-virtual-arm with --cameras=[{view}] and "
-            f"--follower_port={port}."
+        # The port is a link to a terminal; it does not exist, or is stale, if no arm is running.
+        found = (
+            f"the virtual arm there does not show {view!r}"
+            if port.exists()
+            else "no virtual arm is running there"
+        )
+        raise ConnectionError(
+            f"{self}: {found}, expected one with this camera: start so101-virtual-arm with "
+            f"--cameras=[{view}] and --follower_port={port}."
         )
 
-    def _check_profile(self, reader: PictureReader) -> None:
-        for flag, arm_flag, wanted, found in (
+    def _check_profile(self, reader: FrameReader) -> None:
+        for flag, arm_flag, expected, found in (
             ("width", "--width", self.config.width, reader.width),
             ("height", "--height", self.config.height, reader.height),
             ("fps", "--camera_fps", self.config.fps, reader.fps),
         ):
-            if wanted is not None and wanted != found:
+            if expected is not None and expected != found:
                 raise RuntimeError(
-                    f"{self}: found {flag} {found:g} in the arm's pictures, expected {wanted}: change {flag} in "
-                    f"--robot.cameras, or start so101-virtual-arm with {arm_flag}={wanted}."
+                    f"{self}: found {flag} {found:g} in the arm's frames, expected {expected}: change {flag} "
+                    f"in --robot.cameras, or start so101-virtual-arm with {arm_flag}={expected}."
                 )
 
     def _wait_for_first(self) -> None:
-        deadline = time.monotonic() + _FIRST_S
+        deadline = time.monotonic() + _WARMUP_S
         while not self._count():
             if time.monotonic() > deadline:
                 raise ConnectionError(
-                    f"{self}: found no picture in {_FIRST_S:g} s, expected a first one: end its faults (type `well` "
-                    "where so101-virtual-arm runs), or connect again when its renderer has started."
+                    f"{self}: found no frame in {_WARMUP_S:g} s, expected a first one: end its faults (type "
+                    "`well` where so101-virtual-arm runs), or connect again when its renderer has started."
                 )
             time.sleep(_POLL_S)
 
     @check_if_not_connected
     def read(self) -> np.ndarray:
-        """Wait for the next picture.
+        """Wait for the next frame.
 
         Raises:
-            DeviceNotConnectedError: it is not connected, or the arm or its camera is gone.
-            TimeoutError: none came for 10 s.
+            DeviceNotConnectedError: if it is not connected, or the arm or its camera is gone.
+            TimeoutError: if no frame arrived for 10 s.
         """
-        self._seen = self._count()
+        self._last_read = self._count()
         return self.async_read(timeout_ms=_READ_MS)
 
     @check_if_not_connected
     def async_read(self, timeout_ms: float = 200) -> np.ndarray:
-        """The latest picture that this has not given yet; waits for one if need be.
+        """Return the latest frame that this method has not returned before; wait for one if necessary.
 
         Raises:
-            DeviceNotConnectedError: it is not connected, or the arm or its camera is gone.
-            TimeoutError: none came in time.
+            DeviceNotConnectedError: if it is not connected, or the arm or its camera is gone.
+            TimeoutError: if no frame arrived in time.
         """
         deadline = time.monotonic() + timeout_ms / 1000.0
         while True:
-            if self._count() != self._seen and (latest := self._latest()) is not None:
-                self._seen = latest[0]
+            if self._count() != self._last_read and (latest := self._latest()) is not None:
+                self._last_read = latest[0]
                 return latest[2]
             if time.monotonic() >= deadline:
                 raise TimeoutError(
-                    f"{self}: found no new picture in {timeout_ms:g} ms, expected {self.fps} per second: the camera "
-                    "hangs or the arm's machine is too busy; try a smaller --camera_fps."
+                    f"{self}: found no new frame in {timeout_ms:g} ms, expected {self.fps} per second: the "
+                    "camera hangs or the arm's machine is too busy; try a smaller --camera_fps."
                 )
             time.sleep(_POLL_S)
 
     @check_if_not_connected
     def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
-        """The latest picture, at once.
+        """Return the latest frame without waiting.
 
         Raises:
-            DeviceNotConnectedError: it is not connected, or the arm or its camera is gone.
-            RuntimeError: there has been none yet.
-            TimeoutError: it arrived longer ago than `max_age_ms`.
+            DeviceNotConnectedError: if it is not connected, or the arm or its camera is gone.
+            RuntimeError: if no frame has arrived yet.
+            TimeoutError: if the latest frame arrived more than `max_age_ms` ago.
         """
         latest = self._latest()
         if latest is None:
-            raise RuntimeError(f"{self}: found no picture yet, expected one: connect with warmup, or wait.")
-        age_ms = (picture_file.now() - latest[1]) * 1000.0
+            raise RuntimeError(f"{self}: found no frame yet, expected one: connect with warmup, or wait.")
+        age_ms = (frame_file.now() - latest[1]) * 1000.0
         if age_ms > max_age_ms:
             raise TimeoutError(
-                f"{self}: found a latest picture that is {age_ms:.0f} ms old, expected at most {max_age_ms} ms: the "
-                "camera hangs or the arm's machine is too busy; try a smaller --camera_fps."
+                f"{self}: found a latest frame that is {age_ms:.0f} ms old, expected at most {max_age_ms} "
+                "ms: the camera hangs or the arm's machine is too busy; try a smaller --camera_fps."
             )
         return latest[2]
 
     def _count(self) -> int:
         with self._lock:
-            return self._living().count
+            return self._alive_reader().count
 
     def _latest(self) -> tuple[int, float, np.ndarray] | None:
         with self._lock:
-            return self._living().latest()
+            return self._alive_reader().latest()
 
-    def _living(self) -> PictureReader:
-        """The reader, if there is still somebody who writes; raises DeviceNotConnectedError."""
+    def _alive_reader(self) -> FrameReader:
+        """Return the reader, or raise DeviceNotConnectedError if nothing writes its frames."""
         if self._reader is None:
-            raise DeviceNotConnectedError(f"{self}: disconnected while a picture was awaited.")
+            raise DeviceNotConnectedError(f"{self}: disconnected while waiting for a frame.")
         if not self._reader.is_alive:
             gone = "the camera is unplugged" if self.config.port.exists() else "the virtual arm is gone"
             raise DeviceNotConnectedError(
-                f"{self}: {gone}, expected it to send pictures: start it (or type `{self.config.view} plug` where "
-                "so101-virtual-arm runs) and connect again."
+                f"{self}: {gone}, expected it to send frames: start it (or type `{self.config.view} plug` "
+                "where so101-virtual-arm runs) and connect again."
             )
         return self._reader
 
     @check_if_not_connected
     def disconnect(self) -> None:
-        """Stop looking.
+        """Close the frames' file.
 
         Raises:
-            DeviceNotConnectedError: it is not connected.
+            DeviceNotConnectedError: if it is not connected.
         """
         with self._lock:
             reader, self._reader = self._reader, None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--robot.cameras="{top: {type: so101_virtual, view: top, ...}}"`: what a virtual arm's camera sees."""
+"""`--robot.cameras="{top: {type: so101_virtual, view: top, ...}}"`: a camera of a virtual arm."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ class SO101VirtualCameraConfig(CameraConfig):
     """A camera of a running `so101-virtual-arm`.
 
     Args:
-        width, height, fps: as the arm was started with [pixels, pixels, 1/s]; None takes what it has, but LeRobot's
-            robots want numbers.
-        view: which camera: top, wrist or front.
-        port: the follower's port, which says which arm.
+        width, height, fps: those of the arm [pixels, pixels, 1/s]; None accepts any, but not in robots.
+        view: top, wrist or front.
+        port: the follower's port, which identifies the arm.
     """
 
     view: str

@@ -1,40 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101-demos`: write demonstrations of the scripted expert as a LeRobotDataset, faster than real time.
+"""`so101-demos`: record demonstrations of the scripted expert as a LeRobotDataset, faster than real time.
 
-The dataset has the features that `lerobot-record` gives with `--robot.type=so101_sim`. Only successful episodes
-are kept. Ctrl-C (or SIGTERM) drops the episode under way and leaves a dataset of the finished ones.
+The dataset has the features that `lerobot-record` writes with `--robot.type=so101_sim`. Only successful
+episodes are kept. Ctrl-C and SIGTERM discard the present episode only.
 
     so101-demos --root=outputs/demos --task=lift_cube --episodes=50 --seg=true --depth=true
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import datasets
-import draccus
 import numpy as np
 from lerobot.configs.video import DepthEncoderConfig, RGBEncoderConfig
-from lerobot.datasets import LeRobotDataset
+from lerobot.datasets.io_utils import load_info
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE, OBS_STR
 from lerobot.utils.feature_utils import hw_to_dataset_features
 from tqdm import tqdm
 
-from .arm import FPS
-from .expert import Disturbance, Expert
+from lerobot_processor_so101.arm import FPS
+from lerobot_processor_so101.atomic import write_json
+from lerobot_processor_so101.cli import run_command
+from lerobot_processor_so101.lock import owning
+from lerobot_processor_so101.recording import RecordingDataset, check_videos
+
 from .names import check_disturbance, check_level, check_task
 from .robot import SO101Sim
 from .robot_config import SO101SimConfig
-from .scene import class_names
-from .start import props_of, training_start
-from .views import DEPTH_ENCODER, View
-from .world import World
+from .sim.cameras import DEPTH_ENCODER, CameraSetup
+from .sim.expert import Disturbance, Expert
+from .sim.initial_states import props_of, training_initial_state
+from .sim.scene import class_names
+from .sim.world import World
+
+# Beside LeRobot's metadata: task, level and number of seeds used; formerly a file with that number alone.
+_PROGRESS, _ATTEMPTS = "so101_demos.json", "so101_demos_attempts"
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +54,14 @@ class DemosConfig:
     Args:
         root: folder of the new dataset; it must not exist (but see `resume`).
         task, level: what to demonstrate.
-        episodes: how many successful episodes to write.
-        seed: the first episode starts from the training start of this seed, the next from the next seed's.
-        cameras, height, width, rgb, seg, depth: which pictures to record.
-        video: store pictures as video (small) or, if false, as images in the Parquet files (quicker to read when
-            they are small).
-        disturbance: strength of the shaking of executed commands [deg]; labels stay clean.
+        episodes: number of successful episodes to record.
+        seed: training seed of the first episode's initial state; each episode takes the next seed.
+        cameras, height, width, rgb, seg, depth: images to record.
+        video: store images as video or, if false, in the Parquet files (faster to read if they are small).
+        disturbance: strength of the disturbance of executed commands [deg]; recorded labels stay clean.
         resume: add to the dataset in `root`, continuing after its last seed.
         repo_id: name of the dataset; by default local/<task>_<level>.
-        renderer: auto, egl, osmesa, glfw or ray.
+        renderer: `auto`, `egl`, `osmesa`, `glfw` or `ray`.
     """
 
     root: Path
@@ -75,28 +82,32 @@ class DemosConfig:
     renderer: str = "auto"
 
     def check(self) -> None:
-        """Say what cannot be, in the words of the command line.
+        """Validate the options.
 
         Raises:
-            ValueError: a name or number that does not work.
+            ValueError: if an option is not supported.
         """
         check_task(self.task, "--task")
         check_level(self.level, "--level")
-        self.robot().view().check("--")
+        CameraSetup.of(self, self.cameras).check("--")
         if self.episodes < 1:
             raise ValueError(f"--episodes: found {self.episodes}, expected 1 or more.")
         check_disturbance(self.disturbance, "--disturbance")
 
+    def identity(self) -> dict[str, str]:
+        """Return the options that all episodes of a dataset share, besides its features."""
+        return {"task": self.task, "level": self.level}
+
     def robot(self) -> SO101SimConfig:
-        """The robot whose recording this is."""
+        """Return the robot's configuration with the same options."""
+        names = {option.name for option in dataclasses.fields(SO101SimConfig)}
         return SO101SimConfig(
-            task=self.task, level=self.level, seed=self.seed, views=self.cameras, height=self.height,
-            width=self.width, rgb=self.rgb, seg=self.seg, depth=self.depth, renderer=self.renderer,
-        )  # fmt: skip
+            views=self.cameras, **{name: value for name, value in vars(self).items() if name in names}
+        )
 
 
 def features(config: DemosConfig) -> dict[str, dict]:
-    """Dataset features, made from the robot's by the function that `lerobot-record` uses."""
+    """Derive dataset features from the robot's, with the function that `lerobot-record` uses."""
     robot = SO101Sim(config.robot())
     return {
         **hw_to_dataset_features(robot.action_features, ACTION, config.video),
@@ -104,183 +115,193 @@ def features(config: DemosConfig) -> dict[str, dict]:
     }
 
 
-def open_dataset(config: DemosConfig) -> LeRobotDataset:
-    """Create the dataset, or open it for more episodes.
+def open_dataset(config: DemosConfig) -> RecordingDataset:
+    """Create the dataset, or open it to add episodes.
 
     Raises:
-        FileExistsError: `root` holds something already and `resume` is false.
-        FileNotFoundError: `resume` is true and there is nothing to resume.
+        FileExistsError: if `root` contains something and `resume` is false.
+        FileNotFoundError: if `resume` is true and there is no dataset.
+        ValueError: if the dataset was recorded with other options, or is damaged.
     """
+    described = features(config)
+    for key in (f"{OBS_IMAGES}.{camera}_seg" for camera in config.cameras if config.seg):
+        described[key]["info"]["class_names"] = list(class_names(props_of(config.task, config.level)))
     repo_id = config.repo_id or f"local/{config.task}_{config.level}"
-    encoders = {
+    options: dict[str, Any] = {
+        "root": config.root,
+        "streaming_encoding": config.video,
+        "image_writer_threads": 2 * len(config.cameras),
         "rgb_encoder": RGBEncoderConfig(vcodec="h264"),
-        "depth_encoder": DepthEncoderConfig(**DEPTH_ENCODER),
+        # Lossless with any preset: this one takes a third of the default's time and twice its space. x265
+        # ignores PyAV's log level.
+        "depth_encoder": DepthEncoderConfig(
+            **DEPTH_ENCODER,
+            preset="ultrafast",
+            extra_options={"x265-params": "lossless=1:log-level=error"},
+        ),
     }
-    threads = 2 * len(config.cameras)
     if config.resume:
         if not (config.root / "meta" / "info.json").is_file():
             raise FileNotFoundError(
                 f"--root: found no dataset in {config.root} to resume; leave out --resume."
             )
-        return LeRobotDataset.resume(
-            repo_id,
-            root=config.root,
-            streaming_encoding=config.video,
-            image_writer_threads=threads,
-            **encoders,
+        _check_resumed(config, described)
+        return RecordingDataset.resume(repo_id, **options)
+    try:
+        return RecordingDataset.create(
+            repo_id, FPS, described, robot_type=SO101Sim.name, use_videos=config.video, **options
         )
-    if config.root.exists():
+    except FileExistsError:
         raise FileExistsError(
-            f"--root: {config.root} exists already and was left as it is. Choose another folder, or add to the "
-            "dataset in it with --resume=true."
-        )
-    described = features(config)
-    for key in (f"{OBS_IMAGES}.{camera}_seg" for camera in config.cameras if config.seg):
-        described[key]["info"]["class_names"] = list(class_names(props_of(config.task, config.level)))
-    return LeRobotDataset.create(
-        repo_id,
-        FPS,
-        described,
-        root=config.root,
-        robot_type=SO101Sim.name,
-        use_videos=config.video,
-        streaming_encoding=config.video,
-        image_writer_threads=threads,
-        **encoders,
-    )
+            f"--root: {config.root} exists already and was left as it is. Choose another folder, or add to "
+            "the dataset in it with --resume=true."
+        ) from None
 
 
-@dataclass
+def _check_resumed(config: DemosConfig, described: dict[str, dict]) -> None:
+    """Compare a dataset's task, level and features with those of the options.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    progress, recorded = _read_progress(config.root), load_info(config.root).features
+    pairs: dict[str, tuple] = {
+        f"--{key}": (progress.get(key, value), value) for key, value in config.identity().items()
+    }
+    images = (sorted(key for key in keys if key.startswith(OBS_IMAGES)) for keys in (recorded, described))
+    pairs["--cameras, --rgb, --seg, --depth"] = tuple(images)
+    for key in (key for key in described if key in recorded):
+        both = recorded[key], described[key]
+        pairs[f"type of {key}"] = tuple(feature["dtype"] for feature in both)
+        pairs[f"shape of {key}"] = tuple(tuple(feature["shape"]) for feature in both)
+        pairs[f"class names of {key}"] = tuple((f.get("info") or {}).get("class_names") for f in both)
+    for what, (found, expected) in pairs.items():
+        if found != expected:
+            raise ValueError(
+                f"--resume: the dataset in {config.root} was recorded with other options. {what}: found "
+                f"{found} in the dataset, and {expected} in the command. Give the dataset's options, or "
+                "record to another --root."
+            )
+
+
+def _read_progress(root: Path) -> dict[str, Any]:
+    """Return task, level and number of seeds used of a dataset, as far as they are stored."""
+    progress, attempts = root / "meta" / _PROGRESS, root / "meta" / _ATTEMPTS
+    if progress.is_file():
+        return json.loads(progress.read_text())
+    return {"attempts": int(attempts.read_text())} if attempts.is_file() else {}
+
+
 class Demonstrator:
-    """Lets the expert work and turns what happens into dataset frames."""
+    """Runs the expert and turns observations and commands into dataset frames.
 
-    world: World
-    view: View
-    disturbance: float
+    Args:
+        world: its task and level are demonstrated.
+        cameras: images to record.
+        disturbance: strength [deg], 0 for none.
+    """
 
-    def __post_init__(self) -> None:
-        self._expert = Expert(self.world)
+    def __init__(self, world: World, cameras: CameraSetup, disturbance: float) -> None:
+        self.world, self._cameras, self._strength = world, cameras, disturbance
+        self._expert = Expert(world)
 
-    def episode(self, seed: int) -> list[dict] | None:
-        """Frames of one demonstration from the training start of `seed`, or None if the expert failed."""
+    def episode(self, seed: int) -> Iterator[dict]:
+        """Demonstrate the task from the training initial state of `seed`, frame by frame.
+
+        Once the iterator is exhausted, `world.is_success()` tells whether the expert succeeded.
+        """
         world = self.world
-        world.reset(training_start(world.task.name, world.level, seed))
-        shake = Disturbance(np.random.default_rng(seed), self.disturbance)
-        frames = []
-        for _ in range(world.task.time_limit_ticks):
+        world.reset(training_initial_state(world.task.name, world.level, seed))
+        disturbance = Disturbance(np.random.default_rng(seed), self._strength)
+        while world.ticks < world.task.time_limit_ticks and world.is_finite() and not world.is_success():
             decision = self._expert.decide()
-            frames.append(self._frame(decision.action))
-            world.step(decision.action, shake.sample(decision.phase) if self.disturbance > 0 else None)
-            if world.is_success():
-                return frames
-            if not world.is_finite():
-                return None
-        return None
+            yield self._frame(decision.action)
+            perturbation = disturbance.sample(decision.phase) if self._strength > 0 else None
+            world.step(decision.action, perturbation)
 
     def _frame(self, action: np.ndarray) -> dict:
-        pictures = self.view.capture(self.world)
+        images = self._cameras.capture(self.world)
         return {
             OBS_STATE: self.world.joints().astype(np.float32),
             ACTION: action.astype(np.float32),
-            **{f"{OBS_IMAGES}.{name}": picture for name, picture in pictures.items()},
+            **{f"{OBS_IMAGES}.{name}": image for name, image in images.items()},
             "task": self.world.instruction(),
         }
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that a stopped job finalises its dataset too."""
-
-    def interrupt(*_) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def record(config: DemosConfig) -> LeRobotDataset:
-    """Write `config.episodes` successful demonstrations.
+def record(config: DemosConfig) -> RecordingDataset:
+    """Record `config.episodes` successful demonstrations.
 
     Returns:
-        The finalised dataset; after an interruption, with the episodes finished by then.
+        The finalised dataset; after an interrupt, with the episodes finished by then.
 
     Raises:
-        RuntimeError: the expert fails far more often than it should.
+        RuntimeError: if the expert fails far more often than it should, or if an episode's video lacks
+            frames; the dataset keeps the episodes before it.
+        OSError: if the disk is full (the dataset keeps the finished episodes) or another process records to
+            the same folder.
     """
     config.check()
-    robot = config.robot()
+    with owning(config.root):
+        return _record(config)
+
+
+def _record(config: DemosConfig) -> RecordingDataset:
+    # 1. open the dataset and the world
     dataset = open_dataset(config)
     world = World(config.task, config.level, config.renderer)
-    demonstrator = Demonstrator(world, robot.view(), config.disturbance)
-    present, seed, failures = dataset.num_episodes, config.seed, 0
-    if config.resume:
-        seed += _attempts_so_far(config.root)
+    demonstrator = Demonstrator(world, CameraSetup.of(config, config.cameras), config.disturbance)
+    attempts = _read_progress(config.root).get("attempts", 0)
+    saved = failures = 0
     bar = tqdm(total=config.episodes, desc=f"{config.task}, {config.level}", unit="episode")
     try:
-        with _interruptible():
-            while dataset.num_episodes - present < config.episodes:
-                frames = demonstrator.episode(seed)
-                seed += 1
-                if frames is None:
-                    failures += 1
-                    if failures > 20 + config.episodes // 2:
-                        raise RuntimeError(
-                            f"The expert failed {failures} times on {config.task} ({config.level}); "
-                            f"lower --disturbance (now {config.disturbance})."
-                        )
-                    continue
-                for frame in frames:
-                    dataset.add_frame(frame)
+        while saved < config.episodes:
+            # 2. write the frames of an episode while it runs
+            for frame in demonstrator.episode(config.seed + attempts):
+                dataset.add_frame(frame)
+            attempts += 1
+            # 3. keep it if the expert succeeded
+            if world.is_success():
+                # first the number of seeds: a kill between the two wastes a seed, and repeats none
+                progress = {**config.identity(), "attempts": attempts}
+                write_json(config.root / "meta" / _PROGRESS, progress)
                 dataset.save_episode()
-                _remember_attempts(config.root, seed - config.seed)
+                saved += 1
                 bar.update()
                 bar.set_postfix(frames=dataset.num_frames, failed=failures)
+                continue
+            dataset.clear_episode_buffer()
+            failures += 1
+            if failures > 20 + config.episodes // 2:
+                raise RuntimeError(
+                    f"The expert failed {failures} times on {config.task} ({config.level}); "
+                    f"lower --disturbance (now {config.disturbance})."
+                )
     except KeyboardInterrupt:
         logger.warning("Interrupted: keeping the %d finished episodes.", dataset.num_episodes)
+    finally:
+        # 4. discard an unfinished episode and finalise the dataset
+        bar.close()
         if dataset.has_pending_frames():
             dataset.clear_episode_buffer()
-    finally:
-        bar.close()
         dataset.finalize()
         world.close()
+    if config.video and dataset.num_episodes:
+        check_videos(config.root)
     return dataset
 
 
-_ATTEMPTS = "so101_demos_attempts"  # beside LeRobot's metadata: how many seeds have been used
-
-
-def _attempts_so_far(root: Path) -> int:
-    path = root / "meta" / _ATTEMPTS
-    return int(path.read_text()) if path.is_file() else 0
-
-
-def _remember_attempts(root: Path, attempts: int) -> None:
-    (root / "meta" / _ATTEMPTS).write_text(f"{attempts}\n")
-
-
-def _only_our_own_messages() -> None:
-    """Leave the terminal to this command: each saved episode would draw a bar, the video encoder would write a page,
-    and LeRobot tells at length where it looked for FFmpeg before it takes PyAV."""
-    own = logging.getLogger(__package__)
-    own.setLevel(logging.INFO)
-    own.addHandler(logging.StreamHandler())
-    own.propagate = False
-    logging.getLogger("lerobot").setLevel(logging.ERROR)
+def main() -> None:
+    """Run `so101-demos`."""
     datasets.disable_progress_bars()
     av.logging.set_libav_level(av.logging.ERROR)
+    logging.getLogger("lerobot_processor_so101").setLevel(logging.WARNING)  # what resuming removes
 
-
-def main() -> None:
-    _only_our_own_messages()
-    try:
-        config = draccus.parse(DemosConfig)
+    def command(config: DemosConfig) -> str:
         dataset = record(config)
-    except (ValueError, FileExistsError, FileNotFoundError, RuntimeError) as error:
-        raise SystemExit(f"so101-demos: {error}") from None
-    print(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {config.root}")
+        return f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {config.root}"
+
+    run_command("so101-demos", DemosConfig, command, log="lerobot_env_so101_workbench")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workbench as a Gymnasium environment that LeRobot's evaluation understands."""
+"""The workbench as a Gymnasium environment for LeRobot's evaluation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from lerobot_processor_so101.arm import FPS, JOINTS
 from lerobot_processor_so101.guard import GuardLimits
+from lerobot_processor_so101.perception.overlay import overlay
 
-from .arm import FPS, JOINTS
-from .overlay import film_frame
-from .start import evaluation_start, training_start
+from .sim.cameras import MAX_DEPTH_MM, CameraSetup
+from .sim.initial_states import evaluation_initial_state, training_initial_state
+from .sim.world import World
 from .tick_guard import TickGuard
-from .views import MAX_DEPTH_MM, View
-from .world import World
+
+_VIDEO_SIDE = 360  # pixels
 
 logger = logging.getLogger(__name__)
 
@@ -24,22 +26,22 @@ logger = logging.getLogger(__name__)
 class WorkbenchEnv(gym.Env):
     """One arm, one task.
 
-    Observation: `agent_pos` (6,) float32 in LeRobot units; `pixels` {camera: (H, W, 3) uint8} if the view has
-    colours; `images.<camera>_seg` (1, H, W) float32 class ids and `images.<camera>_depth` (1, H, W) float32
-    millimetres, which LeRobot passes on as `observation.images.…`, just as its data loader does.
+    Observation: `agent_pos` (6,) float32 in LeRobot's units; `pixels` {camera: (H, W, 3) uint8} if the setup
+    has RGB; `images.<camera>_seg` (1, H, W) float32 class ids and `images.<camera>_depth` (1, H, W) float32
+    millimetres, which LeRobot passes on as `observation.images.…`, as its data loader does.
 
-    Action: (6,) goal positions in LeRobot units. A value of the wrong size or a NaN raises ValueError.
+    Action: (6,) goal positions in LeRobot's units. Without a guard, a wrong size or a NaN raises ValueError.
 
-    Reward: gain in progress, so an episode's sum is how far it came. `info` always has `is_success`, `progress`
-    and `progress/<term>`. An episode ends at success, when the state is not finite (a failure), or when the
-    task's time is up.
+    Reward: increase of the progress; its sum is the progress of the episode. `info` contains `is_success`,
+    `progress` and `progress/<term>`. An episode ends at success, at a non-finite state (a failure), or at
+    the time limit.
 
     Args:
         task, level: see `names`.
-        starts: `eval` for the frozen starts (number = seed modulo 200), `train` to draw one from the seed.
-        view: which pictures to take.
+        starts: `eval` for frozen initial states (index = seed modulo 200), `train` to draw from the seed.
+        cameras: which images to render.
         renderer, shadows: see `World`.
-        limits: of the guard that actions go through, which holds where they are no numbers; None for no guard.
+        limits: of the guard that checks actions; None for no guard.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
@@ -49,27 +51,28 @@ class WorkbenchEnv(gym.Env):
         task: str,
         level: str = "clean",
         starts: str = "eval",
-        view: View | None = None,
+        cameras: CameraSetup | None = None,
         renderer: str = "auto",
         shadows: bool = False,
         render_mode: str = "rgb_array",
         limits: GuardLimits | None = None,
     ) -> None:
-        self.task, self.level, self._starts = task, level, starts
+        self.task, self.level = task, level
         self.render_mode = render_mode
-        self._view = (view or View()).check()
-        self._make_world = lambda: World(task, level, renderer, shadows)
+        self._draw = evaluation_initial_state if starts == "eval" else training_initial_state
+        self._cameras = (cameras or CameraSetup()).check()
+        self._world_options = (renderer, shadows)
         self._world: World | None = None
         self._guard = TickGuard(limits) if limits else None
         self._next_seed, self._progress = 0, 0.0
-        self.observation_space = _observation_space(self._view)
+        self.observation_space = _observation_space(self._cameras)
         self.action_space = gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)
 
     @property
     def world(self) -> World:
-        """The simulated world, built on first use: several tasks may be set up long before they are run."""
+        """The simulated world, built on first use: LeRobot creates the environments of all tasks at once."""
         if self._world is None:
-            self._world = self._make_world()
+            self._world = World(self.task, self.level, *self._world_options)
         return self._world
 
     @property
@@ -86,28 +89,41 @@ class WorkbenchEnv(gym.Env):
         if seed is None:
             seed = self._next_seed
         self._next_seed = seed + 1
-        draw = evaluation_start if self._starts == "eval" else training_start
-        self.world.reset(draw(self.task, self.level, seed))
+        self.world.reset(self._draw(self.task, self.level, seed))
         if self._guard is not None:
-            self._guard.stand(self.world.joints())
+            self._guard.initialise(self.world.joints())
         info = self._info()
         self._progress = info["progress"]
         return self._observe(), info
 
     def step(self, action: np.ndarray):
+        # 1. advance the world by one control period
         self.world.step(action if self._guard is None else self._guard.check(action))
+        # 2. reward: the increase of the progress
         info = self._info()
         reward, self._progress = info["progress"] - self._progress, info["progress"]
+        # 3. end of the episode
         diverged = not self.world.is_finite()
         terminated = info["is_success"] or diverged
         truncated = not terminated and self.world.ticks >= self._max_episode_steps
-        if diverged:  # nothing of it can be looked at any more: show where it began
-            self.world.reset(self.world.start)
+        if diverged:  # a non-finite state cannot be rendered: observe the initial state instead
+            self.world.reset(self.world.initial_state)
         return self._observe(), reward, terminated, truncated, info
 
     def render(self) -> np.ndarray:
-        """A picture for people: the arm from the front, beside what its cameras see."""
-        return film_frame(self.world, masks=self._view.seg)
+        """Render a video frame for people: the front view, and the top and wrist views stacked beside it.
+
+        Returns:
+            (360, 540, 3) uint8; with masks over the top and wrist views if the setup has them.
+        """
+
+        def view(camera: str, side: int, masks: bool) -> np.ndarray:
+            rgb, ids, _ = self.world.render(camera, side, side, ids=masks)
+            assert rgb is not None
+            return rgb if ids is None else overlay(rgb, ids, self.world.class_names, legend=False)
+
+        insets = [view(camera, _VIDEO_SIDE // 2, self._cameras.seg) for camera in ("top", "wrist")]
+        return np.hstack([view("front", _VIDEO_SIDE, False), np.vstack(insets)])
 
     def close(self) -> None:
         self._report_guard()
@@ -116,9 +132,9 @@ class WorkbenchEnv(gym.Env):
             self._world = None
 
     def _report_guard(self) -> None:
-        """Say what the guard made of the episode that is over."""
-        if self._guard is not None and (told := self._guard.report()):
-            logger.info("so101 workbench: %s", told)
+        """Log what the guard did in the episode that has ended."""
+        if self._guard is not None and (report := self._guard.report()):
+            logger.info("so101 workbench: %s", report)
 
     def _info(self) -> dict[str, Any]:
         terms = self.world.terms()
@@ -131,20 +147,20 @@ class WorkbenchEnv(gym.Env):
     def _observe(self) -> dict[str, Any]:
         observation: dict[str, Any] = {"agent_pos": self.world.joints().astype(np.float32)}
         pixels = {}
-        for name, picture in self._view.capture(self.world).items():
-            if picture.shape[-1] == 3:
-                pixels[name] = picture
+        for name, image in self._cameras.capture(self.world).items():
+            if image.shape[-1] == 3:
+                pixels[name] = image
             else:
-                observation[f"images.{name}"] = np.moveaxis(picture, -1, 0).astype(np.float32)
+                observation[f"images.{name}"] = np.moveaxis(image, -1, 0).astype(np.float32)
         if pixels:
             observation["pixels"] = pixels
         return observation
 
 
-def _observation_space(view: View) -> gym.spaces.Dict:
+def _observation_space(cameras: CameraSetup) -> gym.spaces.Dict:
     spaces: dict[str, gym.Space] = {"agent_pos": gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)}
     pixels: dict[str, gym.Space] = {}
-    for name, (height, width, channels) in view.shapes().items():
+    for name, (height, width, channels) in cameras.shapes().items():
         if channels == 3:
             pixels[name] = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
         else:

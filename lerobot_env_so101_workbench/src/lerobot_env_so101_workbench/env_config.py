@@ -13,11 +13,11 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from lerobot_processor_so101 import TellFPSProcessorStep
+from lerobot_processor_so101 import AddFPSProcessorStep
 from lerobot_processor_so101.guard import GuardLimits
 
 from .names import check_level, check_task
-from .views import View
+from .sim.cameras import CameraSetup
 
 N_JOINTS = 6
 
@@ -30,13 +30,13 @@ class SO101SimEnvConfig(EnvConfig):
     Args:
         task: one task, or several separated by commas; each is evaluated by itself.
         level: one level, or several separated by commas.
-        starts: `eval` takes the frozen starts (number = seed modulo 200), `train` draws one from the seed.
+        starts: `eval` for frozen initial states (index = seed modulo 200), `train` to draw from the seed.
         cameras: of top, wrist, front.
-        height, width: picture size in pixels.
-        rgb, seg, depth: which pictures the policy is given.
-        shadows: draw shadows (slower).
+        height, width: image size [pixels].
+        rgb, seg, depth: observe RGB images, class ids, depth maps.
+        shadows: render shadows (slower).
         renderer: auto, egl, osmesa, glfw or ray.
-        guarded: hold actions to `limits`, as `so101_guarded` does; without, whatever is asked is tried.
+        guarded: check actions against `limits`, as `so101_guarded` does.
         limits: see `GuardLimits`.
     """
 
@@ -61,21 +61,21 @@ class SO101SimEnvConfig(EnvConfig):
             OBS_STATE: PolicyFeature(FeatureType.STATE, (N_JOINTS,)),
             ACTION: PolicyFeature(FeatureType.ACTION, (N_JOINTS,)),
         }
-        for name, shape in self.view().shapes().items():
+        for name, shape in self.camera_setup().shapes().items():
             self.features[f"{OBS_IMAGES}.{name}"] = PolicyFeature(FeatureType.VISUAL, shape)
         self.features_map = {key: key for key in self.features}
 
     def check(self) -> None:
-        """Say what cannot be. Not done while options are parsed: the parser would bury the sentence.
+        """Validate the options; not while they are parsed, because the parser would hide the message.
 
         Raises:
-            ValueError: unknown task, level or camera, or an impossible size or rate.
+            ValueError: if a task, level, camera, size or rate is not supported.
         """
         for name in self.tasks:
             check_task(name, "--env.task")
         for name in self.levels:
             check_level(name, "--env.level")
-        self.view().check("--env.")
+        self.camera_setup().check("--env.")
         if self.starts not in ("eval", "train"):
             raise ValueError(f"--env.starts: found {self.starts!r}, expected 'eval' or 'train'.")
         if self.fps != 30:
@@ -83,8 +83,8 @@ class SO101SimEnvConfig(EnvConfig):
                 f"--env.fps: found {self.fps}, expected 30: the workbench runs at the arm's 30 Hz."
             )
 
-    def view(self) -> View:
-        return View(tuple(self.cameras), self.height, self.width, self.rgb, self.seg, self.depth)
+    def camera_setup(self) -> CameraSetup:
+        return CameraSetup.of(self, self.cameras)
 
     @property
     def package_name(self) -> str:
@@ -94,7 +94,7 @@ class SO101SimEnvConfig(EnvConfig):
     def gym_kwargs(self) -> dict[str, Any]:
         return {
             "starts": self.starts,
-            "view": self.view(),
+            "cameras": self.camera_setup(),
             "renderer": self.renderer,
             "shadows": self.shadows,
             "limits": self.limits if self.guarded else None,
@@ -102,13 +102,13 @@ class SO101SimEnvConfig(EnvConfig):
 
     def get_env_processors(self) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
         """Tell policies the rate, which LeRobot does not."""
-        before = PolicyProcessorPipeline(steps=[TellFPSProcessorStep(self.fps)])
+        before = PolicyProcessorPipeline(steps=[AddFPSProcessorStep(self.fps)])
         return before, PolicyProcessorPipeline(steps=[])
 
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False
     ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """One vectorised environment for every task and level named: {"<task>-<level>": {0: envs}}.
+        """Create a vectorised environment for every task and level: {"<task>-<level>": {0: envs}}.
 
         Raises:
             ValueError: see `check`.
@@ -121,7 +121,7 @@ class SO101SimEnvConfig(EnvConfig):
         }
 
     def _vectorise(self, task: str, level: str, n_envs: int, use_async: bool) -> gym.vector.VectorEnv:
-        # An environment whose episode has ended is frozen until the rollout is over; stepping it on is wasted.
+        # An environment whose episode has ended is frozen until the rollout is over, to save its steps.
         makers = [partial(_make_frozen, task, level, self.gym_kwargs)] * n_envs
         mode = gym.vector.AutoresetMode.SAME_STEP
         if use_async and n_envs > 1:
@@ -136,5 +136,5 @@ def _make_frozen(task: str, level: str, kwargs: dict[str, Any]) -> gym.Env:
 
 
 def gym_id(task: str) -> str:
-    """Name under which a task is registered with Gymnasium."""
+    """Return the name under which a task is registered with Gymnasium."""
     return f"{__package__}/{task}"

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names a user may write on a command line, and the errors for those that do not exist.
-
-Kept apart from the simulator so that LeRobot's commands can import the configurations without MuJoCo.
-"""
+"""Names that a user may give on a command line, and checks of them; importable without MuJoCo."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,7 +7,7 @@ from collections.abc import Sequence
 TASK_NAMES = ("lift_cube", "place_cube", "sort_cubes", "pass_post")
 LEVELS = ("clean", "distractors", "randomised")
 CAMERA_NAMES = ("top", "wrist", "front")
-FOLLOWER_PORT = "/tmp/so101_follower"  # of the virtual arm, where nothing else is asked for
+FOLLOWER_PORT = "/tmp/so101_follower"  # default port of the virtual arm's follower
 MIN_SIDE, MAX_SIDE = 16, 2048  # pixels
 
 
@@ -23,29 +20,17 @@ def _check(kind: str, flag: str, found: str, expected: Sequence[str]) -> str:
 
 
 def check_task(name: str, flag: str = "task") -> str:
-    """Return `name` if it is a task.
-
-    Raises:
-        ValueError: it is not; the message lists the tasks.
-    """
+    """Return `name` if it is a task, else raise ValueError."""
     return _check("task", flag, name, TASK_NAMES)
 
 
 def check_level(name: str, flag: str = "level") -> str:
-    """Return `name` if it is a level.
-
-    Raises:
-        ValueError: it is not; the message lists the levels.
-    """
+    """Return `name` if it is a level, else raise ValueError."""
     return _check("level", flag, name, LEVELS)
 
 
 def check_cameras(names: Sequence[str], flag: str = "cameras") -> tuple[str, ...]:
-    """Return `names` if each is a camera of the workbench and none is repeated.
-
-    Raises:
-        ValueError: an unknown or repeated camera, or none at all.
-    """
+    """Return `names` if they are cameras, at least one and each once, else raise ValueError."""
     if not names:
         raise ValueError(f"{flag}: found none, expected at least one of {', '.join(CAMERA_NAMES)}.")
     for name in names:
@@ -56,11 +41,7 @@ def check_cameras(names: Sequence[str], flag: str = "cameras") -> tuple[str, ...
 
 
 def check_size(height: int, width: int, flag: str = "width and height") -> tuple[int, int]:
-    """Return the picture size if it can be rendered.
-
-    Raises:
-        ValueError: a side is outside 16 to 2048 pixels.
-    """
+    """Return the image size if both sides are 16 to 2048 pixels, else raise ValueError."""
     if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
         raise ValueError(
             f"{flag}: found {width}x{height} pixels, expected each side between {MIN_SIDE} and {MAX_SIDE}."
@@ -69,11 +50,7 @@ def check_size(height: int, width: int, flag: str = "width and height") -> tuple
 
 
 def check_disturbance(degrees: float, flag: str = "disturbance") -> float:
-    """Return the strength of the shaking if it leaves the expert a chance.
-
-    Raises:
-        ValueError: it is negative or stronger than 10 deg.
-    """
+    """Return the strength of the expert's disturbance if it is 0 to 10 deg, else raise ValueError."""
     if not 0.0 <= degrees <= 10.0:
         raise ValueError(f"{flag}: found {degrees}, expected 0 to 10 degrees.")
     return degrees

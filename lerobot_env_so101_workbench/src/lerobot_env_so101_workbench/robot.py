@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated arm as a LeRobot robot: what `so101_follower` is to a real one.
+"""The simulated arm as a LeRobot robot, instead of `so101_follower`.
 
-LeRobot's commands never reset a robot between episodes, so the world follows one rule that a person can also see:
-**when the arm has been away and is home again, the table is laid anew** (`home_rule`). It holds for the scripted expert,
-which goes home when told to, for `lerobot-rollout`, which returns home after an episode, and for a person with a
-leader arm.
+LeRobot's commands never reset a robot between episodes. The scene is therefore reset whenever the arm has
+been away and has returned to its ready pose (see `sim.scene_reset`). This works for the scripted expert, for
+`lerobot-rollout`, which homes the arm after an episode, and for a person with a leader arm.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lerobot.robots import Robot
 
-from .arm import ACTION_NAMES, FPS
-from .home_rule import HomeRule
-from .robot_config import SO101SimConfig
-from .tick_guard import TickGuard
+from lerobot_processor_so101.arm import ACTION_NAMES, FPS
 
-if TYPE_CHECKING:
-    from .start import Start
-    from .world import World
+from .robot_config import SO101SimConfig
+from .sim.initial_states import InitialState
+from .sim.scene_reset import SceneReset
+from .sim.world import World
+from .tick_guard import TickGuard
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +28,16 @@ _robots: dict[str, SO101Sim] = {}
 
 
 def find_robot(world: str) -> SO101Sim:
-    """The connected robot of this name in this process.
+    """Return the connected robot of this name in this process.
 
     Raises:
-        ConnectionError: there is none.
+        ConnectionError: if there is none.
     """
     if world not in _robots:
         raise ConnectionError(
-            f"so101_expert: no so101_sim robot is connected as world {world!r} (found: {sorted(_robots) or 'none'}). "
-            "Use --robot.type=so101_sim in the same command, with --robot.world equal to --teleop.world."
+            f"so101_expert: no so101_sim robot is connected as world {world!r} (found: "
+            f"{sorted(_robots) or 'none'}). Use --robot.type=so101_sim in the same command, with "
+            "--robot.world equal to --teleop.world."
         )
     return _robots[world]
 
@@ -53,17 +52,17 @@ class SO101Sim(Robot):
         super().__init__(config)
         config.check()
         self.config = config
-        self._view = config.view()
-        self.cameras = dict.fromkeys(self._view.shapes(), self._view)
+        self._camera_setup = config.camera_setup()
+        self.cameras = dict.fromkeys(self._camera_setup.shapes(), self._camera_setup)
         self._world: World | None = None
         self._guard = TickGuard(config.limits) if config.guarded else None
-        self._seed, self._home_rule = config.seed, HomeRule()
+        self._scene_reset = SceneReset(config.task, config.level, config.seed, config.instruction)
         self._was_success = False
         self._disturbance: np.ndarray | None = None
 
     @property
     def observation_features(self) -> dict[str, type | tuple]:
-        return {**dict.fromkeys(ACTION_NAMES, float), **self._view.shapes()}
+        return {**dict.fromkeys(ACTION_NAMES, float), **self._camera_setup.shapes()}
 
     @property
     def action_features(self) -> dict[str, type]:
@@ -82,104 +81,83 @@ class SO101Sim(Robot):
         """The simulated world.
 
         Raises:
-            ConnectionError: the robot is not connected.
+            ConnectionError: if the robot is not connected.
         """
         if self._world is None:
             raise ConnectionError("so101_sim is not connected: call connect() first.")
         return self._world
 
     def connect(self, calibrate: bool = True) -> None:
-        from .world import World
-
-        if self.config.world in _robots:
+        config = self.config
+        if config.world in _robots:
             raise ConnectionError(
-                f"so101_sim: world {self.config.world!r} is in use; choose another --robot.world."
+                f"so101_sim: world {config.world!r} is in use; choose another --robot.world."
             )
-        start = self._start()
-        self._world = World(self.config.task, self.config.level, self.config.renderer, self.config.shadows)
-        self._reset(start)
-        _robots[self.config.world] = self
+        state = self._scene_reset.present()
+        self._world = World(config.task, config.level, config.renderer, config.shadows)
+        self._reset(state)
+        _robots[config.world] = self
 
     def disconnect(self) -> None:
         if self._world is not None:
-            if self._guard is not None and (told := self._guard.report()):
-                logger.info("so101 workbench: %s", told)
+            if self._guard is not None and (report := self._guard.report()):
+                logger.info("so101 workbench: %s", report)
             self._world.close()
             self._world = None
             _robots.pop(self.config.world, None)
 
     def calibrate(self) -> None:
-        """Nothing to calibrate: encoders are exact."""
+        """Do nothing: the encoders are exact."""
 
     def configure(self) -> None:
-        """Nothing to configure."""
+        """Do nothing."""
 
     def get_observation(self) -> dict[str, Any]:
         joints = dict(zip(ACTION_NAMES, self.world.joints().tolist(), strict=True))
-        return {**joints, **self._view.capture(self.world)}
+        return {**joints, **self._camera_setup.capture(self.world)}
 
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
-        """Advance the world by one control period; returns what the arm was told.
+        """Advance the world by one control period and return the executed command.
 
         Raises:
-            ValueError: a joint is missing, or without a guard a value is not finite.
+            ValueError: if a joint is missing, or without a guard if a value is not finite.
         """
         missing = [name for name in ACTION_NAMES if name not in action]
         if missing:
             raise ValueError(
-                f"action: {', '.join(missing)} missing, found {sorted(action)}, expected {list(ACTION_NAMES)}."
+                f"action: {', '.join(missing)} missing, found {sorted(action)}, expected "
+                f"{list(ACTION_NAMES)}."
             )
-        told = np.array([action[name] for name in ACTION_NAMES])
+        # 1. check the command
+        command = np.array([action[name] for name in ACTION_NAMES])
         if self._guard is not None:
-            told = self._guard.check(told)
-        self.world.step(told, self._disturbance)
+            command = self._guard.check(command)
+            action = dict(zip(ACTION_NAMES, command.tolist(), strict=True))
+        # 2. execute it, with a pending disturbance
+        self.world.step(command, self._disturbance)
         self._disturbance = None
-        self._report_success()
-        self._lay_table_anew_when_home()
-        return dict(zip(ACTION_NAMES, told.tolist(), strict=True)) if self._guard is not None else action
-
-    def _reset(self, start: Start) -> None:
-        self.world.reset(start)
-        if self._guard is not None:
-            self._guard.stand(self.world.joints())
+        # 3. report success and reset the scene if it is due
+        success = self.world.is_success()
+        if success and not self._was_success:
+            seconds = self.world.ticks / FPS
+            logger.info("so101 workbench: done after %.1f s: %s", seconds, self.world.instruction())
+        self._was_success = success
+        self._reset_scene_if_due()
+        return action
 
     def disturb(self, disturbance: np.ndarray) -> None:
-        """Shake the next command by `disturbance` (6,) in LeRobot units."""
+        """Add `disturbance` (6,) in LeRobot's units to the next command."""
         self._disturbance = disturbance
 
-    def _start(self) -> Start:
-        """The start of the present seed, or of the next one whose instruction is the one asked for."""
-        from .start import training_start
-        from .tasks import TASKS
+    def _reset(self, state: InitialState) -> None:
+        self.world.reset(state)
+        if self._guard is not None:
+            self._guard.initialise(self.world.joints())
 
-        seen = set()
-        for seed in range(self._seed, self._seed + 1000):
-            start = training_start(self.config.task, self.config.level, seed)
-            instruction = TASKS[self.config.task].instruction(start.goal)
-            if self.config.instruction in ("", instruction):
-                self._seed = seed
-                return start
-            seen.add(instruction)
-        raise ValueError(
-            f"--robot.instruction: found {self.config.instruction!r}, expected one of {sorted(seen)} "
-            f"for the task {self.config.task}."
-        )
-
-    def _report_success(self) -> None:
-        if self.world.is_success() and not self._was_success:
-            logger.info(
-                "so101 workbench: done after %.1f s: %s", self.world.ticks / FPS, self.world.instruction()
-            )
-        self._was_success = self.world.is_success()
-
-    def _lay_table_anew_when_home(self) -> None:
+    def _reset_scene_if_due(self) -> None:
         if not self.world.is_finite():
-            self._seed += 1
-            self._reset(self._start())
-            return
-        if self._home_rule.came_home(self.world.joints()):
-            self._seed += 1
-            self.world.place(self._start())
-            logger.info(
-                "so101 workbench: home again, start %d laid out: %s", self._seed, self.world.instruction()
-            )
+            self._reset(self._scene_reset.next())
+        elif self._scene_reset.is_due(self.world.joints()):
+            self.world.place(self._scene_reset.next())
+            seed, instruction = self._scene_reset.seed, self.world.instruction()
+            logger.info("so101 workbench: scene reset, seed %d: %s", seed, instruction)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--robot.type=so101_sim`: the workbench's arm for LeRobot's record, teleoperate, replay and rollout."""
+"""`--robot.type=so101_sim`: the simulated arm for LeRobot's record, teleoperate, replay and rollout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lerobot.robots.config import RobotConfig
 from lerobot_processor_so101.guard import GuardLimits
 
 from .names import check_level, check_task
-from .views import View
+from .sim.cameras import CameraSetup
 
 
 @RobotConfig.register_subclass("so101_sim")
@@ -19,13 +19,13 @@ class SO101SimConfig(RobotConfig):
     """A simulated follower arm with the action and state of `so101_follower`.
 
     Args:
-        task, level: what lies on the table.
-        instruction: lay out only starts with this instruction; sort_cubes needs it where one sentence is recorded
-            for a whole dataset (`--dataset.single_task`).
-        seed: the first start is the training start of this seed; every new start is the next seed's.
-        views: cameras, of top, wrist, front. (LeRobot reserves the name `cameras` for its own camera drivers.)
-        height, width: picture size in pixels.
-        rgb, seg, depth: which pictures are taken; `<camera>_seg` and `<camera>_depth` have one channel.
+        task, level: of the scene.
+        instruction: use only initial states with this instruction; sort_cubes needs it to record a dataset
+            with one sentence (`--dataset.single_task`).
+        seed: training seed of the first initial state; each reset of the scene takes the next seed.
+        views: cameras, of top, wrist, front. (LeRobot reserves `cameras` for its own drivers.)
+        height, width: image size [pixels].
+        rgb, seg, depth: observe RGB images, class ids, depth maps (the last two with one channel).
         world: name by which a teleoperator finds this robot in the same process.
         shadows, renderer, guarded, limits: see `SO101SimEnvConfig`.
     """
@@ -47,14 +47,14 @@ class SO101SimConfig(RobotConfig):
     limits: GuardLimits = field(default_factory=GuardLimits)
 
     def check(self) -> None:
-        """Say what cannot be. Not done while options are parsed: the parser would bury the sentence.
+        """Validate the options; not while they are parsed, because the parser would hide the message.
 
         Raises:
-            ValueError: unknown task, level or camera, or an impossible size.
+            ValueError: if a task, level, camera or size is not supported.
         """
         check_task(self.task, "--robot.task")
         check_level(self.level, "--robot.level")
-        self.view().check("--robot.", cameras="views")
+        self.camera_setup().check("--robot.", cameras="views")
 
-    def view(self) -> View:
-        return View(tuple(self.views), self.height, self.width, self.rgb, self.seg, self.depth)
+    def camera_setup(self) -> CameraSetup:
+        return CameraSetup.of(self, self.views)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--teleop.type=so101_expert`: the scripted demonstrator in the place of a leader arm."""
+"""`--teleop.type=so101_expert`: the scripted demonstrator instead of a leader arm."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .names import check_disturbance
 @TeleoperatorConfig.register_subclass("so101_expert")
 @dataclass(kw_only=True)
 class SO101ExpertConfig(TeleoperatorConfig):
-    """Works on whatever task the `so101_sim` robot of the same `world` is set to.
+    """Demonstrates the task of the `so101_sim` robot of the same `world`.
 
     Args:
         world: name of the robot's world (`--robot.world`).
-        disturbance: strength of the shaking of executed commands [deg]; recorded labels stay clean. 0 for none.
-        seed: of the disturbances.
+        disturbance: strength of the disturbance of executed commands [deg]; recorded labels stay clean.
+        seed: random seed (of the disturbances).
     """
 
     world: str = "workbench"
@@ -26,9 +26,9 @@ class SO101ExpertConfig(TeleoperatorConfig):
     seed: int = 0
 
     def check(self) -> None:
-        """Say what cannot be.
+        """Validate the options.
 
         Raises:
-            ValueError: the disturbance is negative or stronger than 10 deg.
+            ValueError: if the disturbance is not 0 to 10 deg.
         """
         check_disturbance(self.disturbance, "--teleop.disturbance")

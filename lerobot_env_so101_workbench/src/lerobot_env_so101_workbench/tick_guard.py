@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guard of the real arm in the simulator: what would a policy do if it were held to the limits there?"""
+"""The guard of the real arm in simulation: its clock counts control periods."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from lerobot_processor_so101.arm import FPS
 from lerobot_processor_so101.guard import Guard, GuardLimits
-
-from .arm import FPS
 
 
 class TickGuard:
-    """A guard whose clock is the world's control period.
+    """A guard that is called once per control period.
 
     Args:
         limits: of commands.
@@ -21,15 +20,15 @@ class TickGuard:
         self._ticks = 0
         self._guard = Guard(limits, lambda: self._ticks / FPS)
 
-    def stand(self, joints: np.ndarray) -> None:
-        """Begin where the arm stands, (6,) in LeRobot units."""
-        self._guard.stand(joints)
+    def initialise(self, joints: np.ndarray) -> None:
+        """Start at joint positions (6,) in LeRobot's units."""
+        self._guard.initialise(joints)
 
     def check(self, action: np.ndarray) -> np.ndarray:
-        """What the arm is told instead, (6,)."""
+        """Return the command (6,) to execute instead of `action`."""
         self._ticks += 1
         return self._guard.check(action)
 
     def report(self) -> str:
-        """One line on what was done since the last report; empty if nothing was asked."""
+        """Summarise the commands since the last report in one line; empty if there were none."""
         return self._guard.report() if self._guard.counts else ""

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real SO-101 behind a guard, for LeRobot's own commands.
 
-Importing this package registers the robot `so101_guarded` and the environment `so101_real`; LeRobot's driver is imported when
-one is built.
+Importing this package registers the robot `so101_guarded` and the environment `so101_real`. LeRobot's driver
+is imported when one of them is built.
 """
 
 from .config_so101_guarded import SO101GuardedConfig
-from .real_env_config import SO101RealEnvConfig
+from .real_env.config import SO101RealEnvConfig
 
-# LeRobot builds a device from its configuration's class name, which it looks up in this module.
+# LeRobot finds the device class of a configuration in this module.
 _LAZY = {"SO101Guarded": ".so101_guarded"}
 
 __all__ = ["SO101GuardedConfig", "SO101RealEnvConfig"]

@@ -12,15 +12,15 @@ from lerobot_processor_so101.guard import GuardLimits
 @RobotConfig.register_subclass("so101_guarded")
 @dataclass
 class SO101GuardedConfig(RobotConfig, SOFollowerConfig):
-    """A follower arm whose commands pass a guard.
+    """Configuration of a follower arm whose commands pass a guard.
 
-    Fields beside those of `so101_follower`, whose calibration file it uses:
+    It has these fields beside those of `so101_follower`, and uses the same calibration file.
 
     Args:
-        limits: of the guard. Joint ranges are narrowed further to what the arm's calibration found.
-        margin: of the body joints from the ends of their calibrated ranges [deg].
-        torque_check_s: how often it is asked whether all servos still have torque, and are well [s].
-        any_calibration: also take a `--policy.path` that was trained on an arm with another calibration.
+        limits: limits of the guard. Joint ranges are narrowed further to the calibrated ones.
+        margin: distance of the body joints from the ends of their calibrated ranges [deg].
+        torque_check_s: time between checks of torque and error status of all servos [s].
+        any_calibration: accept a `--policy.path` that was trained on an arm with another calibration.
     """
 
     limits: GuardLimits = field(default_factory=GuardLimits)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101-doctor`: is this machine, and the arm on it, ready? A line for each thing, ok or what to do.
+"""`so101-doctor`: check this machine and its arm, one line per finding: ok, or what to do.
 
     so101-doctor
     so101-doctor --port=/dev/ttyACM0 --id=my_arm --root=outputs/demos
 
-Nothing is moved, and nothing is written.
+It moves nothing and writes nothing.
 """
 
 import importlib
@@ -19,22 +19,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import draccus
-from draccus.utils import DraccusException
-from lerobot.utils.constants import HF_LEROBOT_HOME
+import numpy as np
+from lerobot.utils.constants import HF_LEROBOT_HOME, OBS_STATE
 
-ENTRY_POINTS = "so101_doctor"  # other packages' checks: functions of the same kind
+from lerobot_processor_so101.cli import run_command
+
+from .calibration_check import DEGREES, checkpoint_extremes, infer_units, mismatched_joints
+
+ENTRY_POINTS = "so101_doctor"  # checks of other packages
 _PREFIXES = tuple(f"lerobot_{kind}_" for kind in ("policy", "env", "robot", "teleoperator", "camera"))
-_LEAST_DISK = 10.0  # GB
+_MIN_DISK_GB = 10.0
+_MIN_VOLTS, _MAX_CELSIUS = 4.5, 60
+_MIN_RANGE_DEG = 60  # of a calibrated joint
 
 
 class Finding(NamedTuple):
-    """A line of the page.
+    """A line of the report.
 
     Attributes:
-        what: was looked at.
-        found: in a few words.
-        fix: what to do; empty if all is well.
+        what: subject of the check.
+        found: result in a few words.
+        fix: what to do; empty if nothing.
     """
 
     what: str
@@ -47,11 +52,11 @@ class DoctorConfig:
     """Options of `so101-doctor`.
 
     Args:
-        port: of an arm, to ask its servos.
-        id: of the arm, by which its calibration is kept.
-        root: folder of a dataset, to see which units it is in, and with `id` whether it is of this arm.
-        checkpoint: `pretrained_model` folder of a policy, likewise.
-        cameras: whether to open the cameras.
+        port: serial port of an arm; its servos are checked.
+        id: name of the arm's calibration file, which is checked.
+        root: dataset folder; its units are inferred and, with `id`, compared with the calibration.
+        checkpoint: `pretrained_model` folder of a policy, checked like `root`.
+        cameras: open the cameras.
     """
 
     port: str = ""
@@ -62,7 +67,7 @@ class DoctorConfig:
 
 
 def software(config: DoctorConfig) -> Iterator[Finding]:
-    """Python, LeRobot and torch."""
+    """Check the versions of Python, LeRobot and torch."""
     version = platform.python_version()
     wrong = "" if sys.version_info[:2] == (3, 12) else "Use Python 3.12."
     yield Finding("python", f"{version} in {sys.prefix}", wrong)
@@ -72,12 +77,12 @@ def software(config: DoctorConfig) -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             yield Finding(name, "none", f"pip install -c constraints.txt {name}")
             continue
-        fits = name != "lerobot" or found.startswith("0.6.")
-        yield Finding(name, found, "" if fits else "pip install 'lerobot>=0.6.1,<0.7'")
+        supported = name != "lerobot" or found.startswith("0.6.")
+        yield Finding(name, found, "" if supported else "pip install 'lerobot>=0.6.1,<0.7'")
 
 
 def device(config: DoctorConfig) -> Iterator[Finding]:
-    """What policies run on."""
+    """Report the device that policies run on."""
     import torch
 
     if torch.cuda.is_available():
@@ -90,25 +95,25 @@ def device(config: DoctorConfig) -> Iterator[Finding]:
 
 
 def plugins(config: DoctorConfig) -> Iterator[Finding]:
-    """Whether LeRobot finds the plugins, and if not why."""
+    """Check that LeRobot discovers and imports every plugin."""
     names = sorted({dist.metadata["Name"] or "" for dist in importlib.metadata.distributions()})
     for name in names:
-        spelled = name.replace("-", "_")
-        if not spelled.startswith(_PREFIXES):
+        module = name.replace("-", "_")
+        if not module.startswith(_PREFIXES):
             continue
-        if spelled != name:
-            yield Finding("plugin", name, f"LeRobot passes it by: its name must be spelled {spelled}.")
+        if module != name:
+            yield Finding("plugin", name, f"LeRobot does not discover it: its name must be spelled {module}.")
             continue
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever a plugin raises, LeRobot only logs it
+        except Exception as error:  # LeRobot only logs whatever a plugin raises
             yield Finding("plugin", name, f"it cannot be imported: {type(error).__name__}: {error}")
         else:
             yield Finding("plugin", f"{name} {importlib.metadata.version(name)}")
 
 
 def codecs(config: DoctorConfig) -> Iterator[Finding]:
-    """What reads and writes video."""
+    """Check the libraries that read and write video."""
     import av
     from lerobot.configs import RGBEncoderConfig
 
@@ -117,27 +122,25 @@ def codecs(config: DoctorConfig) -> Iterator[Finding]:
         av.codec.Codec(wanted, "w")
         yield Finding("video writing", f"{wanted}, by PyAV {av.__version__}")
     except ValueError:
-        fix = (
-            "Record with another: --dataset.rgb_encoder.vcodec=h264, or with pictures: --dataset.video=false."
-        )
+        fix = "Record with --dataset.rgb_encoder.vcodec=h264, or record images: --dataset.video=false."
         yield Finding("video writing", f"PyAV {av.__version__} without {wanted}", fix)
     try:
         importlib.import_module("torchcodec")
         yield Finding("video reading", "torchcodec")
     except (ImportError, OSError, RuntimeError):
-        yield Finding("video reading", "PyAV (torchcodec does not load here; LeRobot says so and goes on)")
+        yield Finding("video reading", "PyAV (torchcodec does not load here; LeRobot logs it and uses PyAV)")
 
 
 def disk(config: DoctorConfig) -> Iterator[Finding]:
-    """Room for datasets."""
+    """Check the free space for datasets."""
     folder = next(path for path in (HF_LEROBOT_HOME, *HF_LEROBOT_HOME.parents) if path.exists())
     free = shutil.disk_usage(folder).free / 1e9
-    fix = "" if free > _LEAST_DISK else "Make room, or set HF_LEROBOT_HOME to a larger disk."
+    fix = "" if free > _MIN_DISK_GB else "Free some space, or set HF_LEROBOT_HOME to a larger disk."
     yield Finding("disk", f"{free:.0f} GB free in {folder}", fix)
 
 
 def serial_ports(config: DoctorConfig) -> Iterator[Finding]:
-    """Ports that may be an arm's, and whether this user may open them."""
+    """Check that this user may open the serial ports that may belong to an arm."""
     from serial.tools import list_ports
 
     ports = [config.port] if config.port else [port.device for port in list_ports.comports() if port.vid]
@@ -146,9 +149,7 @@ def serial_ports(config: DoctorConfig) -> Iterator[Finding]:
         yield Finding("serial", "no arm plugged in", fix)
     for port in ports:
         if not Path(port).exists():
-            yield Finding(
-                "serial", port, "There is no such port. `lerobot-find-port` tells which one is the arm's."
-            )
+            yield Finding("serial", port, "There is no such port. `lerobot-find-port` finds the arm's.")
         elif not os.access(port, os.R_OK | os.W_OK):
             fix = "sudo usermod -aG dialout $USER, then log out and in again."
             yield Finding("serial", f"{port}, which this user may not open", fix)
@@ -164,12 +165,12 @@ def _follower(config: DoctorConfig) -> Any:
 
 
 def servos(config: DoctorConfig) -> Iterator[Finding]:
-    """Whether six servos answer, what supplies them, and how warm they are."""
+    """Check that six servos reply, with voltage, temperature and error status."""
     if not config.port or not os.access(config.port, os.R_OK | os.W_OK):
         return
-    from .patient_bus import PatientBus, troubles
+    from .bus import RetryingFeetechBus
 
-    bus = PatientBus(config.port, _follower(config).bus.motors, {}, retries=2)
+    bus = RetryingFeetechBus(config.port, _follower(config).bus.motors, {}, retries=2)
     try:
         bus.connect(handshake=False)
     except ConnectionError as error:
@@ -177,30 +178,34 @@ def servos(config: DoctorConfig) -> Iterator[Finding]:
         return
     try:
         for name, motor in bus.motors.items():
-            who = f"{name} (id {motor.id})"
-            if bus.ping(name, num_retry=1) is None:
-                fix = "Check its cable and the supply; a new servo gets its id by `lerobot-setup-motors`."
-                yield Finding("servo", f"no answer from {who}", fix)
-                continue
-            registers = ("Present_Voltage", "Present_Temperature", "Status")
-            # Not `read`, which raises an error where a servo complains.
-            found = [
-                bus.sync_read(register, name, normalize=False, num_retry=2)[name] for register in registers
-            ]
-            volts, degrees, reports = found[0] / 10, found[1], troubles(int(found[2]))
-            fix = "" if volts >= 4.5 else "Switch on the supply: USB alone does not move servos."
-            fix = fix or ("" if degrees < 60 else "Let it cool down, and see what it pushes against.")
-            fix = fix or (
-                "" if not reports else "See what it pushes against, then switch its supply off and on."
-            )
-            reports = f", reports: {reports}" if reports else ""
-            yield Finding("servo", f"{who}: {volts:.1f} V, {degrees} °C{reports}", fix)
+            yield _servo(bus, name, f"{name} (id {motor.id})")
     finally:
         bus.disconnect(disable_torque=False)
 
 
+def _servo(bus: Any, name: str, label: str) -> Finding:
+    from .bus import describe_status
+
+    if bus.ping(name, num_retry=1) is None:
+        fix = "Check its cable and the supply; `lerobot-setup-motors` gives a new servo its id."
+        return Finding("servo", f"no reply from {label}", fix)
+    # `sync_read`, because `read` raises if the servo reports an error status.
+    registers = ("Present_Voltage", "Present_Temperature", "Status")
+    found = [bus.sync_read(register, name, normalize=False, num_retry=2)[name] for register in registers]
+    volts, celsius, errors = found[0] / 10, found[1], describe_status(int(found[2]))
+    fix = ""
+    if volts < _MIN_VOLTS:
+        fix = "Switch on the supply: USB alone does not move servos."
+    elif celsius >= _MAX_CELSIUS:
+        fix = "Let it cool down, and check what it pushes against."
+    elif errors:
+        fix = "Check what it pushes against, then switch its supply off and on."
+    reports = f", reports: {errors}" if errors else ""
+    return Finding("servo", f"{label}: {volts:.1f} V, {celsius} °C{reports}", fix)
+
+
 def calibration(config: DoctorConfig) -> Iterator[Finding]:
-    """Whether the arm is calibrated, and whether that can be right."""
+    """Check that the arm is calibrated, and that the joints' ranges are plausible."""
     if not config.id:
         return
     robot = _follower(config)
@@ -208,90 +213,85 @@ def calibration(config: DoctorConfig) -> Iterator[Finding]:
         fix = f"lerobot-calibrate --robot.type=so101_follower --robot.port=... --robot.id={config.id}"
         yield Finding("calibration", f"no {robot.calibration_fpath}", fix)
         return
-    narrow = [
-        f"{name} {360 * (joint.range_max - joint.range_min) / 4095:.0f} deg"
-        for name, joint in robot.calibration.items()
-        if joint.range_max - joint.range_min < 4095 * 60 / 360
-    ]
-    fix = (
-        f"Calibrate again and move every joint through all of its range: {', '.join(narrow)}."
-        if narrow
-        else ""
-    )
-    yield Finding("calibration", str(robot.calibration_fpath), fix)
+    ranges = {name: 360 / 4095 * (c.range_max - c.range_min) for name, c in robot.calibration.items()}
+    narrow = [f"{name} {degrees:.0f} deg" for name, degrees in ranges.items() if degrees < _MIN_RANGE_DEG]
+    fix = f"Calibrate again and move these joints through their entire ranges: {', '.join(narrow)}."
+    yield Finding("calibration", str(robot.calibration_fpath), fix if narrow else "")
 
 
 def units(config: DoctorConfig) -> Iterator[Finding]:
-    """Whether a dataset and a checkpoint are in degrees, as arms are by default, or in -100..100; and of this arm."""
-    import numpy as np
-    from lerobot.utils.constants import OBS_STATE
-
-    from .recorded_on import checkpoint_extremes
-
+    """Infer the units of a dataset and a checkpoint, and compare them with the arm's calibration."""
     if config.root is not None:
         statistics = config.root / "meta" / "stats.json"
-        if not statistics.is_file():
-            yield Finding("dataset", f"none in {config.root}", "Give the folder that holds meta/stats.json.")
-        else:
+        if statistics.is_file():
             joints = json.loads(statistics.read_text()).get(OBS_STATE, {"min": [], "max": []})
-            yield _units_of("dataset", config, np.array([joints["min"], joints["max"]], np.float64))
+            yield _units("dataset", config, np.array([joints["min"], joints["max"]], np.float64))
+        else:
+            yield Finding("dataset", f"none in {config.root}", "Give the folder with meta/stats.json.")
     if config.checkpoint is not None:
-        yield _units_of("checkpoint", config, checkpoint_extremes(config.checkpoint))
+        yield _units("checkpoint", config, checkpoint_extremes(config.checkpoint))
 
 
-def _units_of(what: str, config: DoctorConfig, extremes: Any) -> Finding:
-    from .recorded_on import DEGREES, other_joints, units_of
-
+def _units(what: str, config: DoctorConfig, extremes: Any) -> Finding:
     if extremes is None or extremes.shape != (2, 6):
         return Finding(what, "no smallest and largest positions of six joints in observation.state")
-    units = units_of(extremes)
+    units = infer_units(extremes)
     if units is None:
-        return Finding(what, "degrees or -100..100: its numbers do not tell")
-    own = _follower(config).calibration if config.id else None
-    others = other_joints(extremes, own) if own else []
-    fix = "" if units == DEGREES else "Run the arm with --robot.use_degrees=false."
-    fix = fix or (
-        f"Recorded with another calibration than {config.id}'s: {', '.join(others)}." if others else ""
-    )
-    of_this_arm = f", with the calibration of {config.id}" if own and not others else ""
-    return Finding(what, f"{units}{of_this_arm}", fix)
+        return Finding(what, "unknown units: degrees or -100..100")
+    calibration = _follower(config).calibration if config.id else None
+    mismatched = mismatched_joints(extremes, calibration) if calibration else []
+    fix = ""
+    if units != DEGREES:
+        fix = "Run the arm with --robot.use_degrees=false."
+    elif mismatched:
+        fix = f"Recorded with another calibration than that of {config.id}: {', '.join(mismatched)}."
+    matches = f", consistent with the calibration of {config.id}" if calibration and not mismatched else ""
+    return Finding(what, f"{units}{matches}", fix)
 
 
 def cameras(config: DoctorConfig) -> Iterator[Finding]:
-    """Cameras that OpenCV opens."""
+    """List the cameras that OpenCV opens."""
     if not config.cameras:
         return
     from lerobot.cameras.opencv import OpenCVCamera
 
-    found = OpenCVCamera.find_cameras()
-    if not found:
+    connected = OpenCVCamera.find_cameras()
+    if not connected:
         yield Finding("camera", "none plugged in")
-    for camera in found:
+    for camera in connected:
         profile = camera["default_stream_profile"]
-        yield Finding(
-            "camera", f"{camera['id']}: {profile['width']}x{profile['height']}, {profile['fps']:.0f} Hz"
-        )
+        found = f"{profile['width']}x{profile['height']}, {profile['fps']:.0f} Hz"
+        yield Finding("camera", f"{camera['id']}: {found}")
 
 
 CHECKS: tuple[Callable[[DoctorConfig], Iterator[Finding]], ...] = (
-    software, device, plugins, codecs, disk, serial_ports, servos, calibration, units, cameras,
-)  # fmt: skip
+    software,
+    device,
+    plugins,
+    codecs,
+    disk,
+    serial_ports,
+    servos,
+    calibration,
+    units,
+    cameras,
+)
 
 
-def examine(config: DoctorConfig) -> list[Finding]:
-    """All findings; a check that fails is one."""
+def run_checks(config: DoctorConfig) -> list[Finding]:
+    """Run all checks and return their findings; a check that raises is a finding."""
     others = [point.load() for point in importlib.metadata.entry_points(group=ENTRY_POINTS)]
     findings: list[Finding] = []
     for check in (*CHECKS, *others):
         try:
             findings += [Finding(*finding) for finding in check(config)]
-        except Exception as error:  # the page is for machines on which things do not work
-            findings.append(Finding(check.__name__, "not found out", f"{type(error).__name__}: {error}"))
+        except Exception as error:  # the other checks still run: this is for machines on which things fail
+            findings.append(Finding(check.__name__, "the check failed", f"{type(error).__name__}: {error}"))
     return findings
 
 
-def page(findings: list[Finding]) -> str:
-    """The findings as text."""
+def report(findings: list[Finding]) -> str:
+    """Format findings, one line each and one for each fix."""
     width = max(len(finding.what) for finding in findings)
     lines = []
     for what, found, fix in findings:
@@ -302,14 +302,14 @@ def page(findings: list[Finding]) -> str:
 
 
 def main() -> None:
-    """The console script; ends with 1 if there is something to do."""
-    try:
-        config = draccus.parse(DoctorConfig)
-    except DraccusException as error:
-        print(f"so101-doctor: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    findings = examine(config)
-    print(page(findings))
+    """Run `so101-doctor`; exit code 1 if a finding has a fix."""
+    findings: list[Finding] = []
+
+    def command(config: DoctorConfig) -> str:
+        findings.extend(run_checks(config))
+        return report(findings)
+
+    run_command("so101-doctor", DoctorConfig, command)
     raise SystemExit(any(finding.fix for finding in findings))
 
 

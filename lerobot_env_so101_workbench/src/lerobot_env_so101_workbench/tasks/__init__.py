@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tasks by name."""
 
-from ..names import LEVELS, TASK_NAMES, check_level, check_task
 from .base import Goal, Task
 from .lift_cube import LiftCube
 from .pass_post import PassPost
@@ -10,4 +9,4 @@ from .sort_cubes import SortCubes
 
 TASKS: dict[str, Task] = {task.name: task for task in (LiftCube(), PlaceCube(), SortCubes(), PassPost())}
 
-__all__ = ["LEVELS", "TASKS", "TASK_NAMES", "Goal", "Task", "check_level", "check_task"]
+__all__ = ["TASKS", "Goal", "LiftCube", "PassPost", "PlaceCube", "SortCubes", "Task"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task is: props on the table, where they may start, an instruction, and how far along the world is."""
+"""Base class of tasks: props and their initial poses, goal and instruction, progress and success."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..arm import FPS
-from ..scene import BOWL_HEIGHT, BOWL_RADIUS, CUBE_HALF, Prop
+from lerobot_processor_so101.arm import FPS
+
+from ..sim.scene import BOWL_HEIGHT, BOWL_RADIUS, CUBE_HALF, Prop
 
 if TYPE_CHECKING:
-    from ..world import World
+    from ..sim.world import World
 
 Pose = tuple[float, float, float]  # x [m], y [m], yaw [rad] on the table
 
-# Area of what has to be picked: 20 x 22 cm, all of it within reach of a gripper that points down.
+# Initial positions of what is picked: 20 x 22 cm, within reach of a gripper that points down.
 PICK_AREA = ((0.14, 0.34), (-0.11, 0.11))
 _WIDE_AREA = ((0.13, 0.36), (-0.20, 0.20))
 _RADIUS = {"cube": 0.022, "bowl": BOWL_RADIUS + 0.003, "brick": 0.023, "can": 0.015, "ball": 0.017}
-_JAW_CLEARANCE = 0.045  # m around a prop that is picked, so that the open jaws fit
+_JAW_CLEARANCE = 0.045  # m around a prop that is picked, for the open jaws
 _CLEARANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to be picked or touched, where it goes if anywhere, and what is in the way (names of props).
+    """The goal of an episode.
 
-    `side` is what a demonstrator decides where both sides are as good: "left" or "right".
+    Args:
+        pick: name of the prop to pick or touch.
+        into: name of the prop to put it into, if any.
+        around: name of the obstacle, if any.
+        side: "left" or "right" of the obstacle, where the demonstrator may choose.
     """
 
     pick: str
@@ -56,22 +61,22 @@ class Task(ABC):
 
     @abstractmethod
     def instruction(self, goal: Goal) -> str:
-        """The sentence a policy is given."""
+        """Return the instruction that the policy is conditioned on."""
 
     @abstractmethod
     def terms(self, world: World) -> dict[str, float]:
-        """Named parts of the progress, each in [0, 1]; the progress is their mean."""
+        """Return the named parts of the progress, each in [0, 1]; the progress is their mean."""
 
     @abstractmethod
     def is_success(self, world: World) -> bool:
-        """Whether the goal is met at this instant; the world asks for it several ticks in a row."""
+        """Return whether the goal is met now; success requires it for several ticks in a row."""
 
     def area(self, prop: Prop) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Ranges of x and y where a prop may start."""
+        """Return the ranges of x and y of a prop's initial position."""
         return PICK_AREA if prop.shape == "cube" else _WIDE_AREA
 
     def sample_poses(self, props: tuple[Prop, ...], rng: np.random.Generator) -> dict[str, Pose]:
-        """Place every prop at random, far enough apart for the open jaws to reach what is picked."""
+        """Draw a pose for every prop, far enough apart for the open jaws."""
         for _ in range(1000):
             poses = self._try_poses(props, rng)
             if poses is not None:
@@ -100,17 +105,17 @@ def _apart(a: Prop, pose_a: Pose, b: Prop, pose_b: Pose) -> bool:
 
 
 def reach(world: World, name: str) -> float:
-    """1 with the prop between the finger tips, falling to 0 over some 20 cm."""
+    """Return 1 with the prop between the fingertips, falling to 0 over some 20 cm."""
     return 1.0 - math.tanh(math.dist(world.pinch_point(), world.position(name)) / 0.1)
 
 
 def lift(world: World, name: str, height: float) -> float:
-    """Share of `height` [m] that the prop is above its resting place."""
+    """Return the prop's height above its resting position as a share of `height` [m]."""
     return min(1.0, max(0.0, float(world.position(name)[2] - CUBE_HALF) / height))
 
 
 def is_in(world: World, cube: str, bowl: str) -> bool:
-    """Whether the cube lies in the bowl: inside the rim, below it, and the bowl upright."""
+    """Return whether the cube lies in the bowl: inside the rim, below it, and the bowl upright."""
     offset = world.position(cube) - world.position(bowl)
     inside = math.hypot(offset[0], offset[1]) < BOWL_RADIUS and 0.0 < offset[2] < BOWL_HEIGHT + CUBE_HALF
     upright = world.rotation(bowl)[2, 2] > 0.9
@@ -118,6 +123,6 @@ def is_in(world: World, cube: str, bowl: str) -> bool:
 
 
 def closeness(world: World, cube: str, bowl: str) -> float:
-    """1 with the cube above the bowl's middle, falling to 0 over some 20 cm (horizontal distance)."""
+    """Return 1 with the cube above the bowl's centre, falling to 0 over some 20 cm of horizontal distance."""
     offset = world.position(cube) - world.position(bowl)
     return 1.0 - math.tanh(math.hypot(offset[0], offset[1]) / 0.1)

@@ -3,10 +3,10 @@
 
 import numpy as np
 
-from ..scene import CUBE_HALF, Prop
+from ..sim.scene import CUBE_HALF, Prop
 from .base import Goal, Task, lift, reach
 
-HEIGHT = 0.05  # m above where it rested
+HEIGHT = 0.05  # m above its resting position
 
 
 class LiftCube(Task):

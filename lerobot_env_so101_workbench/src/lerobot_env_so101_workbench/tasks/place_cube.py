@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put the red cube into the blue bowl and let go of it."""
+"""Put the red cube into the blue bowl and release it."""
 
 import numpy as np
 
-from ..scene import BOWL_HEIGHT, Prop
+from ..sim.scene import BOWL_HEIGHT, Prop
 from .base import Goal, Task, closeness, is_in, lift, reach
 
 RED_CUBE = Prop("red cube", "cube", (0.78, 0.12, 0.10))
@@ -29,7 +29,7 @@ class PlaceCube(Task):
 
 
 def place_terms(world, goal: Goal) -> dict[str, float]:
-    """Progress of picking `goal.pick` and putting it into `goal.into`."""
+    """Return the progress of picking `goal.pick` and putting it into `goal.into`."""
     assert goal.into is not None
     if is_in(world, goal.pick, goal.into):
         return {"reach": 1.0, "lift": 1.0, "carry": 1.0, "release": float(not world.is_touched(goal.pick))}

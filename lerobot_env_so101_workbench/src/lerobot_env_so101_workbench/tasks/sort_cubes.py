@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put the cube that the instruction names into the bowl that it names, and no other cube into any bowl."""
+"""Put the cube named in the instruction into the bowl named there, and no other cube into any bowl."""
 
 import numpy as np
 
-from ..scene import Prop
+from ..sim.scene import Prop
 from .base import PICK_AREA, Goal, Task, is_in
 from .place_cube import BLUE_BOWL, RED_CUBE, place_terms
 
@@ -27,7 +27,7 @@ class SortCubes(Task):
         return f"Put the {goal.pick} into the {goal.into}."
 
     def area(self, prop: Prop):
-        """The bowls stand left and right of the cubes, either way round."""
+        """Place the bowls to the left and right of the cubes, in either order."""
         return PICK_AREA if prop.shape == "cube" else ((0.16, 0.30), (-0.22, 0.22))
 
     def terms(self, world) -> dict[str, float]:

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scripted demonstrator with access to the state of the world.
+
+It is Markov: a command depends on the present state and on nothing else. There is no clock and no planned
+trajectory, so a policy that observes the same state can learn the same action, and recovery from a
+disturbance needs no special case. Each command is the present position plus a bounded step towards the goal
+of the present phase; the phase follows from the positions of the arm, the cube and the bowl. With latency,
+the present position is that after all pending commands; otherwise the arm would oscillate.
+
+`Disturbance` perturbs the *executed* command while the recorded label stays clean, so that demonstrations
+contain the recoveries that an imitating policy needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lerobot_processor_so101 import arm
+from lerobot_processor_so101.arm import GRIPPER, to_radians
+
+from ..tasks.base import is_in
+from .kinematics import pinch_position, solve
+from .scene import BOWL_HEIGHT, CUBE_HALF
+from .world import World
+
+OPEN, CLOSED = 50.0, 4.0  # gripper units
+HOVER = 0.060  # m above the grasp before descending
+LIFT = 0.085  # m, height of a lifted cube
+CARRY = BOWL_HEIGHT + 0.075  # m, pinch height on the way to a bowl
+DROP = BOWL_HEIGHT + 0.030  # m, pinch height for releasing
+CLEARANCE = 0.085  # m, distance from a post and height above the table while passing it
+PAST = 0.055  # m beyond a post, from where the path to the pad is free
+UNDECIDED = 0.025  # m to the left or right of a post, within which neither side is nearer
+STRIDE = 0.03  # m, length of a straight step
+_PAN_AXIS_X = 0.0388  # m, the pan axis in the base's frame
+GRASP_HEIGHT = CUBE_HALF + 0.002  # m, pinch height for closing
+# By phase: largest step per tick [deg] (the servos follow up to 9), and share of a disturbance's strength.
+PHASES = {
+    "approach": (5.0, 1.0),
+    "align": (3.5, 0.8),
+    "descend": (2.6, 0.7),
+    "close": (2.6, 0.3),
+    "lift": (3.6, 0.7),
+    "carry": (4.0, 0.7),
+    "lower": (2.6, 0.4),
+    "release": (2.6, 0.2),
+    "retreat": (3.6, 0.7),
+    "home": (5.0, 0.0),
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The expert's command for one tick."""
+
+    action: np.ndarray  # (6,) in LeRobot's units: the clean label
+    phase: str
+
+
+class Expert:
+    """Scripted demonstrator for every task of the workbench."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._home = to_radians(arm.HOME)
+
+    def decide(self) -> Decision:
+        """Command the next step of the task from the world's present state."""
+        return self._step(*self._plan())
+
+    def go_home(self) -> Decision:
+        """Command the next step of homing: open the jaws, straight up if low, then to the ready pose."""
+        return self._step(*self._retreat())
+
+    # -- phases: each method returns phase, joint goal (5,) [rad] and gripper goal
+    # -----------------------------
+
+    def _plan(self) -> tuple[str, np.ndarray, float]:
+        world, goal = self._world, self._world.goal
+        if goal.around:
+            return self._pass(goal.around)
+        if goal.into and is_in(world, goal.pick, goal.into):
+            return self._retreat()
+        if world.is_gripped(goal.pick):
+            return self._deliver()
+        return self._grasp()
+
+    def _grasp(self) -> tuple[str, np.ndarray, float]:
+        """Descend through a funnel above the cube: the goal's height grows with the misalignment."""
+        cube, pinch = self._world.position(self._world.goal.pick), self._pinch()
+        grasp = np.array([cube[0], cube[1], max(cube[2], CUBE_HALF) - CUBE_HALF + GRASP_HEIGHT])
+        grasp_joints = self._solve(*grasp, turn=self._jaw_direction(cube))
+        offset, height = np.hypot(*(pinch - grasp)[:2]), pinch[2] - grasp[2]
+        turn = abs(self._radians()[4] - grasp_joints[4])
+        opening = self._world.joints()[GRIPPER]
+        slack = 1.6 if opening < OPEN - 8.0 else 1.0  # hysteresis: jaws that are closing continue
+        if height < 0.006 * slack and offset < 0.010 * slack and turn < np.radians(10.0) * slack:
+            return "close", grasp_joints, CLOSED
+        misaligned = max(
+            (offset - 0.005) / 0.020, (turn - np.radians(4)) / np.radians(12), (OPEN - 10 - opening) / 15
+        )
+        rise = HOVER * float(np.clip(misaligned, 0.0, 1.0))
+        if rise == 0.0:
+            return "descend", grasp_joints, OPEN
+        joints = solve(grasp + [0, 0, rise], grasp_joints, self._jaw_direction(cube))
+        return ("approach" if height > HOVER / 2 else "align"), joints, OPEN
+
+    def _deliver(self) -> tuple[str, np.ndarray, float]:
+        """Lift the gripped cube; with a bowl as the goal, carry it over the bowl, lower it and release it."""
+        world, goal = self._world, self._world.goal
+        pinch = self._pinch()
+        if goal.into is None:
+            return "lift", self._solve(*pinch[:2], GRASP_HEIGHT + LIFT), CLOSED
+        # The grasp leaves an offset: bring the cube, not the fingers, over the bowl.
+        over = world.position(goal.into)[:2] + (world.pinch_point() - world.position(goal.pick))[:2]
+        distance = np.hypot(*(pinch[:2] - over))
+        if distance < 0.012:
+            if pinch[2] < DROP + 0.012:
+                return "release", self._radians()[:5], OPEN
+            return "lower", self._solve(*over, DROP), CLOSED
+        if pinch[2] < CARRY - 0.02 - 0.25 * max(0.0, 0.06 - distance):
+            return "lift", self._solve(*pinch[:2], CARRY), CLOSED
+        return "carry", self._solve(*over, CARRY), CLOSED
+
+    def _retreat(self) -> tuple[str, np.ndarray, float]:
+        pinch = self._pinch()
+        if pinch[2] < CARRY - 0.02:
+            return "retreat", self._solve(*pinch[:2], CARRY + 0.02), OPEN
+        return "home", self._home[:5], float(arm.HOME[GRIPPER])
+
+    def _pass(self, post: str) -> tuple[str, np.ndarray, float]:
+        """Pass the post on the arm's side, or on the goal's side if the arm is on neither; then descend."""
+        goal, pinch = self._world.goal, self._pinch()
+        obstacle, pad = self._world.position(post), self._world.position(goal.pick)
+        beside, ahead = pinch[1] - obstacle[1], pinch[0] - obstacle[0]
+        side = 1.0 if goal.side == "left" else -1.0
+        if abs(beside) > UNDECIDED:
+            side = np.sign(beside)
+        lane = obstacle[1] + side * CLEARANCE
+        if ahead > PAST:
+            phase, target = "descend", np.array([*pad[:2], GRASP_HEIGHT])
+        elif abs(beside) < CLEARANCE - 0.02:
+            phase, target = "approach", np.array([obstacle[0] - 0.05, lane, CLEARANCE])
+        else:
+            phase, target = "carry", np.array([pad[0], lane, CLEARANCE])
+        path = target - pinch
+        step = pinch + path * min(1.0, STRIDE / max(float(np.linalg.norm(path)), 1e-9))
+        return phase, self._solve(*step), CLOSED
+
+    # -- motion ------------------------------------------------------------------------------------
+
+    def _radians(self) -> np.ndarray:
+        return to_radians(self._world.upcoming_joints())
+
+    def _pinch(self) -> np.ndarray:
+        return pinch_position(self._radians())
+
+    def _step(self, phase: str, joints: np.ndarray, gripper: float) -> Decision:
+        """Step from the present position towards the goal, all joints arriving together."""
+        present = self._world.upcoming_joints()
+        distance = np.degrees(joints) - present[:GRIPPER]
+        action = present.copy()
+        action[:GRIPPER] += distance * min(1.0, PHASES[phase][0] / max(np.abs(distance).max(), 1e-9))
+        action[GRIPPER] = gripper
+        return Decision(action, phase)
+
+    def _solve(self, *target: float, turn: float | None = None) -> np.ndarray:
+        return solve(np.array(target), self._radians(), turn)
+
+    def _jaw_direction(self, cube: np.ndarray) -> float:
+        """Return the angle about z in which the jaws open: across two faces, nearest to that at HOME."""
+        rotation = self._world.rotation(self._world.goal.pick)
+        # The face direction that is most horizontal gives the yaw, whatever face the cube lies on.
+        axis = rotation[:, np.argmin(np.abs(rotation[2]))]
+        yaw = np.arctan2(axis[1], axis[0])
+        # Pan directed at the cube, roll as at HOME.
+        natural = np.arctan2(cube[1], cube[0] - _PAN_AXIS_X) - np.pi / 2
+        quarter = np.pi / 2
+        return float(yaw + quarter * np.round((natural - yaw) / quarter))
+
+
+class Disturbance:
+    """Perturbs executed commands: Ornstein-Uhlenbeck noise, and occasional kicks that last some ticks.
+
+    Some kicks close the jaws in mid-air, so that recordings contain the recovery from a missed grasp.
+
+    Args:
+        rng: random generator.
+        strength: largest standard deviation of the noise [deg]; each episode draws a share of it.
+    """
+
+    _DECAY, _KICK_CHANCE, _KICK, _SHUT_SHARE = 0.9, 0.04, 2.5, 0.15
+    _KICKED = ("approach", "align", "descend", "carry")
+
+    def __init__(self, rng: np.random.Generator, strength: float) -> None:
+        self._rng, self._max_strength = rng, strength
+        self._strength = strength * rng.uniform(0.2, 1.0)
+        self._noise, self._kick, self._kick_ticks = np.zeros(6), np.zeros(6), 0
+
+    def sample(self, phase: str) -> np.ndarray:
+        """Draw the disturbance (6,) in LeRobot's units of one tick in the given phase."""
+        spread = self._strength * np.sqrt(1.0 - self._DECAY**2)
+        self._noise = self._DECAY * self._noise + self._rng.normal(0.0, 1.0, 6) * spread
+        self._noise[GRIPPER] = 0.0
+        if self._kick_ticks == 0 and phase in self._KICKED and self._rng.random() < self._KICK_CHANCE:
+            self._kick, self._kick_ticks = self._new_kick(phase), int(self._rng.integers(4, 13))
+        self._kick_ticks = max(0, self._kick_ticks - 1)
+        return PHASES[phase][1] * (self._noise + (self._kick if self._kick_ticks else 0.0))
+
+    def _new_kick(self, phase: str) -> np.ndarray:
+        scale = self._KICK * min(1.0, self._max_strength)
+        kick = self._rng.normal(0.0, scale * (0.4 if phase == "descend" else 1.0), 6)
+        shut = phase != "carry" and self._rng.random() < self._SHUT_SHARE
+        kick[GRIPPER] = -self._rng.uniform(10.0, OPEN) * min(1.0, self._max_strength) if shut else 0.0
+        return kick
