@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--policy.type=imf`: several views, seen by a frozen SigLIP2, and a chunk of actions in one step.
+"""`--policy.type=imf`: several views through one frozen SigLIP2, a chunk of actions in one step.
 
-Importing this package registers the configuration and the processor steps that its checkpoints name; the model
-itself is imported when LeRobot builds one.
+Importing this package registers the configuration and the processor steps that its checkpoints name. The
+model is imported only when LeRobot builds one.
 """
 
 import lerobot_processor_so101  # noqa: F401  registers the steps

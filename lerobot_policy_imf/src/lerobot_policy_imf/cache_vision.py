@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101-cache-vision`: write down what the frozen encoder sees in a dataset, once, instead of at every training step.
+"""`so101-cache-vision`: add the features of the frozen encoder to a dataset, once for all training steps.
 
-The source is left as it is. The new dataset has all that the source has and `observation.vision.<camera>` beside it;
-with `--drop_rgb=true` without the pictures, which training would decode and not use. It may be stopped at any moment:
-the same command goes on where it was.
+The source is not changed. The new dataset has all columns of the source and `observation.vision.<camera>`;
+`--drop_rgb=true` leaves the images out, which training would decode and not use. The command can be stopped
+at any time: the same command resumes.
 
     so101-cache-vision --root=outputs/demos --output=outputs/demos_seen --drop_rgb=true
 """
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lerobot_processor_so101.precompute.columns import VECTOR, Column
-from lerobot_processor_so101.precompute.command import run_command
+from lerobot_processor_so101.precompute.command import run_job
 from lerobot_processor_so101.precompute.config import JobConfig
-from lerobot_processor_so101.precompute.models import Models
+from lerobot_processor_so101.precompute.extractor import FeatureExtractor
 
 from .configuration_imf import SIGLIP2, vision_key
 
@@ -28,8 +28,8 @@ class CacheVisionConfig(JobConfig):
     """Options of `so101-cache-vision`; see also `JobConfig`.
 
     Args:
-        vision_model_name: folder or Hub id of the encoder, as the policy's option.
-        vision_grid: as the policy's option.
+        vision_model_name: folder or Hub id of the encoder, as in the policy.
+        vision_grid: as in the policy.
     """
 
     command: ClassVar[str] = "so101-cache-vision"
@@ -37,16 +37,16 @@ class CacheVisionConfig(JobConfig):
     vision_model_name: str = SIGLIP2
     vision_grid: int = 0
 
-    def make_models(self, rank: int) -> Models:
-        """Load the encoder; see `JobConfig.make_models`."""
-        return VisionModels(self, rank)
+    def make_extractor(self, rank: int) -> FeatureExtractor:
+        """Load the encoder; see `JobConfig.make_extractor`."""
+        return VisionExtractor(self, rank)
 
 
-class VisionModels(Models):
-    """The encoder, as a policy that is built from scratch has it.
+class VisionExtractor(FeatureExtractor):
+    """The encoder of a policy that is built from scratch.
 
     Args:
-        config: which one.
+        config: names the encoder.
         rank: number of this worker.
     """
 
@@ -54,29 +54,30 @@ class VisionModels(Models):
         from .vision import VisionEncoder
 
         super().__init__(config.device, config.batch_size, rank)
-        self.encoder = VisionEncoder.make(config.vision_model_name, config.vision_grid, None).to(self.device)
+        self.encoder = VisionEncoder(config.vision_model_name, config.vision_grid).to(self.device)
         self.identity = self.encoder.identity(config.vision_model_name)
         self.grid = max(1, config.vision_grid)
 
-    def columns(self, pictures: Mapping[str, tuple[int, int]]) -> list[Column]:
-        """One vector per camera; see `Models.columns`."""
-        shape, size = (self.encoder.output_dim,), (self.grid, self.grid)
+    def columns(self, sizes: Mapping[str, tuple[int, int]]) -> list[Column]:
+        """Return one vector per camera; see `FeatureExtractor.columns`."""
+        shape, grid = (self.encoder.output_dim,), (self.grid, self.grid)
         return [
-            Column(vision_key(camera), camera, VECTOR, size, shape, self.identity, picture)
-            for camera, picture in pictures.items()
+            Column(vision_key(camera), camera, VECTOR, grid, shape, self.identity, size)
+            for camera, size in sizes.items()
         ]
 
-    def perceive(self, pictures: Mapping[str, Tensor], columns: Sequence[Column]) -> dict[str, Tensor]:
-        """Look at one batch of all cameras; see `Models.perceive`."""
-        seen = self.encoder([frames.to(self.device) for frames in pictures.values()])  # (B, V, D)
-        if not bool(torch.isfinite(seen).all()):
+    def extract(self, images: Mapping[str, Tensor], columns: Sequence[Column]) -> dict[str, Tensor]:
+        """Encode one batch of all cameras; see `FeatureExtractor.extract`."""
+        features = self.encoder([frames.to(self.device) for frames in images.values()])  # (B, V, D)
+        if not bool(torch.isfinite(features).all()):
             raise ValueError("found NaN or infinite features; the encoder's weights are damaged.")
-        return {vision_key(camera): view.cpu() for camera, view in zip(pictures, seen.unbind(1), strict=True)}
+        views = zip(images, features.unbind(1), strict=True)
+        return {vision_key(camera): view.cpu() for camera, view in views}
 
 
 def main() -> None:
-    """The console script."""
-    run_command(CacheVisionConfig)
+    """Run `so101-cache-vision`."""
+    run_job(CacheVisionConfig)
 
 
 if __name__ == "__main__":

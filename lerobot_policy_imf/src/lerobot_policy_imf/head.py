@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transformer that turns a condition and noisy actions into velocities.
+"""The transformer that maps a condition and noisy actions to velocities.
 
 What is unusual about it:
-- Everything is a token: the two times, the condition, the actions. There is no cross-attention and no adaptive norm;
-  attention is bidirectional and only the actions are read.
-- With `residual="attnres_full"` no sum runs through the depth. Each sub-layer reads a weighted mean of all that came
-  before it, with weights from one learned query per sub-layer (Attention Residuals, 2603.15031). Queries start at zero,
-  so that it begins as the plain mean. With `attnres_block` sub-layers of a block are summed, and blocks are read.
-- It can be differentiated forward: under `torch.func.jvp` attention must take its plain path, see `objectives.py`.
+- Everything is a token: the two times, the condition, the actions. There is no cross-attention and no
+  adaptive norm; attention is bidirectional and only the action tokens are read out.
+- With `residual="attnres_full"` there is no residual sum. Each sub-layer reads a weighted mean of all earlier
+  outputs, with weights from one learned query per sub-layer (Attention Residuals, 2603.15031). Queries start
+  at zero, which gives the plain mean. With `attnres_block` the sub-layers of a block are summed, and the
+  queries read blocks.
+- It supports forward differentiation: under `torch.func.jvp` attention must take its plain path, see
+  `objectives.py`.
 """
 
 import math
@@ -21,19 +23,20 @@ _EPS = 1e-6
 
 
 class VelocityHead(nn.Module):
-    """u(z, r, t | condition).
+    """The average velocity u(z, r, t | condition).
 
     Args:
-        action_dim: A, of one action.
+        action_dim: A, size of an action.
         horizon: T, actions in a chunk.
-        cond_dim: of the tokens of the condition.
+        cond_dim: size of a condition token.
         width, layers, heads: of the transformer.
         residual: one of `RESIDUALS`.
-        blocks: of "attnres_block".
-        max_frequency: of the embedding of times [rad per unit]. High ones make du/dt explode.
+        blocks: number of blocks of "attnres_block".
+        max_frequency: highest frequency of the time embedding [rad per unit]. High frequencies make du/dt
+            explode.
 
     Raises:
-        ValueError: heads that do not divide the width into even parts, or blocks that do not divide the depth.
+        ValueError: if the width is not a multiple of twice the heads, or the depth not one of the blocks.
     """
 
     def __init__(
@@ -57,53 +60,46 @@ class VelocityHead(nn.Module):
         pairs = [(Attention(width, heads), SwiGLU(width)) for _ in range(layers)]
         self.layers = nn.ModuleList([layer for pair in pairs for layer in pair])
         self.norms = nn.ModuleList([nn.RMSNorm(width, eps=_EPS) for _ in self.layers])
-        self.residual = make_residual(residual, len(self.layers), width, blocks)
+        if residual not in RESIDUALS:
+            raise ValueError(f"residual: found {residual!r}, expected one of {', '.join(RESIDUALS)}.")
+        if residual == "attnres_block":
+            check_blocks(len(self.layers), blocks)
+        size = len(self.layers) // blocks if residual == "attnres_block" else 1
+        self.residual = None if residual == "standard" else AttentionResidual(len(self.layers), width, size)
         self.norm = nn.RMSNorm(width, eps=_EPS)
         self.out = nn.Linear(width, action_dim)
         self.apply(_initialize)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Velocities (B, T, A).
+        """Predict velocities, (B, T, A).
 
         Args:
             z: (B, T, A) noisy actions.
             r, t: (B,) times.
             condition: (B, N, cond_dim).
         """
-        times = [embed(time) for embed, time in zip(self.time, (r, t), strict=True)]
-        tokens = [*(time[:, None] for time in times), self.condition(condition), self.actions(z)]
-        x = torch.cat(tokens, 1)  # (B, 2 + N + T, width)
+        # 1. embed everything as tokens: 2 times, N of the condition, T actions -> (B, 2 + N + T, width)
+        times = [embed(time)[:, None] for embed, time in zip(self.time, (r, t), strict=True)]
+        x = torch.cat([*times, self.condition(condition), self.actions(z)], 1)
+
+        # 2. attention and SwiGLU in turn, each on what the residual reads: (B, 2 + N + T, width)
         rotation = self.rotary(x.shape[1])
-        depth = self.residual.start(x)
+        stream = SumStream(x) if self.residual is None else self.residual.stream(x)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            depth.add(layer(norm(depth.read()), rotation))
-        return self.out(self.norm(depth.read()[:, -self.horizon :]))
+            stream.add(layer(norm(stream.read()), rotation))
+
+        # 3. read out the action tokens: (B, T, width) -> (B, T, A)
+        return self.out(self.norm(stream.read()[:, -self.horizon :]))
 
 
-# -- through the depth -----------------------------------------------------------------------------------------
-
-
-def make_residual(kind: str, sublayers: int, width: int, blocks: int) -> "Standard | AttentionResidual":
-    """What connects the sub-layers.
-
-    Raises:
-        ValueError: an unknown kind, or blocks that do not divide the depth.
-    """
-    if kind == "standard":
-        return Standard()
-    if kind not in RESIDUALS:
-        raise ValueError(f"residual: found {kind!r}, expected one of {', '.join(RESIDUALS)}.")
-    if kind == "attnres_full":
-        return AttentionResidual(sublayers, width)
-    check_blocks(sublayers, blocks)
-    return AttentionResidual(sublayers, width, sublayers // blocks)
+# -- residual connections
 
 
 def check_blocks(sublayers: int, blocks: int) -> None:
-    """Refuse blocks that do not divide the depth.
+    """Check the number of blocks.
 
     Raises:
-        ValueError: they do not.
+        ValueError: if they do not divide the depth.
     """
     if blocks < 1 or sublayers % blocks:
         raise ValueError(
@@ -111,34 +107,26 @@ def check_blocks(sublayers: int, blocks: int) -> None:
         )
 
 
-class Standard(nn.Module):
-    """A running sum."""
-
-    def start(self, x: Tensor) -> "Sum":
-        """Begin with the embedding (B, N, D)."""
-        return Sum(x)
-
-
-class Sum:
-    """What a forward pass has added up so far."""
+class SumStream:
+    """The running sum of the usual residual connection, (B, N, D)."""
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
 
-    def add(self, out: Tensor) -> None:
-        """Take in what a sub-layer has computed."""
-        self.x = self.x + out
+    def add(self, output: Tensor) -> None:
+        """Add the output of a sub-layer."""
+        self.x = self.x + output
 
     def read(self) -> Tensor:
-        """What the next sub-layer reads."""
+        """Return the input of the next sub-layer."""
         return self.x
 
 
 class AttentionResidual(nn.Module):
-    """Attention over what came before in depth, by itself at every token.
+    """Attention over earlier outputs in depth, separately at every token.
 
     Args:
-        sublayers: that read; one more query is for what is read at the end.
+        sublayers: number of readers; one more query reads the final output.
         width: of a token.
         size: sub-layers that are summed to one source; 1 is the full variant.
     """
@@ -149,78 +137,76 @@ class AttentionResidual(nn.Module):
         self.sources = 1 + -(-sublayers // size)
         self.queries = nn.Parameter(torch.zeros(sublayers + 1, width))
 
-    def start(self, x: Tensor) -> "Depth":
+    def stream(self, x: Tensor) -> "AttentionStream":
         """Begin with the embedding (B, N, D)."""
-        # Where nothing is differentiated, sources share one buffer instead of being copied together at each read.
+        # Without gradients, sources share one buffer instead of being stacked again at each read.
         buffer = None if torch.is_grad_enabled() else x.new_empty(self.sources, *x.shape)
-        return Depth(self, x, buffer)
+        return AttentionStream(self, x, buffer)
 
 
-class Depth:
+class AttentionStream:
     """The sources of one forward pass.
 
     Args:
-        residual: whose queries read them.
-        x: (B, N, D), the first.
-        buffer: (sources, B, N, D), if they are kept in one.
+        residual: has the queries.
+        x: (B, N, D), the first source.
+        buffer: (sources, B, N, D) to keep them in; None keeps them in a list.
     """
 
     def __init__(self, residual: AttentionResidual, x: Tensor, buffer: Tensor | None) -> None:
         self.residual, self.buffer = residual, buffer
         self.kept: list[Tensor] = []
         self.scales: list[Tensor] = []  # 1 / RMS of each source, (B, N)
-        self.partial: Tensor | None = None
+        self.partial: Tensor | None = None  # sum of the block that is not complete
         self.sublayer = 0
         self._keep(x)
 
-    def add(self, out: Tensor) -> None:
-        """Take in what a sub-layer has computed."""
+    def add(self, output: Tensor) -> None:
+        """Add the output of a sub-layer to its block."""
         self.sublayer += 1
-        self.partial = out if self.partial is None else self.partial + out
+        self.partial = output if self.partial is None else self.partial + output
         if self.sublayer % self.residual.size == 0:
             self._keep(self.partial)
             self.partial = None
 
     def read(self) -> Tensor:
-        """What the next sub-layer reads: the mean of the sources, (B, N, D), weighted by softmax(w . RMSNorm(source))."""
-        sources, scales = self._sources()
-        query = self.residual.queries[self.sublayer]
-        scores = (sources @ query) * scales  # (sources, B, N)
-        weights = scores.softmax(0)
-        # As a batched product it would be one tiny product per token.
-        return (weights[..., None] * sources).sum(0)
+        """Return the next input: the mean of all sources, weighted by softmax(w . RMSNorm(source))."""
+        # 1. the sources, with an incomplete block: (K, B, N, D), and their scales: (K, B, N)
+        parts = [] if self.partial is None else [self.partial]
+        scales = torch.stack([*self.scales, *map(_inverse_rms, parts)])
+        if self.buffer is None:
+            sources = torch.stack([*self.kept, *parts])
+        else:
+            if parts:
+                self.buffer[len(self.scales)] = parts[0]
+            sources = self.buffer[: len(scales)]
 
-    def _sources(self) -> tuple[Tensor, Tensor]:
-        count = len(self.scales)
-        if self.buffer is not None:
-            if self.partial is None:
-                return self.buffer[:count], torch.stack(self.scales)
-            self.buffer[count] = self.partial
-            return self.buffer[: count + 1], torch.stack([*self.scales, _scale(self.partial)])
-        if self.partial is None:
-            return torch.stack(self.kept), torch.stack(self.scales)
-        return torch.stack([*self.kept, self.partial]), torch.stack([*self.scales, _scale(self.partial)])
+        # 2. weights by the query of the sub-layer: (K, B, N, D) @ (D,) -> (K, B, N)
+        weights = ((sources @ self.residual.queries[self.sublayer]) * scales).softmax(0)
+
+        # 3. weighted mean: -> (B, N, D). A batched product would be one tiny product per token.
+        return (weights[..., None] * sources).sum(0)
 
     def _keep(self, source: Tensor) -> None:
         if self.buffer is None:
             self.kept.append(source)
         else:
             self.buffer[len(self.scales)] = source
-        self.scales.append(_scale(source))
+        self.scales.append(_inverse_rms(source))
 
 
-def _scale(x: Tensor) -> Tensor:
+def _inverse_rms(x: Tensor) -> Tensor:
     return (x.square().mean(-1) + _EPS).rsqrt()
 
 
-# -- sub-layers ------------------------------------------------------------------------------------------------
+# -- sub-layers
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Refuse heads that do not divide the width into even parts, which rotations need.
+    """Check the number of attention heads.
 
     Raises:
-        ValueError: they do not.
+        ValueError: if they do not divide the width into even parts, which rotary embeddings need.
     """
     if width % (2 * heads):
         raise ValueError(
@@ -239,11 +225,14 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, d)
+        """Attend, (B, N, D) -> (B, N, D)."""
+        # 1. queries, keys and values: (B, N, D) -> (3, B, heads, N, d)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # 2. rotate queries and keys by their position
         q, k = rotate(qkv[:2], rotation)
-        seen = F.scaled_dot_product_attention(q, k, qkv[2])
-        return self.out(seen.transpose(1, 2).flatten(2))
+        # 3. attend and merge the heads: (B, heads, N, d) -> (B, N, D)
+        values = F.scaled_dot_product_attention(q, k, qkv[2])
+        return self.out(values.transpose(1, 2).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -256,12 +245,12 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
+        """Apply the layer, (B, N, D) -> (B, N, D); `rotation` is not used."""
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class Rotary(nn.Module):
-    """Rotations that tell attention how far apart two tokens are (RoPE).
+    """Rotary position embedding (RoPE).
 
     Args:
         dim: of a head.
@@ -276,20 +265,20 @@ class Rotary(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, count: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, (count, dim / 2) each."""
+        """Return cosines and sines of the angles, (count, dim / 2) each."""
         angles = torch.arange(count, device=self.frequencies.device)[:, None] * self.frequencies
         return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate each pair of numbers (i, i + d / 2) of (..., N, d) by its token's angle."""
+    """Rotate each pair (i, i + d / 2) of (..., N, d) by its token's angle."""
     cos, sin = (part.to(x.dtype) for part in rotation)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 class TimeEmbedding(nn.Module):
-    """A time in [0, 1] as a token; smooth, so that the derivative by time is small.
+    """A time in [0, 1] as a token; smooth, so that the derivative by time stays small.
 
     Args:
         width: of a token.
@@ -305,7 +294,7 @@ class TimeEmbedding(nn.Module):
         self.net = nn.Sequential(nn.Linear(2 * (width // 2), width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, time: Tensor) -> Tensor:
-        """(B,) to (B, width)."""
+        """Embed times, (B,) -> (B, width)."""
         angles = time[:, None] * self.frequencies
         return self.net(torch.cat([angles.cos(), angles.sin()], -1))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`--policy.type=segdepth`: a LeRobot policy that acts on masks and disparity.
 
-Importing this package registers the configuration and the processor steps that its checkpoints name; the model
-itself is imported when LeRobot builds one.
+Importing this package registers the configuration and the processor steps that checkpoints name. The model is
+imported when LeRobot builds one.
 """
 
 import lerobot_processor_so101  # noqa: F401  registers the steps

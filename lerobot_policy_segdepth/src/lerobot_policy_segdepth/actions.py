@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the action spaces of the policy to joint targets of the arm, and back for training.
+"""Processor steps between joint targets of the arm and the action spaces of the policy.
 
-LeRobot links the two steps of its relative actions wherever it loads a pipeline; these are subclasses of them, so that
-the second knows the joints that the first has seen. Neither remembers anything of an episode, since LeRobot does not
-reset pipelines: the target that tool deltas add up to is held by the policy.
+What is unusual about them: they subclass the two steps of LeRobot's relative actions, which LeRobot links
+whenever it loads a pipeline, so that the postprocessor knows the joints that the preprocessor has measured.
+LeRobot does not reset pipelines between episodes, so the steps keep no state of an episode: the policy keeps
+the target of tool deltas.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from lerobot.utils.constants import OBS_STATE, OBS_STR
 from torch import Tensor
 
 from .configuration_segdepth import SegDepthConfig
+from .kinematics import ToolKinematics
 
 OBS_TOOL = f"{OBS_STR}.tool"
 
@@ -32,25 +34,23 @@ type Features = dict[PipelineFeatureType, dict[str, PolicyFeature]]
 
 
 @dataclass
-class _KnowsArm:
-    """What the steps need to know of the arm; see `ToolKinematics`."""
+class _ArmKinematics:
+    """Kinematics of the policy's arm; `arm` are the arguments of `ToolKinematics`."""
 
     arm: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def kinematics(self) -> Any:
-        from .kinematics import ToolKinematics  # MuJoCo is only needed by those who ask for tool places
-
+    def kinematics(self) -> ToolKinematics:
         return ToolKinematics(**self.arm)
 
     def pose(self, joints: Tensor) -> Tensor:
-        """Tool poses at joints (..., 6), (..., 6) float32."""
-        found = self.kinematics.pose(joints.reshape(-1, joints.shape[-1]).cpu().double().numpy())
-        return torch.from_numpy(found).to(joints).reshape(joints.shape)
+        """Compute tool poses (..., 6) at joints (..., 6)."""
+        pose = self.kinematics.pose(joints.reshape(-1, joints.shape[-1]).cpu().double().numpy())
+        return torch.from_numpy(pose).to(joints).reshape(joints.shape)
 
 
-def arm_of(config: SegDepthConfig) -> dict[str, Any]:
-    """What the steps need to know of the arm, from the policy's configuration."""
+def arm_options(config: SegDepthConfig) -> dict[str, Any]:
+    """Select the arguments of `ToolKinematics` from the policy's configuration."""
     return {
         "tool_point": list(config.tool_point),
         "joint_signs": list(config.joint_signs),
@@ -61,15 +61,15 @@ def arm_of(config: SegDepthConfig) -> dict[str, Any]:
 
 @ProcessorStepRegistry.register("segdepth_tool_pose")
 @dataclass
-class ToolPoseStep(_KnowsArm, ObservationProcessorStep):
-    """Add `observation.tool`, (B, 12) or (B, T, 12): angles of the joints [rad], place [m] and roll, pitch, yaw [rad].
+class ToolPoseStep(_ArmKinematics, ObservationProcessorStep):
+    """Add `observation.tool`, (B, 12) or (B, T, 12): joint angles [rad] and tool pose [m, rad].
 
     Attributes:
-        arm: see `ToolKinematics`.
+        arm: arguments of `ToolKinematics`.
     """
 
     def observation(self, observation: RobotObservation) -> RobotObservation:
-        """Add angles and pose."""
+        """Add joint angles and tool pose."""
         joints = observation[OBS_STATE]
         angles = torch.from_numpy(self.kinematics.to_radians(joints.cpu().double().numpy())).to(joints)
         return {**observation, OBS_TOOL: torch.cat([angles, self.pose(joints)], -1)}
@@ -79,18 +79,19 @@ class ToolPoseStep(_KnowsArm, ObservationProcessorStep):
         return {"arm": self.arm}
 
     def transform_features(self, features: Features) -> Features:
-        """The pose is between two steps of one policy; no dataset has it."""
+        """Return the features unchanged: the pose is internal to the policy, and not in a dataset."""
         return features
 
 
 @ProcessorStepRegistry.register("segdepth_to_action_space")
 @dataclass
-class ToActionSpaceStep(_KnowsArm, RelativeActionsProcessorStep):
-    """Remember the measured joints; in training turn joint targets into what the policy is to predict.
+class ToActionSpaceStep(_ArmKinematics, RelativeActionsProcessorStep):
+    """Store the measured joints, and in training convert joint targets to the policy's actions.
 
     Attributes:
-        space: joint_deltas or tool_deltas.
-        scale: what 1 means, as the policy's `joint_scale` or [`tool_scale`].
+        arm: arguments of `ToolKinematics`.
+        space: `joint_deltas` or `tool_deltas`.
+        scale: delta of an action of 1: the policy's `joint_scale` or [`tool_scale`].
         reference: of tool deltas, `target` or `measured`.
     """
 
@@ -100,35 +101,47 @@ class ToActionSpaceStep(_KnowsArm, RelativeActionsProcessorStep):
 
     def __call__(self, transition: EnvTransition) -> EnvTransition:
         """Process one transition; joints and actions are in the arm's units."""
+        # 1. store the current joints for the postprocessor, (B, 6)
         state = (transition.get(TransitionKey.OBSERVATION) or {}).get(OBS_STATE)
         if state is None:
             return transition
-        now = state[:, -1] if state.ndim == 3 else state  # (B, 6)
-        self._last_state = now
+        self._last_state = joints = state[:, -1] if state.ndim == 3 else state
+        # 2. in training, convert joint targets (B, T, 6)
         action = transition.get(TransitionKey.ACTION)
         if not isinstance(action, Tensor):
             return transition
-        changed = transition.copy()
+        converted = transition.copy()
         if self.space == "joint_deltas":
-            deltas = (action - now[:, None]) / action.new_tensor(self.scale)
-            changed[TransitionKey.ACTION] = deltas.clamp(-1, 1)
-            return changed
+            deltas = (action - joints[:, None]) / action.new_tensor(self.scale)
+            converted[TransitionKey.ACTION] = deltas.clamp(-1, 1)
+            return converted
         extra = dict(transition.get(TransitionKey.COMPLEMENTARY_DATA) or {})
-        changed[TransitionKey.ACTION] = self._tool_deltas(action, now, extra)
-        changed[TransitionKey.COMPLEMENTARY_DATA] = extra
-        return changed
+        converted[TransitionKey.ACTION] = self._tool_deltas(action, joints, extra)
+        converted[TransitionKey.COMPLEMENTARY_DATA] = extra
+        return converted
 
-    def _tool_deltas(self, action: Tensor, now: Tensor, extra: dict[str, Any]) -> Tensor:
-        """(B, T, 6) joint targets as (B, T, 4); with `target`, the first entry only says where the others start."""
-        places = self.pose(action)[..., :3]  # (B, T, 3)
-        start = self.pose(now)[:, None, :3]
+    def _tool_deltas(self, action: Tensor, joints: Tensor, extra: dict[str, Any]) -> Tensor:
+        """Convert joint targets to tool deltas.
+
+        Args:
+            action: (B, T, 6); with `target`, (B, 1 + T, 6): the first is the target before the chunk.
+            joints: (B, 6) measured.
+            extra: `action_is_pad`, (B, 1 + T), loses its first entry with `target`.
+
+        Returns:
+            (B, T, 4) in -1..1.
+        """
+        targets = self.pose(action)[..., :3]  # (B, T, 3)
+        start = self.pose(joints)[:, None, :3]
         if self.reference == "target":
-            is_pad = extra["action_is_pad"]  # of the first: the episode begins here
-            start = torch.where(is_pad[:, :1, None], start, places[:, :1])
-            places, action, extra["action_is_pad"] = places[:, 1:], action[:, 1:], is_pad[:, 1:]
-        before = torch.cat([start, places[:, :-1]], 1)
+            is_pad = extra[
+                "action_is_pad"
+            ]  # of the first: the chunk begins the episode, at the measured position
+            start = torch.where(is_pad[:, :1, None], start, targets[:, :1])
+            targets, action, extra["action_is_pad"] = targets[:, 1:], action[:, 1:], is_pad[:, 1:]
+        before = torch.cat([start, targets[:, :-1]], 1)
         gripper = action[..., -1:] / 50 - 1
-        return torch.cat([(places - before) / self.scale[0], gripper], -1).clamp(-1, 1)
+        return torch.cat([(targets - before) / self.scale[0], gripper], -1).clamp(-1, 1)
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
@@ -137,14 +150,15 @@ class ToActionSpaceStep(_KnowsArm, RelativeActionsProcessorStep):
 
 @ProcessorStepRegistry.register("segdepth_to_joints")
 @dataclass
-class ToJointsStep(_KnowsArm, AbsoluteActionsProcessorStep):
-    """Turn the policy's action into joint targets, (B, 6) in degrees and percent, from the joints just measured.
+class ToJointsStep(_ArmKinematics, AbsoluteActionsProcessorStep):
+    """Convert the policy's action to joint targets, (B, 6) in degrees and percent, from the measured joints.
 
     Attributes:
-        space: joint_deltas, from (B, 6) in -1..1; or tool_deltas, from (B, 4): the place [m] that the deltas add up
-            to, and the gripper in -1..1.
+        arm: arguments of `ToolKinematics`.
+        space: `joint_deltas`, from (B, 6) in -1..1; or `tool_deltas`, from (B, 4): target of the tool [m],
+            and gripper in -1..1.
         scale: of joint deltas.
-        lock_wrist: see the policy's.
+        lock_wrist: see `SegDepthConfig`.
     """
 
     space: str = "joint_deltas"
@@ -155,7 +169,7 @@ class ToJointsStep(_KnowsArm, AbsoluteActionsProcessorStep):
         """Process one transition.
 
         Raises:
-            RuntimeError: the preprocessor has not run before.
+            RuntimeError: if the preprocessor has not run before.
         """
         action = transition.get(TransitionKey.ACTION)
         if not isinstance(action, Tensor):
@@ -163,31 +177,27 @@ class ToJointsStep(_KnowsArm, AbsoluteActionsProcessorStep):
         joints = self.relative_step.get_cached_state() if self.relative_step else None
         if joints is None:
             raise RuntimeError(
-                f"action_space {self.space!r}: found no measured joints, expected the preprocessor to run first, and "
-                "both pipelines from `make_pre_post_processors`."
+                f"action_space {self.space!r}: found no measured joints, expected the preprocessor to run "
+                "first, and both pipelines from `make_pre_post_processors`."
             )
         joints = joints.to(action)
-        changed = transition.copy()
         if self.space == "joint_deltas":
-            moved = joints + action.clamp(-1, 1) * action.new_tensor(self.scale)
-            moved[:, -1].clamp_(0, 100)
+            targets = joints + action.clamp(-1, 1) * action.new_tensor(self.scale)
+            targets[:, -1].clamp_(0, 100)
         else:
-            moved = torch.stack([self._towards(*row) for row in zip(joints, action, strict=True)])
-        changed[TransitionKey.ACTION] = moved
-        return changed
+            targets = torch.stack([self._step_towards(*row) for row in zip(joints, action, strict=True)])
+        converted = transition.copy()
+        converted[TransitionKey.ACTION] = targets
+        return converted
 
-    def _towards(self, joints: Tensor, action: Tensor) -> Tensor:
-        found = self.kinematics.step(
-            joints.cpu().double().numpy(), action[:3].cpu().double().numpy(), self.lock_wrist
-        )
-        found[-1] = np.clip(50 * (float(action[3]) + 1), 0, 100)
-        return torch.from_numpy(found).to(action)
+    def _step_towards(self, joints: Tensor, action: Tensor) -> Tensor:
+        """Move joints (6,) one step of inverse kinematics towards an action (4,)."""
+        target = action[:3].cpu().double().numpy()
+        moved = self.kinematics.step(joints.cpu().double().numpy(), target, self.lock_wrist)
+        moved[-1] = np.clip(50 * (float(action[3]) + 1), 0, 100)
+        return torch.from_numpy(moved).to(action)
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
-        return {
-            "arm": self.arm,
-            "space": self.space,
-            "scale": list(self.scale),
-            "lock_wrist": list(self.lock_wrist),
-        }
+        lock_wrist, scale = list(self.lock_wrist), list(self.scale)
+        return {"arm": self.arm, "space": self.space, "scale": scale, "lock_wrist": lock_wrist}

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network of DrQ-v2 as RoboBase builds it, for the presets that are true to the original.
+"""The actor of DrQ-v2 (Yarats et al. 2021) as RoboBase builds it, for the presets `handoff` and `pick101`.
 
-What is unusual about it: pixels come as bytes and are scaled here, class ids included, so that ids span a hundredth of
-what disparity spans; each input has a bottleneck of its own, Linear, LayerNorm and Tanh to 50 numbers; the trunk has
-no norm. Source: Yarats et al. 2021 and research on pick-101; names of the parameters are ours, `snapshot.py` knows the
-original's.
+What is unusual about it: the input is bytes, class ids included, and scaled here, so that ids span a
+hundredth of the range of disparity. Each input has a bottleneck of its own: Linear, LayerNorm and Tanh to 50
+numbers. The trunk has no norm. Parameter names differ from RoboBase's; `snapshot.py` maps them.
 """
 
 import torch
@@ -24,10 +23,10 @@ STATE_DIMS = {"none": 0, "joints": 6, "joints_velocities_tool": 18}  # per frame
 
 
 class DrQv2Model(nn.Module):
-    """Frames and joints in, actions within -1..1 out.
+    """Predict actions within -1..1 from a stack of frames and the joint state.
 
     Args:
-        config: the policy's.
+        config: of the policy, with its features.
     """
 
     values: Tensor
@@ -35,49 +34,47 @@ class DrQv2Model(nn.Module):
     def __init__(self, config: SegDepthConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer(
-            "values",
-            torch.tensor(config.class_values or list(range(len(config.class_names)))),
-            persistent=False,
-        )
-        self.encoder = DrQv2Encoder(
-            2 * config.n_obs_steps * len(config.cameras), config.image_size, config.pixel_offset
-        )
-        self.actor = DrQv2Actor(
-            self.encoder.output_dim,
-            config.n_obs_steps * STATE_DIMS[config.proprioception],
-            config.chunk_size * config.output_dim,
-        )
+        values = torch.tensor(config.class_values or list(range(len(config.class_names))))
+        self.register_buffer("values", values, persistent=False)
+        in_channels = 2 * config.n_obs_steps * len(config.cameras)
+        self.encoder = DrQv2Encoder(in_channels, config.image_size, config.pixel_offset)
+        state_dim = config.n_obs_steps * STATE_DIMS[config.proprioception]
+        self.actor = DrQv2Actor(self.encoder.output_dim, state_dim, config.chunk_size * config.output_dim)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Predict a chunk of actions, (B, T, A), from what the preprocessor gives.
+        """Predict a chunk of actions from the preprocessor's output.
 
         Args:
-            batch: frames (B, T, h, w), or (B, h, w) where only one is seen; joints likewise.
+            batch: for each camera ids and disparity in 0..255, (B, n_obs_steps, h, w), or (B, h, w) for one
+                frame; joints likewise, (B, n_obs_steps, 6) or (B, 6).
+
+        Returns:
+            (B, T, A), T = `chunk_size`.
         """
+        # 1. stack ids and disparity of all frames: (B, n_obs_steps * cameras * 2, h, w)
         frames = self.frames(batch)
         if self.training and self.config.random_shift:
             frames = random_shift(frames, self.config.random_shift)
+        # 2. encode the stack: (B, D)
         visual = self.encoder(frames)
         if self.config.blind:
             visual = torch.zeros_like(visual)
+        # 3. predict from the stack and the joints: (B, T * A) -> (B, T, A)
         actions = self.actor(visual, self.state(batch))
         return actions.unflatten(-1, (self.config.chunk_size, self.config.output_dim))
 
     def frames(self, batch: dict[str, Tensor]) -> Tensor:
-        """The stack, (B, T * cameras * 2, h, w): ids and disparity of each camera, oldest frame first."""
+        """Stack ids and disparity of all cameras, oldest frame first, (B, n * cameras * 2, h, w)."""
         planes = []
         for camera in self.config.cameras:
             values = self.values[batch[seg_key(camera)].long()].float()
             disparity = batch[disparity_key(camera)]
-            planes.append(
-                torch.stack([values, disparity.round() if self.config.whole_disparity else disparity], -3)
-            )
-        stack = torch.stack(planes, -4)  # (B, T, cameras, 2, h, w)
-        return stack.flatten(1, -3)
+            disparity = disparity.round() if self.config.whole_disparity else disparity
+            planes.append(torch.stack([values, disparity], -3))
+        return torch.stack(planes, -4).flatten(1, -3)  # from (B, n_obs_steps, cameras, 2, h, w)
 
     def state(self, batch: dict[str, Tensor]) -> Tensor:
-        """What it knows of its joints, (B, T * S)."""
+        """Select the joint state of all frames, (B, n_obs_steps * S)."""
         joints = batch[OBS_STATE]
         if self.config.proprioception == "none":
             return joints.new_zeros(len(joints), 0)
@@ -88,18 +85,18 @@ class DrQv2Model(nn.Module):
 
 
 class DrQv2Encoder(nn.Module):
-    """Four convolutions of 3x3, the first with stride 2.
+    """Four convolutions of 3 x 3, the first with stride 2.
 
     Args:
-        channels: of all frames together.
-        side: of the square pictures, in pixels.
-        offset: what is subtracted from values over 255.
+        in_channels: C, of all frames together.
+        side: H = W, of the frames [pixels].
+        offset: subtracted from values / 255.
     """
 
-    def __init__(self, channels: int, side: int, offset: float) -> None:
+    def __init__(self, in_channels: int, side: int, offset: float) -> None:
         super().__init__()
         self.offset = offset
-        strides = [(channels, 2), (CHANNELS, 1), (CHANNELS, 1), (CHANNELS, 1)]
+        strides = [(in_channels, 2), (CHANNELS, 1), (CHANNELS, 1), (CHANNELS, 1)]
         convs = [nn.Conv2d(width, CHANNELS, 3, stride) for width, stride in strides]
         for conv in convs:
             nn.init.orthogonal_(conv.weight, nn.init.calculate_gain("relu"))
@@ -108,7 +105,7 @@ class DrQv2Encoder(nn.Module):
         self.output_dim = CHANNELS * ((side - 3) // 2 + 1 - 6) ** 2
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Encode frames (B, C, H, W) of bytes as (B, output_dim)."""
+        """Encode frames (B, C, H, W) in 0..255 as (B, output_dim)."""
         x = frames.float() / 255 - self.offset
         for conv in self.convs:
             x = F.relu(conv(x))
@@ -119,12 +116,13 @@ class DrQv2Actor(nn.Module):
     """Bottlenecks, a trunk and a head.
 
     Args:
-        visual_dim, state_dim: of what it is given; no state, no bottleneck for it.
-        action_dim: of what it returns.
+        visual_dim, state_dim: widths of the inputs; a state of width 0 has no bottleneck.
+        action_dim: width of the output.
     """
 
     def __init__(self, visual_dim: int, state_dim: int, action_dim: int) -> None:
         super().__init__()
+        # Checkpoints contain these names: `see` is the bottleneck of frames, `feel` that of the joint state.
         self.see = _bottleneck(visual_dim)
         self.feel = _bottleneck(state_dim) if state_dim else None
         width = BOTTLENECK * (2 if state_dim else 1)
@@ -136,10 +134,10 @@ class DrQv2Actor(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, visual: Tensor, state: Tensor) -> Tensor:
-        """Return the mean action (B, action_dim), in -1..1."""
-        codes = [self.see(visual)]
-        if self.feel is not None:
-            codes.append(self.feel(state))
+        """Predict the mean action, (B, action_dim) in -1..1, from (B, visual_dim) and (B, state_dim)."""
+        # 1. bottlenecks: (B, 50) or (B, 100)
+        codes = [self.see(visual)] + ([] if self.feel is None else [self.feel(state)])
+        # 2. trunk and head: (B, action_dim)
         return self.head(self.trunk(torch.cat(codes, -1))).tanh()
 
 
@@ -148,33 +146,33 @@ def _bottleneck(dim: int) -> nn.Sequential:
 
 
 def with_velocities(tool: Tensor, period: float) -> Tensor:
-    """Insert what the joints' angles change by.
+    """Insert joint velocities by finite differences.
 
     Args:
-        tool: (B, T, 12) angles [rad] and tool pose.
-        period: between frames [s].
+        tool: (B, T, 12) joint angles [rad] and tool pose.
+        period: time between frames [s].
 
     Returns:
-        (B, T, 18): angles, velocities [rad/s], pose. The oldest frame, before which nothing is known, has the
-        velocity of the one after it; a single frame has none.
+        (B, T, 18): angles, velocities [rad/s], pose. The oldest frame has no predecessor and gets the
+        velocity of the next one; the velocity of a single frame is 0.
     """
     angles, pose = tool.split(6, -1)
-    moved = angles.diff(dim=1) / period
-    first = moved[:, :1] if moved.shape[1] else torch.zeros_like(angles)
-    return torch.cat([angles, torch.cat([first, moved], 1), pose], -1)
+    velocities = angles.diff(dim=1) / period  # (B, T - 1, 6)
+    first = velocities[:, :1] if velocities.shape[1] else torch.zeros_like(angles)
+    return torch.cat([angles, torch.cat([first, velocities], 1), pose], -1)
 
 
 def random_shift(frames: Tensor, pixels: int) -> Tensor:
-    """Shift each sample by some whole pixels in any direction, repeating its edges; ids stay ids.
+    """Shift each sample by a random number of pixels in each direction, repeating its edges; ids stay ids.
 
     Args:
-        frames: (B, C, H, W) float; all channels of a sample move together.
-        pixels: the most.
+        frames: (B, C, H, W) float; all channels of a sample shift together.
+        pixels: largest shift.
     """
     height, width = frames.shape[-2:]
     padded = F.pad(frames, (pixels,) * 4, mode="replicate")
     dy, dx = torch.randint(2 * pixels + 1, (2, len(frames), 1, 1), device=frames.device)
     rows = dy + torch.arange(height, device=frames.device)[:, None]  # (B, H, 1)
-    columns = dx + torch.arange(width, device=frames.device)
+    columns = dx + torch.arange(width, device=frames.device)  # (B, 1, W)
     sample = torch.arange(len(frames), device=frames.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 3, 1, 2)

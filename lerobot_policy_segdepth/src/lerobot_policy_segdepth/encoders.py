@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one camera's masks and disparity become before they meet the state."""
+"""Encoders of one camera: masks and disparity, or RGB images, to a vector of features.
+
+What is unusual about them: features of mask geometry are standardised by running statistics, which are the
+same function in training and inference, and the convolutions run on 21 x 21 averages of masks instead of
+pixels.
+"""
 
 from collections.abc import Sequence
 
@@ -8,17 +13,20 @@ from torch import Tensor, nn
 
 from lerobot_processor_so101 import GEOMETRY_FEATURES, class_masks, mask_geometry, resize_area
 
-_POOLED = 21  # side of the maps the convolutions see, in pixels
-_SMALLEST = 6  # side at which a linear layer takes over
+_COARSE = 21  # side of the maps for the convolutions [pixels]
+_SMALLEST = 6  # largest side of a map that a linear layer reads [pixels]
 
 
 class RunningStandardizer(nn.Module):
-    """Shift and scale every feature to mean 0 and standard deviation 1, as seen in training so far.
+    """Shift and scale every feature to mean 0 and standard deviation 1 over the training so far.
 
-    Unlike batch normalisation, training and inference apply the same function: a regressor would otherwise learn
-    on the noise of batch statistics and act without it. Two guards serve inputs that training never had, such
-    as an object that disappears for the first time: small deviations are not blown up, and the result is
-    clipped.
+    Unlike batch normalisation, training and inference apply the same function: a regressor would otherwise
+    train with the noise of batch statistics and run without it. Two guards serve inputs that training never
+    had, such as an object that disappears for the first time: small deviations are not amplified, and the
+    output is clipped.
+
+    Args:
+        dim: D, number of features.
     """
 
     mean: Tensor
@@ -27,7 +35,7 @@ class RunningStandardizer(nn.Module):
 
     MIN_STD = 0.01
     LIMIT = 5.0
-    MEMORY = 1000  # batches; old ones fade, so that resumed and fine-tuned training adapts
+    MEMORY = 1000  # batches; older ones fade, so that resumed training and fine-tuning adapt
 
     def __init__(self, dim: int):
         super().__init__()
@@ -36,25 +44,29 @@ class RunningStandardizer(nn.Module):
         self.register_buffer("n_batches", torch.tensor(0.0))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, D) to (B, D), within -LIMIT..LIMIT."""
+        """Standardise features: (B, D) -> (B, D), within -LIMIT..LIMIT."""
         if self.training:
-            self._observe(features)
+            self._update(features)
         std = self.var.sqrt().clamp(min=self.MIN_STD)
         return ((features - self.mean) / std).clamp(-self.LIMIT, self.LIMIT)
 
     @torch.no_grad()
-    def _observe(self, features: Tensor) -> None:
+    def _update(self, features: Tensor) -> None:
         self.n_batches += 1
         weight = 1 / self.n_batches.clamp(max=self.MEMORY)
         shift = features.mean(0) - self.mean
-        spread = features.var(0, correction=0)
-        # The variance of a mixture: within its parts, and between their means.
-        self.var.copy_((1 - weight) * (self.var + weight * shift**2) + weight * spread)
+        # Variance of a mixture: within its parts, plus between their means.
+        within = features.var(0, correction=0)
+        self.var.copy_((1 - weight) * (self.var + weight * shift**2) + weight * within)
         self.mean += weight * shift
 
 
 class GeometryEncoder(nn.Module):
-    """Where each watched object is: `mask_geometry`, standardised. Nothing in it is trained by gradients."""
+    """Compute the standardised `mask_geometry` of each watched class; no gradients train it.
+
+    Args:
+        class_ids: the C watched classes.
+    """
 
     def __init__(self, class_ids: Sequence[int]):
         super().__init__()
@@ -62,45 +74,48 @@ class GeometryEncoder(nn.Module):
         self.output_dim = len(self.class_ids) * len(GEOMETRY_FEATURES)
         self.standardize = RunningStandardizer(self.output_dim)
 
+    @torch.no_grad()
     def forward(self, ids: Tensor, disparity: Tensor) -> Tensor:
-        """Encode ids (B, h, w) and disparity (B, h, w) in [0, 1] as (B, output_dim)."""
-        with torch.no_grad():
-            geometry = mask_geometry(ids, disparity, self.class_ids)  # (B, C, F)
-            return self.standardize(geometry.flatten(1))
+        """Encode ids (B, h, w) and disparity (B, h, w) in 0..1 as (B, output_dim)."""
+        # 1. 16 numbers per class: (B, h, w) -> (B, C, 16)
+        geometry = mask_geometry(ids, disparity, self.class_ids)
+        # 2. standardise: (B, C * 16)
+        return self.standardize(geometry.flatten(1))
 
 
 class ConvEncoder(nn.Module):
-    """What the objects look like: a small convolutional network on coarse masks and disparity.
+    """Encode shapes of objects by a small convolutional network on coarse masks and disparity.
 
-    It sees averages over blocks, not single pixels: cheap enough to train on a CPU, and indifferent to the
-    ragged edges of real masks.
+    Averages over blocks instead of pixels make it cheap enough for training on a CPU, and robust to the
+    ragged edges of estimated masks.
 
     Args:
-        class_ids: the C classes to look for.
-        channels: of the first convolution.
+        class_ids: the C watched classes.
+        channels: channels of the first convolution.
     """
 
     def __init__(self, class_ids: Sequence[int], channels: int):
         super().__init__()
         self.class_ids = tuple(class_ids)
-        self.net, self.output_dim = _convolutions(len(self.class_ids) + 1, channels, _POOLED)
+        self.net, self.output_dim = _convolutions(len(self.class_ids) + 1, channels, _COARSE)
 
     def forward(self, ids: Tensor, disparity: Tensor) -> Tensor:
-        """Encode ids (B, h, w) and disparity (B, h, w) in [0, 1] as (B, output_dim)."""
+        """Encode ids (B, h, w) and disparity (B, h, w) in 0..1 as (B, output_dim)."""
         with torch.no_grad():
-            maps = torch.cat(
-                [class_masks(ids, self.class_ids), disparity[:, None]], dim=1
-            )  # (B, C + 1, h, w)
-            coarse = resize_area(maps, (_POOLED, _POOLED))
+            # 1. one mask per class beside disparity: (B, C + 1, h, w)
+            maps = torch.cat([class_masks(ids, self.class_ids), disparity[:, None]], dim=1)
+            # 2. average over blocks: (B, C + 1, 21, 21)
+            coarse = resize_area(maps, (_COARSE, _COARSE))
+        # 3. convolve: (B, output_dim)
         return self.net(coarse)
 
 
-class ColorEncoder(nn.Module):
-    """The baseline without perception: the same kind of convolutions, more of them, on colours at full size.
+class RGBEncoder(nn.Module):
+    """Encode RGB images, without perception: the same kind of convolutions, more of them, at full size.
 
     Args:
-        side: of the square that pictures are resized to, in pixels.
-        channels: of the first convolution.
+        side: side of the square that images are resized to [pixels].
+        channels: channels of the first convolution.
     """
 
     def __init__(self, side: int, channels: int):
@@ -108,16 +123,16 @@ class ColorEncoder(nn.Module):
         self.side = side
         self.net, self.output_dim = _convolutions(3, channels, side)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Encode pictures (B, 3, h, w) in [0, 1] as (B, output_dim)."""
-        return self.net(resize_area(pictures, (self.side, self.side)) - 0.5)
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images (B, 3, h, w) in 0..1 as (B, output_dim)."""
+        return self.net(resize_area(images, (self.side, self.side)) - 0.5)
 
 
-def _convolutions(inputs: int, channels: int, side: int) -> tuple[nn.Sequential, int]:
-    """Halve a square picture until at most six pixels are left, and the width of what comes out."""
+def _convolutions(in_channels: int, channels: int, side: int) -> tuple[nn.Sequential, int]:
+    """Build convolutions that halve a square map until its side is 6 or less; return the output width too."""
     layers: list[nn.Module] = []
     width = channels
     while side > _SMALLEST:
-        layers += [nn.Conv2d(inputs, width, 3, stride=2, padding=1), nn.SiLU()]
-        inputs, width, side = width, 2 * channels, (side + 1) // 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * side * side, 4 * channels)), 4 * channels
+        layers += [nn.Conv2d(in_channels, width, 3, stride=2, padding=1), nn.SiLU()]
+        in_channels, width, side = width, 2 * channels, (side + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(in_channels * side**2, 4 * channels)), 4 * channels

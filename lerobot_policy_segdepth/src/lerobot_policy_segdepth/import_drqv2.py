@@ -1,33 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101-import-drqv2`: a snapshot of the original project's DrQ-v2 becomes a checkpoint of segdepth.
+"""`so101-import-drqv2`: convert a snapshot of pick-101's DrQ-v2 to a checkpoint of segdepth.
 
     so101-import-drqv2 --snapshot=1200000_snapshot.pt --frame=mujoco --output=outputs/pick101
 
-Weights do not say which simulator's base frame they speak of, nor how the network was run; the first must be told, the
-second is the preset `pick101`.
+A snapshot contains neither its simulator's base frame nor how the network was run: the first is an option,
+the second is the preset `pick101`.
 """
 
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import draccus
 import torch
-from draccus.utils import DraccusException
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.utils.constants import ACTION, OBS_STATE
 
 from lerobot_processor_so101 import OBSERVED, image_key
+from lerobot_processor_so101.cli import run_command
 
-from .configuration_segdepth import JOINTS, SegDepthConfig
+from .configuration_segdepth import N_JOINTS, SegDepthConfig
 from .modeling_segdepth import SegDepthPolicy
 from .processor_segdepth import make_segdepth_pre_post_processors
 from .snapshot import read_snapshot
 
 HEIGHT, WIDTH = 480, 640
-PERIOD = 0.02  # s between the frames of the training
+PERIOD = 0.02  # time between frames in the snapshot's training [s]
 RECORD = "imported_from.json"
 
 
@@ -36,13 +34,13 @@ class ImportConfig:
     """Options of `so101-import-drqv2`.
 
     Args:
-        snapshot: the file; nothing in it is run.
+        snapshot: the file; no code in it is run.
         output: folder of the new checkpoint; it must not exist.
-        frame: of the simulator it was trained in, mujoco or genesis; their base frames differ by a quarter turn.
+        frame: simulator of the training, `mujoco` or `genesis`; their base frames differ by a quarter turn.
         camera: name of the wrist camera.
-        segmenter: who looks, or "observation" for a simulator's ids.
-        depth: who estimates depth; "segmenter" for the segmenter's own, "observation" for a depth picture.
-        fps: rate at which it will run [Hz]; below 50 its frames lie further apart than in its training.
+        segmenter: name of a segmenter, or "observation" for a simulator's ids.
+        depth: name of a depth model, "segmenter" for the segmenter's disparity, or "observation" for depth.
+        fps: control periods per second [Hz]; below 50, frames are further apart than in the training.
     """
 
     snapshot: Path
@@ -55,16 +53,15 @@ class ImportConfig:
 
 
 def import_drqv2(options: ImportConfig) -> SegDepthPolicy:
-    """Make the checkpoint.
-
-    Returns:
-        The policy in it.
+    """Write the checkpoint, and return its policy.
 
     Raises:
-        FileExistsError, FileNotFoundError, ValueError: bad input; the message names it.
+        FileExistsError: if the output exists.
+        FileNotFoundError: if there is no snapshot.
+        ValueError: if an option or the snapshot is invalid; the message names what is wrong.
     """
     if options.output.exists():
-        raise FileExistsError(f"--output: {options.output} exists already and was left as it is.")
+        raise FileExistsError(f"--output: {options.output} exists already and is not changed.")
     tensors, config = read_snapshot(options.snapshot)
     policy = SegDepthPolicy(_policy_config(options))
     policy.model.load_state_dict(tensors)
@@ -81,11 +78,12 @@ def import_drqv2(options: ImportConfig) -> SegDepthPolicy:
 def _policy_config(options: ImportConfig) -> SegDepthConfig:
     if options.frame not in ("mujoco", "genesis"):
         raise ValueError(
-            f"--frame: found {options.frame!r}, expected 'mujoco' or 'genesis', the simulator of the training."
+            f"--frame: found {options.frame!r}, expected 'mujoco' or 'genesis', the simulator of the "
+            "training."
         )
     config = SegDepthConfig(
         preset="pick101",
-        output_features={ACTION: PolicyFeature(FeatureType.ACTION, (JOINTS,))},
+        output_features={ACTION: PolicyFeature(FeatureType.ACTION, (N_JOINTS,))},
         cameras=[options.camera],
         segmenter=options.segmenter,
         depth=options.depth,
@@ -96,7 +94,7 @@ def _policy_config(options: ImportConfig) -> SegDepthConfig:
         device="cpu",
         push_to_hub=False,
     )
-    config.input_features = {OBS_STATE: PolicyFeature(FeatureType.STATE, (JOINTS,))}
+    config.input_features = {OBS_STATE: PolicyFeature(FeatureType.STATE, (N_JOINTS,))}
     for *_, key in config.sources(options.camera):
         channels = 3 if key == image_key(options.camera) else 1
         config.input_features[key] = PolicyFeature(FeatureType.VISUAL, (channels, HEIGHT, WIDTH))
@@ -104,11 +102,11 @@ def _policy_config(options: ImportConfig) -> SegDepthConfig:
 
 
 def main() -> None:
-    """Console entry point of `so101-import-drqv2`."""
-    try:
+    """Run `so101-import-drqv2`."""
+
+    def command(options: ImportConfig) -> str:
         with torch.no_grad():
-            options = draccus.parse(ImportConfig)
             import_drqv2(options)
-    except (DraccusException, ValueError, OSError) as error:
-        sys.exit(f"so101-import-drqv2: {error}")
-    print(f"so101-import-drqv2: {options.output} is a checkpoint of --policy.type=segdepth, preset pick101.")
+        return f"{options.output} is a checkpoint of --policy.type=segdepth, preset pick101."
+
+    run_command("so101-import-drqv2", ImportConfig, command)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three ways to see and to move, by name.
+"""Presets: named sets of defaults for `SegDepthConfig`.
 
-`handoff` is seed 002 as it is written, and `pick101` is what the networks of that project were trained with; the
-two differ in fourteen places (docs/segdepth.md). `recommended` is neither. Everything in which they differ is a field
-of the configuration, so that any of it can be chosen by itself.
+`handoff` follows the handoff note of pick-101, and `pick101` follows the training of that project's networks;
+the two differ in fourteen points (docs/segdepth.md). `recommended` is this package's own. Every difference is
+a field of the configuration and can be set by itself.
 """
 
 from typing import Any
 
-SQUARE = [0.0, 0.125, 1.0, 0.75]  # the central 480 x 480 of 640 x 480
+CENTRAL_SQUARE = [0.0, 0.125, 1.0, 0.75]  # 480 x 480 of 640 x 480
 
 _RECOMMENDED: dict[str, Any] = {
     "cameras": ["top", "wrist"],
@@ -37,7 +37,7 @@ _HANDOFF: dict[str, Any] = {
     "cameras": ["wrist"],
     "n_obs_steps": 3,
     "class_values": [0, 1, 2, 3, 4, 5],
-    "crop": SQUARE,
+    "crop": CENTRAL_SQUARE,
     "interpolation": "linear",
     "whole_disparity": True,
     "encoder": "drqv2",

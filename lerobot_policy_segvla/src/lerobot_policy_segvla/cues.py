@@ -1,221 +1,204 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From scores of one camera to cues: tokens, a picture of the classes on the patches, geometry and context.
+"""Turn the segmentation scores of one camera into cues: tokens, their evidence on the patches, and geometry.
 
-What is unusual about it:
-- Classes keep their places. The task's classes (or those the instruction mentions) always have a token each; the
-  rest of the tokens go to the largest other classes, and every token says which class it is.
-- Pooling is a mean of patch features weighted by evidence, and normalised. An absent class is a learned vector, not
-  zeros and not a mean over the picture.
-- The tokens of the picture and of its regions look where the task's classes are.
-- Everything is a few matrix products over the batch: no loop over samples, and nothing waits for the device.
+What is unusual compared with a mean over the image:
+- A class keeps its token. The task's classes (or those in the instruction) always have a token each, the
+  largest other classes take the rest, and an embedding tells the policy which class a token stands for.
+- Pooling is a mean of patch features weighted by evidence and normalised. An absent class gets a learned
+  vector, neither zeros nor the mean of the image.
+- The tokens of the image and of its regions pool only the patches of the task's classes.
+- Everything is a few matrix products over the batch: no loop over samples, no wait for the device.
+
+Shapes: B samples, C classes, h x w pixels of the scores, N patches, D their width, S class tokens, R regions,
+T = 1 + S + R tokens, K geometry classes, G length of the geometry vector.
 """
 
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .configuration_segvla import SegVLAConfig
 from .patch_grid import pool_to_patches, region_patches
 
-PER_CLASS = 4  # numbers of geometry per class: presence, x, y, size
-RELATION = 5  # dx, dy, distance, sine and cosine between the first two classes
-NOTHING = 1e-6
+PER_CLASS = 4  # geometry of one class: presence, x, y, size
+RELATION = 5  # geometry of the first two: dx, dy, distance, sine and cosine of the direction
+EPSILON = 1e-6
 
 
-class View(NamedTuple):
-    """One camera's picture with its scores.
+class CameraInput(NamedTuple):
+    """The image of one camera with its scores.
 
     Attributes:
         pixels: (B, 3, H, W) letterboxed, in [-1, 1].
-        scores: (B, h, w) class ids, or (B, C, h, w) evidence on the camera's whole picture.
-        picture: (H, W) of the camera's picture before it was letterboxed.
-        mentioned: (B, K) ids of the classes the instruction mentions, in its order, -1 for none; or None.
+        scores: (B, h, w) class ids, or (B, C, h, w) scores, covering the camera image before letterboxing.
+        image_size: (H, W) of the camera image before letterboxing.
+        mentioned: (B, K) ids of the classes in the instruction, in its order, -1 for none; or None.
     """
 
     pixels: Tensor
     scores: Tensor
-    picture: tuple[int, int]
+    image_size: tuple[int, int]
     mentioned: Tensor | None = None
 
 
 class Cues(NamedTuple):
-    """What a policy is told about one camera.
+    """The cues of one camera.
 
     Attributes:
-        tokens: (B, T, D): the picture, classes, regions.
-        presence: (B, T) in [0, 1]: how sure it is that a token shows something.
-        where: (B, T, N): the evidence of each token on the patches.
+        tokens: (B, T, D): the image, classes, regions.
+        presence: (B, T) in [0, 1]: 0 if nothing supports a token.
+        evidence: (B, T, N): the share of each patch that belongs to each token.
         class_ids: (B, S) of the class tokens, -1 for none.
-        geometry: (B, G), zeros for what is absent; None if no class is asked for.
+        geometry: (B, G), zeros for absent classes; None without geometry classes.
     """
 
     tokens: Tensor
     presence: Tensor
-    where: Tensor
+    evidence: Tensor
     class_ids: Tensor
     geometry: Tensor | None
 
     def summary(self) -> Tensor:
-        """Mean of the tokens that show something, (B, D)."""
-        weights = self.presence / (self.presence.sum(1, keepdim=True) + NOTHING)
+        """Average the tokens, weighted by presence: (B, T, D) -> (B, D)."""
+        weights = self.presence / (self.presence.sum(1, keepdim=True) + EPSILON)
         return (weights[..., None] * self.tokens).sum(1)
 
 
 class SegmentationCueBuilder(nn.Module):
-    """Pools patch features by class and measures where classes are. Shared by all cameras.
+    """Pool patch features by class and measure where classes are. All cameras share it.
 
     Args:
-        dim: D, width of the patch features.
-        grid: (gh, gw) patches.
-        box: (H, W) pixels of the letterboxed picture.
-        num_classes: C.
-        kind: of the scores, as in `SegVLAConfig.segmentation_kind`.
-        task_ids: classes that always have a token; empty if the instruction names them.
-        task_slots: how many there are.
-        class_tokens: S, tokens for classes, the task's first.
-        top_k: at most this many of the other classes.
-        regions: (x0, x1, y0, y1) each.
-        geometry_ids: classes whose geometry is told.
-        geometry_slots: how many there are; without ids the instruction names them.
-        geometry_dim: G.
+        config: of the policy.
+        dim: D.
+        grid: (gh, gw) patches; N = gh * gw.
+        box: (H, W) pixels of the letterboxed image.
     """
 
+    regions: Tensor
     task_ids: Tensor
     geometry_ids: Tensor
-    places: Tensor
 
-    def __init__(
-        self,
-        dim: int,
-        grid: tuple[int, int],
-        box: tuple[int, int],
-        num_classes: int,
-        kind: str,
-        task_ids: list[int],
-        task_slots: int,
-        class_tokens: int,
-        top_k: int,
-        regions: list[list[float]],
-        geometry_ids: list[int],
-        geometry_slots: int,
-        geometry_dim: int,
-    ) -> None:
+    def __init__(self, config: SegVLAConfig, dim: int, grid: tuple[int, int], box: tuple[int, int]) -> None:
         super().__init__()
-        self.grid, self.box, self.kind = grid, box, kind
-        self.num_classes, self.geometry_dim = num_classes, geometry_dim
-        self.task_slots, self.geometry_slots = task_slots, geometry_slots
-        self.others = min(top_k, class_tokens - task_slots, num_classes)
-        self.empty = class_tokens - task_slots - self.others
-        # The whole picture comes first; fractions of it.
-        places = torch.tensor([[0.0, 1.0, 0.0, 1.0], *regions])
-        self.register_buffer("places", places, persistent=False)
-        self.register_buffer("task_ids", torch.tensor(task_ids, dtype=torch.long), persistent=False)
-        self.register_buffer("geometry_ids", torch.tensor(geometry_ids, dtype=torch.long), persistent=False)
+        self.grid, self.box, self.kind = grid, box, config.segmentation_kind
+        self.task_slots, self.geometry_slots = config.task_slots, config.geometry_slots
+        self.geometry_dim = config.segmentation_geometry_state_dim
+        self.num_classes = len(config.class_map.names)
+        free = config.class_tokens - self.task_slots
+        self.others = min(config.segmentation_top_k_classes, free, self.num_classes)
+        self.empty = free - self.others
+        # With `segmentation_from_instruction`, the ids come with each sample (`CameraInput.mentioned`).
+        fixed = not config.segmentation_from_instruction
+        task, geometry = (config.task_ids, config.geometry_ids) if fixed else ([], [])
+        regions = config.segmentation_region_specs
+        # The first region is the full image.
+        self.register_buffer("regions", torch.tensor([[0.0, 1.0, 0.0, 1.0], *regions]), persistent=False)
+        self.register_buffer("task_ids", torch.tensor(task, dtype=torch.long), persistent=False)
+        self.register_buffer("geometry_ids", torch.tensor(geometry, dtype=torch.long), persistent=False)
         self.norm = nn.LayerNorm(dim)
-        self.class_embedding = nn.Embedding(num_classes + 1, dim)  # the last one: no class
-        self.picture_embedding = nn.Parameter(torch.randn(dim))
-        self.task_embedding = nn.Parameter(torch.randn(task_slots, dim))
+        self.class_embedding = nn.Embedding(self.num_classes + 1, dim)  # the last row: no class
+        self.picture_embedding = nn.Parameter(torch.randn(dim))  # of the image token
+        self.task_embedding = nn.Parameter(torch.randn(self.task_slots, dim))
         self.region_embedding = nn.Parameter(torch.randn(len(regions), dim))
         self.absent = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, patches: Tensor, view: View) -> Cues:
+    def forward(self, patches: Tensor, camera: CameraInput) -> Cues:
         """Build the cues of one camera.
 
         Args:
             patches: (B, N, D) features of the vision tower.
-            view: the camera's scores.
+            camera: its scores.
         """
-        scores = self._evidence(view.scores)
-        class_ids = self._choose(scores, view.mentioned)  # (B, S)
-        maps = self._maps(scores, class_ids)  # (B, S, h, w)
-        of_classes = pool_to_patches(maps, view.picture, self.box, self.grid)  # (B, S, N)
-        places = region_patches(self.places, view.picture, self.box, self.grid)  # (1 + R, N)
-        of_task = self._task_patches(of_classes, places[:1])[:, None]  # (B, 1, N)
-        where = torch.cat([of_task, of_classes, of_task * places[1:]], 1)  # (B, T, N)
-        presence = where.sum(-1).clamp(max=1)  # one patch full of evidence is enough to be sure
-        seen = where @ patches.to(where.dtype) / (where.sum(-1, keepdim=True) + NOTHING)  # (B, T, D)
-        sure = presence[..., None]
-        tokens = sure * self.norm(seen) + (1 - sure) * self.absent + self._identities(class_ids)
-        return Cues(tokens, presence, where, class_ids, self._geometry(scores, view.mentioned))
-
-    def _evidence(self, scores: Tensor) -> Tensor:
-        """Class ids as they are, scores as (B, C, h, w) float32 in [0, 1]."""
-        if scores.ndim == 3:
-            return scores.long()
+        # 1. scores to probabilities: (B, C, h, w) in [0, 1]; ids (B, h, w) stay ids
+        scores = camera.scores.long() if camera.scores.ndim == 3 else camera.scores.float()
         if self.kind in ("logits", "log_scores"):
-            return scores.float().softmax(1)
-        return scores.float()
+            scores = scores.softmax(1)
 
-    def _maps(self, scores: Tensor, class_ids: Tensor) -> Tensor:
-        """Evidence of some classes, (B, S, h, w); zero for class -1."""
+        # 2. choose the classes that get a token: (B, S)
+        class_ids = self._choose_classes(scores, camera.mentioned)
+
+        # 3. evidence of each token on each patch, (B, T, N): classes where they are, image and regions where
+        #    the task's classes are (everywhere if the task has none)
+        maps = self._class_maps(scores, class_ids)  # (B, S, h, w)
+        classes = pool_to_patches(maps, camera.image_size, self.box, self.grid)  # (B, S, N)
+        regions = region_patches(self.regions, camera.image_size, self.box, self.grid)  # (1 + R, N)
+        task = regions[:1].expand(len(classes), 1, -1)  # (B, 1, N)
+        if self.task_slots:
+            task = classes[:, : self.task_slots].sum(1, keepdim=True).clamp(max=1)
+        evidence = torch.cat([task, classes, task * regions[1:]], 1)
+
+        # 4. weighted mean of the patch features: (B, T, N) @ (B, N, D) -> (B, T, D); one patch full of
+        #    evidence is enough for presence 1
+        total = evidence.sum(-1, keepdim=True)
+        pooled = evidence @ patches.to(evidence.dtype) / (total + EPSILON)
+        present = total.clamp(max=1)
+
+        # 5. blend with the vector for "absent", and add what each token stands for: (B, T, D)
+        tokens = present * self.norm(pooled) + (1 - present) * self.absent + self._meanings(class_ids)
+        geometry = self._geometry(scores, camera.mentioned)
+        return Cues(tokens, present[..., 0], evidence, class_ids, geometry)
+
+    def _choose_classes(self, scores: Tensor, mentioned: Tensor | None) -> Tensor:
+        """Return the classes of the tokens: the task's, then the largest others, -1 for none; (B, S)."""
+        batch = len(scores)
+        if scores.ndim == 3:
+            pixels = scores.flatten(1)
+            share = torch.zeros(batch, self.num_classes, device=scores.device)
+            share.scatter_add_(
+                1, pixels, torch.ones_like(pixels, dtype=share.dtype)
+            )  # a histogram per sample
+        else:
+            share = scores.mean((-2, -1))
+        task = self.task_ids.expand(batch, -1) if mentioned is None else mentioned
+        # The column after the last class absorbs -1, so that no index has to be filtered out.
+        taken = torch.zeros(batch, self.num_classes + 1, dtype=torch.bool, device=scores.device)
+        taken.scatter_(1, torch.where(task < 0, self.num_classes, task), True)
+        largest = share.masked_fill(taken[:, :-1], -1.0).topk(self.others, 1)
+        others = torch.where(largest.values > 0, largest.indices, -1)
+        return torch.cat([task, others, others.new_full((batch, self.empty), -1)], 1)
+
+    def _class_maps(self, scores: Tensor, class_ids: Tensor) -> Tensor:
+        """Return the maps of some classes, (B, S, h, w); zeros for class -1."""
         if scores.ndim == 3:
             return (scores[:, None] == class_ids[..., None, None]).float()
         index = class_ids.clamp(min=0)[..., None, None].expand(-1, -1, *scores.shape[-2:])
         return scores.gather(1, index) * (class_ids >= 0)[..., None, None]
 
-    def _choose(self, scores: Tensor, mentioned: Tensor | None) -> Tensor:
-        """Classes of the tokens: the task's, the largest others, -1 for none; (B, S)."""
-        batch = len(scores)
-        if scores.ndim == 3:
-            pixels = scores.flatten(1)
-            share = torch.zeros(batch, self.num_classes, device=scores.device)
-            share.scatter_add_(1, pixels, torch.ones_like(pixels, dtype=share.dtype))
-        else:
-            share = scores.mean((-2, -1))
-        task = self.task_ids.expand(batch, -1) if mentioned is None else mentioned
-        taken = torch.zeros(batch, self.num_classes + 1, dtype=torch.bool, device=scores.device)
-        taken.scatter_(1, torch.where(task < 0, self.num_classes, task), True)
-        largest = share.masked_fill(taken[:, :-1], -1.0).topk(self.others, 1)
-        others = torch.where(largest.values > 0, largest.indices, -1)
-        empty = others.new_full((batch, self.empty), -1)
-        return torch.cat([task, others, empty], 1)
-
-    def _task_patches(self, of_classes: Tensor, picture: Tensor) -> Tensor:
-        """Where the task's classes are, (B, N); the whole picture where the task has none."""
-        if self.task_slots:
-            return of_classes[:, : self.task_slots].sum(1).clamp(max=1)
-        return picture.expand(len(of_classes), -1)
-
-    def _identities(self, class_ids: Tensor) -> Tensor:
-        """What each token stands for, (B, T, D)."""
+    def _meanings(self, class_ids: Tensor) -> Tensor:
+        """Embed what each token stands for, (B, T, D)."""
+        batch, slots = class_ids.shape
         classes = self.class_embedding(torch.where(class_ids < 0, self.num_classes, class_ids))  # (B, S, D)
-        tasks = nn.functional.pad(self.task_embedding, (0, 0, 0, classes.shape[1] - self.task_slots))
-        batch = len(class_ids)
-        return torch.cat(
-            [
-                self.picture_embedding.expand(batch, 1, -1),
-                classes + tasks,
-                self.region_embedding.expand(batch, -1, -1),
-            ],
-            1,
-        )
+        classes = classes + F.pad(self.task_embedding, (0, 0, 0, slots - self.task_slots))
+        image, regions = self.picture_embedding, self.region_embedding
+        return torch.cat([image.expand(batch, 1, -1), classes, regions.expand(batch, -1, -1)], 1)
 
     def _geometry(self, scores: Tensor, mentioned: Tensor | None) -> Tensor | None:
-        """Presence, place and size of the geometry classes, and how the second lies from the first, (B, G).
+        """Measure presence, position and size of the geometry classes, and the first two's relation, (B, G).
 
-        Places are -1 to 1 from left to right and top to bottom of the camera's picture. All numbers of an absent
-        class are 0: the middle, but not present.
+        Positions run from -1 to 1, left to right and top to bottom of the camera image. All numbers of an
+        absent class are 0: presence distinguishes it from a class in the centre.
         """
         if not self.geometry_slots:
             return None
         ids = self.geometry_ids.expand(len(scores), -1) if mentioned is None else mentioned
-        maps = self._maps(scores, ids[:, : self.geometry_slots])  # (B, K, h, w)
+        maps = self._class_maps(scores, ids[:, : self.geometry_slots])  # (B, K, h, w)
         height, width = maps.shape[-2:]
-        mass = maps.sum((-2, -1))
-        presence = maps.amax((-2, -1))
-        x = (maps.sum(-2) @ _centres(width, maps)) / (mass + NOTHING)
-        y = (maps.sum(-1) @ _centres(height, maps)) / (mass + NOTHING)
+        mass, presence = maps.sum((-2, -1)), maps.amax((-2, -1))  # (B, K)
+        x = (maps.sum(-2) @ _pixel_centres(width, maps)) / (mass + EPSILON)
+        y = (maps.sum(-1) @ _pixel_centres(height, maps)) / (mass + EPSILON)
         size = (mass / (height * width)).sqrt()
-        numbers = torch.stack([presence, presence * x, presence * y, size], -1).flatten(1)
-        if 2 <= self.geometry_slots <= (self.geometry_dim - RELATION) // PER_CLASS:
+        numbers = torch.stack([presence, presence * x, presence * y, size], -1).flatten(1)  # (B, 4 K)
+        if 2 <= self.geometry_slots <= (self.geometry_dim - RELATION) // PER_CLASS:  # if there is room for it
             both = presence[:, 0] * presence[:, 1]
             dx, dy = x[:, 1] - x[:, 0], y[:, 1] - y[:, 0]
-            distance = (dx.square() + dy.square() + NOTHING).sqrt()
+            distance = (dx.square() + dy.square() + EPSILON).sqrt()
             relation = torch.stack([dx, dy, distance, dy / distance, dx / distance], -1)
             numbers = torch.cat([numbers, both[:, None] * relation], -1)
-        return nn.functional.pad(numbers, (0, self.geometry_dim - numbers.shape[1]))
+        return F.pad(numbers, (0, self.geometry_dim - numbers.shape[1]))
 
 
-def _centres(count: int, like: Tensor) -> Tensor:
-    """Middle of each pixel, from -1 to 1."""
+def _pixel_centres(count: int, like: Tensor) -> Tensor:
+    """Return the centre of each pixel, from -1 to 1."""
     return (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) * 2 / count - 1

@@ -1,81 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From maps on a camera's picture to the patches of the letterboxed picture that SmolVLA's vision tower sees.
+"""Resample maps of a camera image to the patches of SmolVLA's letterboxed input.
 
-LeRobot fits the picture into a square, keeps its shape, and pads left and top. A patch that is all padding shows
-nothing of a map, one at the edge shows part of it.
+LeRobot resizes the image to fit a box, keeps its aspect ratio, and pads on the left and at the top. Both
+functions weight by area: a patch that lies half in the padding contains half of a map.
 """
 
 import torch
 from torch import Tensor
 
 
-def letterbox_sides(picture: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of a picture inside the box, as `resize_with_pad` rounds it.
+def letterbox_size(image_size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+    """Return (h, w) of an image inside the box, rounded as in LeRobot's `resize_with_pad`.
 
     Args:
-        picture: (H, W) of the camera's picture.
-        box: (H, W) of the square.
+        image_size: (H, W) of the camera image.
+        box: (H, W) that it is fitted into.
     """
-    ratio = max(picture[1] / box[1], picture[0] / box[0])
-    return int(picture[0] / ratio), int(picture[1] / ratio)
+    ratio = max(image_size[1] / box[1], image_size[0] / box[0])
+    return int(image_size[0] / ratio), int(image_size[1] / ratio)
 
 
 def pool_to_patches(
-    maps: Tensor, picture: tuple[int, int], box: tuple[int, int], grid: tuple[int, int]
+    maps: Tensor, image_size: tuple[int, int], box: tuple[int, int], grid: tuple[int, int]
 ) -> Tensor:
-    """Average maps over the patches of the letterboxed picture. Padding counts as zero.
+    """Average maps over the patches of the letterboxed image, with zeros in the padding.
 
-    Every pixel of a map counts by the area it covers (no pixel is skipped, as interpolation would).
+    Interpolation would skip pixels where a map is finer than the patches; a small object could vanish.
 
     Args:
-        maps: (B, S, h, w) float32 on the whole picture, at any resolution.
-        picture: (H, W) of the camera's picture.
-        box: (H, W) of the square it is fitted into.
-        grid: (gh, gw) patches of the square.
+        maps: (B, S, h, w) float32, covering the camera image at any resolution.
+        image_size: (H, W) of the camera image.
+        box: (H, W) that it is fitted into.
+        grid: (gh, gw) patches of the box.
 
     Returns:
         (B, S, gh * gw).
     """
-    inside = letterbox_sides(picture, box)
-    rows, columns = (
-        _pooling(maps.shape[axis - 2], inside[axis], box[axis], grid[axis], maps.device) for axis in (0, 1)
-    )
+    weights = []  # per axis, (patches, cells): the share of each patch that a cell of the map covers
+    for axis, inside in enumerate(letterbox_size(image_size, box)):
+        cells = maps.shape[axis - 2]
+        borders = box[axis] - inside + torch.arange(cells + 1, device=maps.device) * (inside / cells)
+        weights.append(_overlap(borders.unfold(0, 2, 1), box[axis], grid[axis]).mT)
+    rows, columns = weights
+    # (gh, h) @ (B, S, h, w) @ (w, gw) -> (B, S, gh, gw) -> (B, S, N)
     return (rows @ maps @ columns.mT).flatten(2)
 
 
 def region_patches(
-    regions: Tensor, picture: tuple[int, int], box: tuple[int, int], grid: tuple[int, int]
+    regions: Tensor, image_size: tuple[int, int], box: tuple[int, int], grid: tuple[int, int]
 ) -> Tensor:
-    """How much of each patch lies in regions of the picture.
+    """Return the share of each patch that lies in each region of the image.
 
     Args:
-        regions: (R, 4) float32: x0, x1, y0, y1, fractions of the picture.
-        picture: (H, W) of the camera's picture.
-        box: (H, W) of the square it is fitted into.
-        grid: (gh, gw) patches of the square.
+        regions: (R, 4) float32: x0, x1, y0, y1, fractions of the camera image.
+        image_size: (H, W) of the camera image.
+        box: (H, W) that it is fitted into.
+        grid: (gh, gw) patches of the box.
 
     Returns:
-        (R, gh * gw).
+        (R, gh * gw) in [0, 1].
     """
-    x0, x1, y0, y1 = regions.unbind(1)
-    inside = letterbox_sides(picture, box)
-    rows, columns = (
-        _overlap(start * inside[axis] + box[axis] - inside[axis], end * inside[axis] + box[axis] - inside[axis],
-                 box[axis], grid[axis])
-        for axis, (start, end) in enumerate([(y0, y1), (x0, x1)])
-    )  # fmt: skip
+    rows, columns = (  # (R, gh), (R, gw)
+        _overlap(bounds * inside + box[axis] - inside, box[axis], grid[axis])
+        for axis, (bounds, inside) in enumerate(
+            zip((regions[:, 2:], regions[:, :2]), letterbox_size(image_size, box), strict=True)
+        )
+    )
     return (rows[:, :, None] * columns[:, None, :]).flatten(1)
 
 
-def _pooling(cells: int, inside: int, box: int, patches: int, device: torch.device) -> Tensor:
-    """Weights that average `cells` of a map over patches, (patches, cells)."""
-    borders = box - inside + torch.arange(cells + 1, device=device) * (inside / cells)
-    return _overlap(borders[:-1], borders[1:], box, patches).mT
-
-
-def _overlap(start: Tensor, end: Tensor, box: int, patches: int) -> Tensor:
-    """Share of each patch that lies between start and end, (intervals, patches), all in pixels of the box."""
-    side = box / patches
-    edges = torch.arange(patches + 1, device=start.device) * side
-    covered = torch.minimum(end[:, None], edges[1:]) - torch.maximum(start[:, None], edges[:-1])
-    return covered.clamp(min=0) / side
+def _overlap(intervals: Tensor, side: int, patches: int) -> Tensor:
+    """Return the share of each patch in each interval: (K, 2) in pixels of the box -> (K, patches)."""
+    start, end = intervals[:, :1], intervals[:, 1:]
+    edges = torch.arange(patches + 1, device=intervals.device) * (side / patches)
+    covered = torch.minimum(end, edges[1:]) - torch.maximum(start, edges[:-1])
+    return covered.clamp(min=0) / (side / patches)

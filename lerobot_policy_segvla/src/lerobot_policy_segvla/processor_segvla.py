@@ -1,21 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pipelines around the segvla policy: SmolVLA's, with the segmentation step in them."""
+"""Pipelines of the segvla policy: SmolVLA's, with the segmentation step."""
 
 import copy
-from typing import Any
 
 from lerobot.datasets import LeRobotDatasetMetadata
-from lerobot.processor import (
-    PolicyAction,
-    PolicyProcessorPipeline,
-    make_default_policy_processor_steps,
-    make_policy_processor_pipelines,
-)
 from lerobot.utils.constants import OBS_IMAGES
-from torch import Tensor
 
 from lerobot_processor_so101 import training_dataset
-from lerobot_processor_so101.smolvla_checkpoint import language_steps
+from lerobot_processor_so101.policy.pipeline import Pipelines, Stats, make_pipelines
+from lerobot_processor_so101.policy.smolvla_checkpoint import language_steps
 
 from .configuration_segvla import SegVLAConfig
 from .segmentation_step import SegVLAAddSegmentationStep
@@ -23,59 +16,43 @@ from .segmentation_step import SegVLAAddSegmentationStep
 
 def make_segvla_pre_post_processors(
     config: SegVLAConfig,
-    dataset_stats: dict[str, dict[str, Tensor]] | None = None,
+    dataset_stats: Stats | None = None,
     dataset_meta: LeRobotDatasetMetadata | None = None,
-) -> tuple[
-    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
-    PolicyProcessorPipeline[PolicyAction, PolicyAction],
-]:
-    """Build the pipelines of a new policy; those of a checkpoint are rebuilt from its files instead.
+) -> Pipelines:
+    """Build the pipelines of a new policy. Those of a checkpoint are rebuilt from its files instead.
 
     Args:
         config: configuration of the policy, with its features.
         dataset_stats: statistics of state and action.
-        dataset_meta: says which model made the scores of the dataset, if they were precomputed; by default that of the
-            training.
+        dataset_meta: metadata with the identity of the segmenter, if scores are precomputed; by default that
+            of the dataset in training.
 
     Returns:
-        The preprocessor, which gives tokens and scores or the promise of them, and the postprocessor, which returns
-        actions in the dataset's units on the CPU.
+        The preprocessor, which adds language tokens and scores, deferred if they are live, and the
+        postprocessor, which returns actions in the dataset's units on the CPU.
 
     Raises:
-        ValueError: the segmenter is not that of the dataset, or has other classes than the configuration.
+        ValueError: if the segmenter is not the dataset's, or its classes are not those of the configuration.
     """
     config.validate_features()
     dataset_meta = training_dataset(config, dataset_meta)
-    steps = make_default_policy_processor_steps(_without_scores(config), dataset_stats)
-    segmentation = (
-        [make_step(config, dataset_meta.features if dataset_meta else {})] if config.uses_cues else []
-    )
-    return make_policy_processor_pipelines(
-        input_steps=[
-            steps.rename_observations,
-            steps.add_batch_dim,
-            *language_steps(config),
-            steps.to_device,
-            *segmentation,
-            steps.normalize,
-        ],
-        output_steps=[steps.unnormalize, steps.to_cpu],
+    # LeRobot takes stored scores for a state, and would normalise them.
+    normalised, scores = copy.copy(config), config.segmentation_feature_map.values()
+    features = config.input_features or {}
+    normalised.input_features = {key: feature for key, feature in features.items() if key not in scores}
+    stored = dataset_meta.features if dataset_meta else {}
+    return make_pipelines(
+        normalised,
+        dataset_stats,
+        before_device=language_steps(config),
+        before_normalizer=[_segmentation_step(config, stored)] if config.uses_cues else [],
     )
 
 
-def make_step(config: SegVLAConfig, features: dict[str, dict]) -> SegVLAAddSegmentationStep:
-    """Build the segmentation step of a configuration.
-
-    Args:
-        config: of the policy, validated.
-        features: of the dataset's metadata; its scores' size is what live scores will have.
-
-    Raises:
-        ValueError: the segmenter is not that of the dataset, or has other classes than the configuration.
-    """
-    keys = {
-        camera.removeprefix(f"{OBS_IMAGES}."): key for camera, key in config.segmentation_feature_map.items()
-    }
+def _segmentation_step(config: SegVLAConfig, features: dict[str, dict]) -> SegVLAAddSegmentationStep:
+    """Build the step for a dataset with these features; live scores get the size of its stored ones."""
+    feature_map = config.segmentation_feature_map
+    keys = {camera.removeprefix(f"{OBS_IMAGES}."): key for camera, key in feature_map.items()}
     sizes = [(features.get(key) or {}).get("info", {}).get("size") for key in keys.values()]
     default = {"ids": [84, 84], "top_k": [32, 32]}.get(config.segmentation_kind, [512, 512])
     step = SegVLAAddSegmentationStep(
@@ -92,16 +69,6 @@ def make_step(config: SegVLAConfig, features: dict[str, dict]) -> SegVLAAddSegme
         required=config.segmentation_required,
     )
     step.check_dataset(features)
-    if not step.asks_by_sentence and config.segmentation_class_names:
+    if not step.prompted_by_sentence and config.segmentation_class_names:
         step.check_class_names(config.segmentation_class_names, features, "segmentation_class_names")
     return step
-
-
-def _without_scores(config: SegVLAConfig) -> SegVLAConfig:
-    """The configuration for the normaliser: LeRobot takes stored scores for a state, and would normalise them."""
-    kept = copy.copy(config)
-    scores = set(config.segmentation_feature_map.values())
-    kept.input_features = {
-        key: feature for key, feature in (config.input_features or {}).items() if key not in scores
-    }
-    return kept

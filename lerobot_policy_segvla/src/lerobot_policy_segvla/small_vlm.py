@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A SmolVLM of any size without a download: its configuration and a tokenizer made of given sentences.
+"""Write the configuration and the tokenizer of a SmolVLM of any size, without a download.
 
-SmolVLA reads both from a folder (`--policy.vlm_model_name=FOLDER`) and draws the weights. For tests, for measuring
-speed at the real size, and for studies on a CPU, where a pretrained model would be too large. A policy for a real
-arm starts from a pretrained one instead.
+SmolVLA reads both from a folder (`--policy.vlm_model_name=FOLDER`) and draws random weights. This serves
+tests, speed measurements at the published size, and studies on a CPU, where a pretrained model would be too
+large. A policy for a real arm starts from a pretrained checkpoint instead.
 """
 
 from collections.abc import Iterable
@@ -17,26 +17,6 @@ SPECIAL = {
     "end_of_utterance_token": "<end_of_utterance>",
 }
 HEAD_DIM = 16
-# SmolVLM2-500M-Video-Instruct
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "vision": {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "image_size": 512,
-        "patch_size": 16,
-    },
-    "text": {
-        "hidden_size": 960,
-        "intermediate_size": 2560,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 15,
-        "num_key_value_heads": 5,
-        "head_dim": 64,
-        "vocab_size": 49280,
-    },
-}
 
 
 def save_small_vlm(
@@ -52,10 +32,10 @@ def save_small_vlm(
     """Save a small SmolVLM.
 
     Args:
-        folder: made if it is missing.
-        sentences: what the tokenizer is made of.
-        image_size: side of a picture in pixels.
-        patch_size: side of a patch; sixteen patches make one token.
+        folder: created if it is missing.
+        sentences: text that the tokenizer is trained on.
+        image_size: side of an image in pixels.
+        patch_size: side of a patch in pixels; sixteen patches make one token.
         width, layers: of the language model; the width is a multiple of 32.
         vision_width, vision_layers: of the vision tower; the width is a multiple of 16.
 
@@ -82,23 +62,40 @@ def save_small_vlm(
 
 
 def save_published_vlm(folder: Path | str, sentences: Iterable[str]) -> str:
-    """Save SmolVLM2-500M at its real size, with a small tokenizer.
+    """Save the configuration of SmolVLM2-500M-Video-Instruct, with a small tokenizer.
 
     Args:
-        folder: made if it is missing.
-        sentences: what the tokenizer is made of.
+        folder: created if it is missing.
+        sentences: text that the tokenizer is trained on.
 
     Returns:
         The folder.
     """
-    return _save(folder, sentences, dict(PUBLISHED["vision"]), dict(PUBLISHED["text"]))
+    vision = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 512,
+        "patch_size": 16,
+    }
+    text = {
+        "hidden_size": 960,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+        "head_dim": 64,
+        "vocab_size": 49280,
+    }
+    return _save(folder, sentences, vision, text)
 
 
 def _save(folder: Path | str, sentences: Iterable[str], vision: dict[str, Any], text: dict[str, Any]) -> str:
     import transformers
 
-    hf: Any = transformers  # its configurations confuse mypy
-    tokenizer = _tokenizer(sentences)
+    hf: Any = transformers  # mypy misreads the signatures of its configurations
+    tokenizer = _train_tokenizer(sentences)
     size = {"longest_edge": vision["image_size"]}
     processor = hf.SmolVLMProcessor(
         image_processor=hf.SmolVLMImageProcessor(size=size, do_image_splitting=False),
@@ -117,8 +114,8 @@ def _save(folder: Path | str, sentences: Iterable[str], vision: dict[str, Any], 
     return str(folder)
 
 
-def _tokenizer(sentences: Iterable[str]) -> Any:
-    """A byte-level BPE."""
+def _train_tokenizer(sentences: Iterable[str]) -> Any:
+    """Train a byte-level BPE with SmolVLM's special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

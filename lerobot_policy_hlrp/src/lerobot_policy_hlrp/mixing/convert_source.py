@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One source of a mixture, in the mixture's form: its cameras by their names, its numbers normalised and filled up.
+"""Convert one source of a mixture: rename cameras, normalise state and action, and pad them with zeros.
 
-Where rate, size and codec agree nothing is decoded: videos are linked, and tables rewritten. Elsewhere every frame is read,
-resized and encoded again, in the form that most frames have already.
+If rate, size and codec agree, no image is decoded: videos are linked and tables rewritten. Otherwise every
+frame is decoded, resized and encoded again, in the storage that most frames have already.
 """
 
 import os
@@ -34,73 +34,58 @@ from lerobot.datasets.utils import EPISODES_DIR
 from lerobot.policies.common.vla_utils import resize_with_pad
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from .mixture import MixtureConfig, SourceConfig
+from .mixture import INDEX_COLUMNS, MixtureConfig, SourceConfig
 
-_KEPT = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 ROBOT = "mixture"
-_ENCODERS = {"av1": "libsvtav1"}  # of codecs whose encoder has another name
+_ENCODERS = {"av1": "libsvtav1"}  # encoders whose name differs from the codec
 
 
 class Storage(NamedTuple):
-    """How pictures are stored.
+    """Storage of images.
 
     Attributes:
         dtype: "video" or "image".
-        codec, pixels: of videos.
+        codec, pixels: codec and pixel format of videos.
     """
 
     dtype: str
     codec: str = ""
     pixels: str = ""
 
-    @classmethod
-    def of(cls, source: SourceConfig, key: str) -> "Storage":
-        """That of a camera."""
-        feature = source.meta.features[key]
-        info = feature.get("info") or {}
-        if feature["dtype"] != "video":
-            return cls(feature["dtype"])
-        return cls("video", info.get("video.codec", ""), info.get("video.pix_fmt", ""))
-
     def info(self, config: MixtureConfig) -> dict[str, Any]:
-        """What LeRobot notes of it."""
+        """Return the entry in LeRobot's metadata."""
         if self.dtype != "video":
             return {"is_depth_map": False}
-        return {
-            "video.height": config.height,
-            "video.width": config.width,
-            "video.codec": self.codec,
-            "video.pix_fmt": self.pixels,
-            "video.fps": config.fps,
-            "video.channels": 3,
-            "has_audio": False,
-            "is_depth_map": False,
-        }
+        size = {"video.height": config.height, "video.width": config.width, "video.channels": 3}
+        codec = {"video.codec": self.codec, "video.pix_fmt": self.pixels, "video.fps": config.fps}
+        return {**size, **codec, "has_audio": False, "is_depth_map": False}
 
 
 def storage_of(config: MixtureConfig) -> Storage:
-    """The form of the mixture: the one in which most frames of the right rate and size are stored already."""
+    """Return the storage of the mixture: that of most frames with the right rate and size."""
     frames: Counter[Storage] = Counter()
     for source in config.sources:
-        stored = {Storage.of(source, key) for key in source.cameras.values()}
-        if _fits(config, source) and len(stored) == 1:
-            frames[stored.pop()] += source.meta.total_frames
+        stored = _matching_storage(config, source)
+        if stored is not None:
+            frames[stored] += source.meta.total_frames
     return frames.most_common(1)[0][0] if frames else Storage("video", "av1", "yuv420p")
 
 
-def agrees(config: MixtureConfig, source: SourceConfig) -> bool:
-    """Whether pictures of a source can stay as they are."""
-    stored = {Storage.of(source, key) for key in source.cameras.values()}
-    return _fits(config, source) and stored == {storage_of(config)}
-
-
-def _fits(config: MixtureConfig, source: SourceConfig) -> bool:
-    shapes = {tuple(source.meta.features[key]["shape"]) for key in source.cameras.values()}
-    return source.meta.fps == config.fps and shapes == {(config.height, config.width, 3)}
+def _matching_storage(config: MixtureConfig, source: SourceConfig) -> Storage | None:
+    """Return the storage of all cameras of a source; None if they differ, or have another rate or size."""
+    features = [source.meta.features[key] for key in source.cameras.values()]
+    sizes = {tuple(feature["shape"]) for feature in features}
+    if source.meta.fps != config.fps or sizes != {(config.height, config.width, 3)}:
+        return None
+    found = set()
+    for feature in features:
+        info = (feature.get("info") or {}) if feature["dtype"] == "video" else {}
+        found.add(Storage(feature["dtype"], info.get("video.codec", ""), info.get("video.pix_fmt", "")))
+    return found.pop() if len(found) == 1 else None
 
 
 def mixed_features(config: MixtureConfig) -> dict[str, dict[str, Any]]:
-    """Features of the mixture."""
+    """Return the features of the mixture."""
     features: dict[str, dict[str, Any]] = {}
     for key, size in ((ACTION, config.action_dim), (OBS_STATE, config.state_dim)):
         if size:
@@ -116,7 +101,7 @@ def mixed_features(config: MixtureConfig) -> dict[str, dict[str, Any]]:
 
 
 class Scale:
-    """Mean 0 and standard deviation 1 by a source's own statistics, and zeros up to the mixture's size.
+    """Normalise by a source's own statistics to mean 0 and standard deviation 1, and pad with zeros.
 
     Args:
         meta: of the source.
@@ -129,70 +114,60 @@ class Scale:
         stats = (meta.stats or {}).get(key, {}) if key else {}
         self.mean = np.asarray(stats.get("mean", []), np.float32)
         std = np.asarray(stats.get("std", []), np.float32)
-        self.std = np.where(std > 1e-6, std, 1.0).astype(np.float32)  # what never moves stays where it is
+        self.std = np.where(std > 1e-6, std, 1.0).astype(np.float32)  # constant values become 0
 
     def __call__(self, values: np.ndarray | None, count: int) -> np.ndarray:
-        """(count, size) of (count, own size); zeros of None."""
+        """Convert values, (count, own size) -> (count, size); None gives zeros."""
         result = np.zeros((count, self.size), np.float32)
         if values is not None:
             result[:, : values.shape[1]] = (values - self.mean) / self.std
         return result
 
-    def notes(self) -> dict[str, list[float]]:
-        """For the mixture's notes."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
-
 
 def scales(config: MixtureConfig, source: SourceConfig) -> dict[str, Scale]:
-    """Of state and action, by the mixture's keys."""
+    """Return the scales of state and action, by the mixture's keys."""
     wanted = ((ACTION, source.action, config.action_dim), (OBS_STATE, source.state, config.state_dim))
     return {key: Scale(source.meta, own, size) for key, own, size in wanted if size}
 
 
-def conform(config: MixtureConfig, source: SourceConfig, episodes: list[int], out: Path) -> None:
-    """Write chosen episodes of a source in the mixture's form.
+def convert_source(config: MixtureConfig, source: SourceConfig, episodes: list[int], out: Path) -> None:
+    """Write chosen episodes of a source in the mixture's format.
 
     Args:
         config: of the mixture.
-        source: of which.
-        episodes: in order.
-        out: folder; what lies there from a stopped run is removed.
+        source: one of its sources.
+        episodes: numbers, in order.
+        out: folder; what a stopped run left there is removed.
     """
     shutil.rmtree(out, ignore_errors=True)
-    if not agrees(config, source):
-        rewrite(config, source, episodes, out)
+    if _matching_storage(config, source) != storage_of(config):
+        _reencode(config, source, episodes, out)
         return
     chosen = out.with_name(f"{out.name}_chosen")
     shutil.rmtree(chosen, ignore_errors=True)
     meta = source.meta
     others = sorted(set(range(meta.total_episodes)) - set(episodes))
     if others:
-        meta = delete_episodes(
-            LeRobotDataset(meta.repo_id, root=meta.root, revision=meta.revision), others, chosen, meta.repo_id
-        ).meta
-    relabel(config, source, meta, out)
+        dataset = LeRobotDataset(meta.repo_id, root=meta.root, revision=meta.revision)
+        meta = delete_episodes(dataset, others, chosen, meta.repo_id).meta
+    _rewrite_tables(config, source, meta, out)
     shutil.rmtree(chosen, ignore_errors=True)
 
 
-def relabel(config: MixtureConfig, source: SourceConfig, meta: LeRobotDatasetMetadata, out: Path) -> None:
-    """Give a dataset the mixture's names and numbers, without looking at a picture.
-
-    Args:
-        config: of the mixture.
-        source: says what is what.
-        meta: of the dataset, all of whose episodes are taken.
-        out: folder.
-    """
+def _rewrite_tables(
+    config: MixtureConfig, source: SourceConfig, meta: LeRobotDatasetMetadata, out: Path
+) -> None:
+    """Give all episodes of a dataset the mixture's names and numbers, and link its videos."""
     root, names = Path(meta.root), {key: f"{OBS_IMAGES}.{name}" for name, key in source.cameras.items()}
     features, stored = mixed_features(config), storage_of(config)
     for name in names.values():
         features[name] |= {"info": stored.info(config)}
-    features |= {key: meta.features[key] for key in _KEPT}
+    features |= {key: meta.features[key] for key in INDEX_COLUMNS}
     schema = get_hf_features_from_features(features).arrow_schema
     by_key, numbers = scales(config, source), []
     for file in sorted({meta.get_data_file_path(number) for number in range(meta.total_episodes)}):
         table = pq.read_table(root / file)
-        columns = {key: table[key] for key in _KEPT}
+        columns = {key: table[key] for key in INDEX_COLUMNS}
         columns |= {name: table[key] for key, name in names.items() if key in table.column_names}
         frame = table.select(["episode_index"]).to_pandas()
         for key, scale in by_key.items():
@@ -206,21 +181,18 @@ def relabel(config: MixtureConfig, source: SourceConfig, meta: LeRobotDatasetMet
         write_table_one_row_group_per_episode(ordered, out / file)
     for key, name in names.items() if stored.dtype == "video" else ():
         for number in range(meta.total_episodes):
-            _link(root / meta.get_video_file_path(number, key), out / _renamed(meta, number, key, name))
+            video = str(meta.get_video_file_path(number, key))
+            _link(root / video, out / video.replace(f"videos/{key}/", f"videos/{name}/", 1))
     _write_meta(meta, features, names, pd.concat(numbers), list(by_key), out)
-
-
-def _renamed(meta: LeRobotDatasetMetadata, number: int, key: str, name: str) -> Path:
-    return Path(str(meta.get_video_file_path(number, key)).replace(f"videos/{key}/", f"videos/{name}/", 1))
 
 
 def _link(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
+    if target.exists():  # a file contains several episodes
         return
     try:
         os.link(file.resolve(), target)
-    except OSError:  # another file system
+    except OSError:  # on another file system
         shutil.copy2(file, target)
 
 
@@ -232,11 +204,12 @@ def _write_meta(
     keys: list[str],
     out: Path,
 ) -> None:
-    """Tables about episodes and tasks, statistics and info, with the mixture's names."""
+    """Write tables of episodes and tasks, statistics and info, with the mixture's names."""
     rows, every = [], []
     groups = dict(list(numbers.groupby("episode_index")))
     for row in load_nested_dataset(Path(meta.root) / EPISODES_DIR).to_list():  # with statistics
         kept = {key: value for key, value in row.items() if not key.startswith(("stats/", "videos/"))}
+        kept |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}  # one file, see below
         stats: dict[str, dict[str, Any]] = {}
         for key, value in row.items():
             kind, _, rest = key.partition("/")
@@ -249,27 +222,22 @@ def _write_meta(
         values = {key: np.stack(groups[row["episode_index"]][key].to_list()) for key in keys}
         stats |= compute_episode_stats(values, features)
         every.append(stats)
-        kept |= {
-            f"stats/{name}/{last}": value.tolist()
-            for name, own in stats.items()
-            for last, value in own.items()
-        }
+        for name, own in stats.items():
+            kept |= {f"stats/{name}/{last}": value.tolist() for last, value in own.items()}
         rows.append(kept)
     write_episodes(Dataset.from_list(rows), out)
     write_tasks(meta.tasks, out)
     write_stats(aggregate_stats(every), out)
-    info = meta.info
-    changed = type(info).from_dict(
-        {**info.to_dict(), "features": features, "robot_type": ROBOT, "splits": {"train": f"0:{len(rows)}"}}
-    )
-    write_info(changed, out)
+    changed = {"features": features, "robot_type": ROBOT, "splits": {"train": f"0:{len(rows)}"}}
+    write_info(type(meta.info).from_dict({**meta.info.to_dict(), **changed}), out)
 
 
-def rewrite(config: MixtureConfig, source: SourceConfig, episodes: list[int], out: Path) -> None:
-    """Read every frame, thin out, resize and encode again."""
+def _reencode(config: MixtureConfig, source: SourceConfig, episodes: list[int], out: Path) -> None:
+    """Decode every frame, drop those beyond the mixture's rate, resize and encode again."""
     stored = storage_of(config)
     meta, by_key = source.meta, scales(config, source)
     dataset = LeRobotDataset(meta.repo_id, root=meta.root, revision=meta.revision, episodes=episodes)
+    codec = _ENCODERS.get(stored.codec, stored.codec)
     made = LeRobotDataset.create(
         f"local/{out.name}",
         config.fps,
@@ -277,9 +245,7 @@ def rewrite(config: MixtureConfig, source: SourceConfig, episodes: list[int], ou
         root=out,
         robot_type=ROBOT,
         use_videos=stored.dtype == "video",
-        rgb_encoder=RGBEncoderConfig(vcodec=_ENCODERS.get(stored.codec, stored.codec))
-        if stored.codec
-        else None,
+        rgb_encoder=RGBEncoderConfig(vcodec=codec) if codec else None,
     )
     first = 0
     for number in episodes:
@@ -298,7 +264,7 @@ def rewrite(config: MixtureConfig, source: SourceConfig, episodes: list[int], ou
     made.finalize()
 
 
-def _resized(picture: torch.Tensor, config: MixtureConfig) -> np.ndarray:
-    """(H, W, 3) uint8 of (3, h, w) in [0, 1]."""
-    padded = resize_with_pad(picture[None], config.height, config.width, pad_value=0)[0]
+def _resized(image: torch.Tensor, config: MixtureConfig) -> np.ndarray:
+    """Resize with a border, (3, h, w) in [0, 1] -> (H, W, 3) uint8."""
+    padded = resize_with_pad(image[None], config.height, config.width, pad_value=0)[0]
     return (255 * padded).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen models whose answers the latent action model may have to predict beside pixels. They are in no checkpoint."""
+"""Frozen models whose output the latent action model can predict too. No checkpoint contains them."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FLOWS = ("raft_small", "raft_large")
-_FLOW_SIDE = 128  # RAFT takes no smaller pictures
+_FLOW_SIDE = 128  # smallest image of RAFT
 
 
 class FeatureTeacher:
-    """Features of patches by any vision model of transformers, such as DINOv2.
+    """Patch features of any vision model of transformers, such as DINOv2.
 
     Args:
         name: folder or Hub id.
@@ -27,14 +27,13 @@ class FeatureTeacher:
             model = hf.AutoModel.from_pretrained(name)
         except OSError as error:
             raise ValueError(
-                f"feature_model: found no model under {name!r}, expected a folder or a Hub id that can be reached from "
-                f"here, or '' for none. ({str(error).splitlines()[0]})"
+                f"feature_model: found no model under {name!r}, expected a folder or a Hub id that can be "
+                f"reached from here, or '' for none. ({str(error).splitlines()[0]})"
             ) from error
         self.model = getattr(model, "vision_model", model).eval().requires_grad_(False)
         processor = hf.AutoImageProcessor.from_pretrained(name)
-        self.mean, self.std = (
-            torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std)
-        )
+        self.mean = torch.tensor(processor.image_mean)[:, None, None]
+        self.std = torch.tensor(processor.image_std)[:, None, None]
         self.side: int = self.model.config.image_size
         self.patch: int = self.model.config.patch_size
         self.dim: int = self.model.config.hidden_size
@@ -42,12 +41,12 @@ class FeatureTeacher:
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to (B, N, C), each of mean 0 and variance 1."""
+        """Encode frames, (B, 3, H, W) in [0, 1] -> (B, g * g, C), each vector of mean 0 and variance 1."""
         self.model.to(frames.device)
-        pictures = F.interpolate(frames, (self.side, self.side), mode="bilinear", antialias=True)
-        pictures = (pictures - self.mean.to(frames)) / self.std.to(frames)
+        images = F.interpolate(frames, (self.side, self.side), mode="bilinear", antialias=True)
+        images = (images - self.mean.to(frames)) / self.std.to(frames)
         side = self.side // self.patch
-        hidden = self.model(pixel_values=pictures).last_hidden_state
+        hidden = self.model(pixel_values=images).last_hidden_state
         tokens = hidden[:, -side * side :]  # without class tokens
         planes = F.adaptive_avg_pool2d(tokens.mT.unflatten(2, (side, side)), self.grid)
         return F.layer_norm(planes.flatten(2).mT, (self.dim,))
@@ -58,7 +57,7 @@ class FlowTeacher:
 
     Args:
         name: `raft_small` or `raft_large`.
-        weights: a file of its weights; empty for torchvision's own, which are downloaded once.
+        weights: file of its weights; empty to download those of torchvision once.
         grid: g; flow is averaged to g x g.
     """
 
@@ -66,17 +65,15 @@ class FlowTeacher:
         from torchvision.models import optical_flow
 
         build = getattr(optical_flow, name)
+        self.model: nn.Module = build() if weights else build(weights="DEFAULT")
         if weights:
-            self.model: nn.Module = build()
             self.model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        else:
-            self.model = build(weights="DEFAULT")
         self.model.eval().requires_grad_(False)
         self.grid = grid
 
     @torch.no_grad()
     def __call__(self, earlier: Tensor, later: Tensor) -> Tensor:
-        """(B, 3, H, W) each, in [0, 1], to (B, N, 2): movement in widths and heights of the picture."""
+        """Return motion in widths and heights of the image, (B, 3, H, W) each in [0, 1] -> (B, g * g, 2)."""
         self.model.to(earlier.device)
         side = 8 * max(_FLOW_SIDE // 8, round(earlier.shape[-1] / 8))
         first, second = (

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a mixture of datasets is made of: the file that says it, and the one that a made mixture carries.
+"""The options of a mixture of datasets, and the notes on its episodes that a finished mixture contains.
 
-Stock training takes one dataset. A mixture is one: `hlrp-mix` writes it, from a file that people can read, and leaves in its
-`meta/mixture.json` what training must know of each episode: whether its actions count, and how many numbers they have.
+LeRobot's training takes one dataset. `hlrp-mix` makes one from the sources that an options file lists. Its
+`meta/mixture.json` contains what training needs to know of each episode: whether its actions are learned, and
+their size.
 """
 
 import json
@@ -18,20 +19,23 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 NOTES = Path("meta") / "mixture.json"
+INDEX_COLUMNS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 
 @dataclass
 class SourceConfig:
-    """A dataset that goes in.
+    """A dataset of the mixture.
 
     Args:
-        repo_id: its name on the Hub, or for messages.
-        root: its folder; by default LeRobot's own place for `repo_id`, to which it is downloaded.
-        revision: on the Hub; by default that of LeRobot's version of the format.
-        weight: share of the mixture's frames, relative to the other sources; 0 takes all there are of every source.
-        cameras: key of each of the mixture's cameras in this dataset, such as `{primary: observation.images.top}`.
-        state, action: keys; empty where it has none.
-        labelled: share of its episodes whose actions may be learned from.
+        repo_id: name on the Hub, or for messages.
+        root: folder; by default LeRobot's own folder for `repo_id`, to which it is downloaded.
+        revision: on the Hub; by default that of LeRobot's dataset format.
+        weight: share of the mixture's duration, relative to the other sources; 0 takes all frames of every
+            source.
+        cameras: key of each of the mixture's cameras in this dataset, such as `{primary:
+            observation.images.top}`.
+        state, action: keys; empty if the dataset has none.
+        labelled: share of the episodes whose actions are learned.
     """
 
     repo_id: str = ""
@@ -45,15 +49,15 @@ class SourceConfig:
 
     @property
     def name(self) -> str:
-        """For messages and folders."""
+        """Name for messages and folders."""
         return self.repo_id or (self.root.name if self.root else "")
 
     @cached_property
     def meta(self) -> LeRobotDatasetMetadata:
-        """Its metadata.
+        """Metadata of the dataset.
 
         Raises:
-            ValueError: there is no such dataset.
+            ValueError: if there is no such dataset.
         """
         if not self.name:
             raise ValueError("sources: found one without repo_id and root, expected at least one of them.")
@@ -62,17 +66,22 @@ class SourceConfig:
         try:
             return LeRobotDatasetMetadata(self.repo_id or f"local/{self.name}", self.root, self.revision)
         except OSError as error:
-            raise ValueError(f"sources: {self.name!r} cannot be had. {str(error).splitlines()[0]}") from error
+            raise ValueError(f"sources: cannot load {self.name!r}. {str(error).splitlines()[0]}") from error
 
     def check(self, cameras: list[str]) -> None:
-        """Refuse keys that the dataset has not, and shares that are none.
+        """Validate the options against the dataset.
+
+        Args:
+            cameras: names of the mixture's cameras.
 
         Raises:
-            ValueError: the message names the source and the key.
+            ValueError: if a key or statistics are missing, or a share is out of range; the message names
+                the source.
         """
         if sorted(self.cameras) != sorted(cameras):
             raise ValueError(
-                f"sources: {self.name!r} has cameras {sorted(self.cameras)}, expected {sorted(cameras)}, as the first one."
+                f"sources: {self.name!r} has cameras {sorted(self.cameras)}, expected {sorted(cameras)}, as "
+                "the first one."
             )
         wanted = {f"cameras.{name}": key for name, key in self.cameras.items()}
         wanted |= {name: key for name, key in (("state", self.state), ("action", self.action)) if key}
@@ -80,20 +89,25 @@ class SourceConfig:
             if key not in self.meta.features:
                 raise ValueError(
                     f"sources: {self.name!r}, {name}: found no {key!r}, expected one of "
-                    f"{sorted(set(self.meta.features) - _OWN)}; or '' for none."
+                    f"{sorted(set(self.meta.features) - set(INDEX_COLUMNS))}; or '' for none."
                 )
+        for key in filter(None, (self.state, self.action)):
+            stats = (self.meta.stats or {}).get(key, {})
+            for name in ("mean", "std"):
+                if name not in stats or not np.isfinite(stats[name]).all():
+                    raise ValueError(
+                        f"sources: {self.name!r} has {name} = {stats.get(name)} of {key!r} in "
+                        "meta/stats.json, expected finite numbers. Compute the statistics again."
+                    )
         if not 0 <= self.labelled <= 1 or self.weight < 0:
             raise ValueError(
-                f"sources: {self.name!r} has labelled = {self.labelled} and weight = {self.weight}, expected 0 to 1, and 0 "
-                "or more."
+                f"sources: {self.name!r} has labelled = {self.labelled} and weight = {self.weight}, expected "
+                "0 to 1, and 0 or more."
             )
 
-    def numbers(self, key: str) -> int:
-        """Of state or action; 0 where there is none."""
+    def size_of(self, key: str) -> int:
+        """Return the size of state or action; 0 if there is none."""
         return int(self.meta.features[key]["shape"][0]) if key else 0
-
-
-_OWN = {"timestamp", "frame_index", "episode_index", "index", "task_index"}
 
 
 @dataclass
@@ -102,9 +116,10 @@ class MixtureConfig:
 
     Args:
         output: folder of the mixture; it must not exist.
-        sources: what goes in; all have the same names of cameras.
-        fps: of the mixture [Hz]. Faster sources are thinned out; slower ones are refused.
-        height, width: of its pictures. Others are made smaller or larger, with a border where the shape differs.
+        sources: datasets, all with the same names of cameras.
+        fps: frames per second of the mixture [Hz]. Frames of faster sources are dropped; slower sources are
+            rejected.
+        height, width: of its images [pixels]. Others are resized, with a border if the aspect ratio differs.
         seed: of the choice of episodes.
     """
 
@@ -116,10 +131,10 @@ class MixtureConfig:
     seed: int = 0
 
     def check(self) -> None:
-        """Refuse what cannot be mixed.
+        """Validate the options against the sources.
 
         Raises:
-            ValueError: the message names the source and the key.
+            ValueError: if a source does not match; the message names the source and the key.
         """
         if not self.sources:
             raise ValueError("sources: found none, expected at least one.")
@@ -127,8 +142,8 @@ class MixtureConfig:
             source.check(sorted(self.sources[0].cameras))
             if source.meta.fps < self.fps:
                 raise ValueError(
-                    f"fps: found {self.fps} Hz, and {source.name!r} has {source.meta.fps} Hz, expected at most that: frames "
-                    "are left out, not made up."
+                    f"fps: found {self.fps} Hz, and {source.name!r} has {source.meta.fps} Hz, expected at "
+                    "most that: frames are dropped, not interpolated."
                 )
         weighted = [source.weight > 0 for source in self.sources]
         if any(weighted) and not all(weighted):
@@ -136,16 +151,16 @@ class MixtureConfig:
 
     @property
     def state_dim(self) -> int:
-        """The largest of all sources."""
-        return max(source.numbers(source.state) for source in self.sources)
+        """Largest state of all sources."""
+        return max(source.size_of(source.state) for source in self.sources)
 
     @property
     def action_dim(self) -> int:
-        """The largest of all sources."""
-        return max(source.numbers(source.action) for source in self.sources)
+        """Largest action of all sources."""
+        return max(source.size_of(source.action) for source in self.sources)
 
     def episodes(self) -> list[list[int]]:
-        """Which episodes of each source go in, so that their frames have the shares asked for and most are used."""
+        """Choose episodes of each source, as many as possible with durations in proportion to the weights."""
         lengths = [np.asarray(source.meta.episodes["length"]) for source in self.sources]
         seconds = [each / source.meta.fps for each, source in zip(lengths, self.sources, strict=True)]
         if not self.sources[0].weight:
@@ -159,7 +174,7 @@ class MixtureConfig:
         return chosen
 
     def labelled(self, episodes: list[int], source: SourceConfig) -> list[bool]:
-        """Of which of the chosen episodes the actions count."""
+        """Choose those of the episodes whose actions are learned."""
         if not source.action:
             return [False] * len(episodes)
         count = round(source.labelled * len(episodes))
@@ -169,12 +184,12 @@ class MixtureConfig:
 
 @dataclass(frozen=True)
 class MixtureNotes:
-    """What a made mixture says of its episodes, in order.
+    """Notes of a finished mixture on its episodes, in order.
 
     Attributes:
-        labelled: whether the actions of each count.
-        action_dim: numbers of an action of each, before they were filled up.
-        sources: for people: name, episodes, and mean and standard deviation that state and action were divided by.
+        labelled: whether the actions of each episode are learned.
+        action_dim: size of the actions of each episode before padding.
+        sources: for people: names, numbers of episodes, and mean and standard deviation of state and action.
     """
 
     labelled: list[bool]
@@ -182,17 +197,17 @@ class MixtureNotes:
     sources: list[dict[str, Any]]
 
     def save(self, root: Path) -> None:
-        """Write them into a dataset."""
+        """Write the notes into a dataset."""
         (root / NOTES).write_text(json.dumps(asdict(self), indent=1))
 
     @cached_property
     def per_episode(self) -> tuple[Tensor, Tensor]:
-        """`labelled` and `action_dim` as tensors, for look-ups in training."""
+        """`labelled` and `action_dim` as tensors."""
         return torch.tensor(self.labelled), torch.tensor(self.action_dim)
 
     @classmethod
     def of(cls, dataset: LeRobotDatasetMetadata | None) -> "MixtureNotes | None":
-        """Those of a dataset; None if it is no mixture."""
+        """Read the notes of a dataset; None if it is not a mixture."""
         if dataset is None or not (Path(dataset.root) / NOTES).is_file():
             return None
         return cls(**json.loads((Path(dataset.root) / NOTES).read_text()))

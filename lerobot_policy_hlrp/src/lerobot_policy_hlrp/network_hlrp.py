@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SmolVLA's network with a second thing to predict: the latent action.
+"""SmolVLA's network with a second output, the latent action.
 
-    picture, sentence, state ── SmolVLM2 ──┬─ latent tokens ── action expert ── velocity of the latent action
-                                           └─ action tokens ── action expert ── velocity of the chunk
+    images, task, state ── SmolVLM2 ──┬─ latent tokens ── action expert ── velocity of the latent action
+                                      └─ action tokens ── action expert ── velocity of the chunk
 
-Both go through the trunk and the expert in one pass. Latent and action tokens are hidden from each other, so that the
-actions are those of SmolVLA to the last bit, whether latent tokens stand beside them or not.
+What is unusual about it: both outputs share one pass through trunk and expert. Latent and action tokens are
+masked from each other, so actions are those of SmolVLA to the last bit, with or without latent tokens beside
+them.
 """
 
 from typing import Any, NamedTuple
@@ -16,11 +17,12 @@ from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding, m
 from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
 from torch import Tensor, nn
 
-type Prefix = tuple[Tensor, Tensor, Tensor]  # embeddings, pads, and where blocks of attention begin
+# Embeddings (B, L, W), pads (B, L), and where blocks of attention begin (B, L).
+type Prefix = tuple[Tensor, Tensor, Tensor]
 
 
 class Noisy(NamedTuple):
-    """A target on its way to noise.
+    """A target mixed with noise.
 
     Attributes:
         values: (B, T, D), time * noise + (1 - time) * target.
@@ -34,11 +36,11 @@ class Noisy(NamedTuple):
 
 
 class HLRPNetwork(VLAFlowMatching):
-    """SmolVLA's network; with `expert`, latent tokens beside the action tokens.
+    """SmolVLA's network; with the head `expert`, latent tokens beside the action tokens.
 
     Args:
         config: the policy's.
-        latent: (S, D) of a latent action; None if there are none.
+        latent: (S, D) of a latent action; None if none are learned.
         kwargs: for `VLAFlowMatching`.
     """
 
@@ -50,28 +52,31 @@ class HLRPNetwork(VLAFlowMatching):
             self.latent_out_proj = nn.Linear(width, latent[1])
 
     def noised(self, target: Tensor, noise: Tensor | None = None, time: Tensor | None = None) -> Noisy:
-        """Mix a target with noise, at SmolVLA's times."""
+        """Mix a target with noise, at times drawn as in SmolVLA."""
         noise = self.sample_noise(target.shape, target.device) if noise is None else noise
         time = self.sample_time(len(target), target.device) if time is None else time
-        along = time[:, None, None]
-        return Noisy(along * noise + (1 - along) * target, noise - target, time)
+        weight = time[:, None, None]
+        return Noisy(weight * noise + (1 - weight) * target, noise - target, time)
 
     def errors(
         self, prefix: Prefix, actions: Noisy | None, latents: Noisy | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Squared errors of the predicted velocities, (B, T, D) each.
+        """Return the squared errors of the velocities of actions and latent actions, (B, T, D) each.
 
         Args:
             prefix: of `embed_prefix`.
             actions: noisy chunk, or None.
             latents: noisy latent action, or None.
         """
+        # 1. embed noisy values and their times as tokens: (B, S, D) -> (B, S, W), (B, T, A) -> (B, T, W)
         suffixes = []
         if latents is not None:
             suffixes.append(self._tokens(self.latent_in_proj, latents))
         if actions is not None:
             suffixes.append(self._tokens(self.action_in_proj, actions))
+        # 2. one pass through trunk and expert, without attention between the two
         outputs = iter(self._through_expert(prefix, suffixes))
+        # 3. predict velocities: (B, S, W) -> (B, S, D), (B, T, W) -> (B, T, A)
         latent_error = action_error = None
         if latents is not None:
             latent_error = F.mse_loss(self.latent_out_proj(next(outputs)), latents.velocity, reduction="none")
@@ -81,17 +86,17 @@ class HLRPNetwork(VLAFlowMatching):
 
     @torch.no_grad()
     def sample_latents(self, prefix: Prefix, noise: Tensor, steps: int) -> Tensor:
-        """Latent actions, (B, S, D), from noise of that shape."""
+        """Integrate from noise to latent actions, (B, S, D), in equal steps from time 1 to 0."""
         values = noise
         for step in range(steps):
             time = torch.full((len(noise),), 1 - step / steps, device=noise.device)
             tokens = self._tokens(self.latent_in_proj, Noisy(values, values, time))
-            (out,) = self._through_expert(prefix, [tokens])
-            values = values - self.latent_out_proj(out) / steps
+            (output,) = self._through_expert(prefix, [tokens])
+            values = values - self.latent_out_proj(output) / steps
         return values
 
     def pooled(self, prefix: Prefix) -> Tensor:
-        """Mean of what the trunk makes of pictures and sentence, (B, W). The state is not in it."""
+        """Average the trunk's output for images and task, not for the state, (B, L, W) -> (B, W)."""
         embeddings, pads, begins = prefix
         (hidden, _), _ = self.vlm_with_expert.forward(
             attention_mask=make_att_2d_masks(pads, begins),
@@ -100,11 +105,11 @@ class HLRPNetwork(VLAFlowMatching):
             inputs_embeds=[embeddings, None],
             use_cache=True,
         )
-        counted = (pads & ~begins.bool())[..., None].to(hidden.dtype)
-        return ((hidden * counted).sum(1) / counted.sum(1).clamp_min(1)).float()
+        pooled = (pads & ~begins.bool())[..., None].to(hidden.dtype)
+        return ((hidden * pooled).sum(1) / pooled.sum(1).clamp_min(1)).float()
 
     def _tokens(self, layer: nn.Module, noisy: Noisy) -> Tensor:
-        """Tokens of noisy values and their time, by upstream's layers, (B, T, W)."""
+        """Embed noisy values and their time with SmolVLA's layers, (B, T, D) -> (B, T, W)."""
         tokens = layer(noisy.values)
         time = create_sinusoidal_pos_embedding(
             noisy.time, tokens.shape[-1], self.config.min_period, self.config.max_period, device=tokens.device
@@ -113,38 +118,39 @@ class HLRPNetwork(VLAFlowMatching):
         return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(mixed)))
 
     def _through_expert(self, prefix: Prefix, suffixes: list[Tensor]) -> list[Tensor]:
-        """What the expert makes of each suffix, none of which sees another."""
+        """Return the expert's output for each suffix, (B, T, W) each."""
         embeddings, pads, begins = prefix
         lengths = [suffix.shape[1] for suffix in suffixes]
+        # 1. mask and positions as in SmolVLA: every suffix token begins a block and attends to all before it
         ones = torch.ones(len(embeddings), sum(lengths), device=embeddings.device)
         all_pads = torch.cat([pads, ones.bool()], 1)
-        mask = make_att_2d_masks(all_pads, torch.cat([begins.to(ones), ones], 1))
+        mask = make_att_2d_masks(all_pads, torch.cat([begins.to(ones), ones], 1))  # (B, L + T, L + T)
         positions = [pads.cumsum(1) - 1]
+        # 2. mask each suffix from those before it; each has the positions that it has alone
         start = pads.shape[1]
         for length in lengths:
-            end = start + length
-            mask[:, start:end, pads.shape[1] : start] = False
-            steps = torch.arange(length, device=pads.device)
-            positions.append(pads.sum(1, keepdim=True) + steps)
-            start = end
-        (_, out), _ = self.vlm_with_expert.forward(
+            mask[:, start : start + length, pads.shape[1] : start] = False
+            positions.append(pads.sum(1, keepdim=True) + torch.arange(length, device=pads.device))
+            start += length
+        # 3. one pass through trunk and expert: -> (B, sum of T, W)
+        (_, output), _ = self.vlm_with_expert.forward(
             attention_mask=mask,
             position_ids=torch.cat(positions, 1),
             past_key_values=None,
             inputs_embeds=[embeddings, torch.cat(suffixes, 1)],
             use_cache=False,
         )
-        return list(out[:, -sum(lengths) :].float().split(lengths, 1))
+        return list(output[:, -sum(lengths) :].float().split(lengths, 1))
 
 
 class PooledHeads(nn.Module):
-    """The seed's heads, on the mean of what the trunk makes of picture and sentence.
+    """Small heads on the mean of the trunk's output, after the repository high-level-robot-planner.
 
     Args:
-        width: of that mean.
-        hidden: of the latent head.
-        action_dim: numbers of an action.
-        latent: (S, D) of a latent action; None if there are none.
+        width: W, of that mean.
+        hidden: hidden width of the latent head.
+        action_dim: size of an action.
+        latent: (S, D) of a latent action; None if none are learned.
         codebook_size: K.
     """
 
@@ -162,29 +168,27 @@ class PooledHeads(nn.Module):
             self.code = nn.Linear(width, latent[0] * codebook_size)
 
     def latent_errors(self, pooled: Tensor, target: Tensor) -> Tensor:
-        """Squared errors of the velocity from noise to the latent action, (B, S, D), at uniform times."""
-        target = target.flatten(1)
+        """Return squared errors of the velocity from noise to latent action, (B, S, D), at uniform times."""
+        shape, target = target.shape, target.flatten(1)
+        # 1. mix with noise; here time 1 is the target: (B, S * D)
         noise, time = torch.randn_like(target), torch.rand(len(target), 1, device=target.device)
+        # 2. predict the velocity: (B, W + S * D + 1) -> (B, S * D)
         velocity = self._velocity(pooled, (1 - time) * noise + time * target, time)
-        return (velocity - (target - noise)).square().unflatten(1, self._shape)
+        return (velocity - (target - noise)).square().view(shape)
 
     @torch.no_grad()
     def sample_latents(self, pooled: Tensor, noise: Tensor, steps: int) -> Tensor:
-        """Latent actions, (B, S, D), from noise of that shape."""
+        """Integrate from noise to latent actions, (B, S, D), in equal steps from time 0 to 1."""
         values = noise.flatten(1)
         for step in range(steps):
             time = torch.full((len(values), 1), step / steps, device=values.device)
             values = values + self._velocity(pooled, values, time) / steps
-        return values.unflatten(1, self._shape)
+        return values.view(noise.shape)
 
     def code_logits(self, pooled: Tensor) -> Tensor:
-        """Scores of the codes, (B, S, K)."""
-        return self.code(pooled).unflatten(1, (self._shape[0], -1))
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        assert self.latent_shape is not None  # asked for only where there are latent actions
-        return self.latent_shape
+        """Return the scores of the codes, (B, S, K)."""
+        assert self.latent_shape is not None  # called only if latent actions are learned
+        return self.code(pooled).unflatten(1, (self.latent_shape[0], -1))
 
     def _velocity(self, pooled: Tensor, values: Tensor, time: Tensor) -> Tensor:
         return self.latent(torch.cat([pooled, values, time], 1))

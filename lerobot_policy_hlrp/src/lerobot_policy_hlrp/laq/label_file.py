@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latent actions of a dataset in a file beside it, found by the `index` of a frame.
+"""The file of `so101-laq-label`: latent actions of a dataset, by `index` of the frame.
 
-LeRobot's training drops columns that it does not know, so labels do not travel in the dataset. The file says which dataset
-it belongs to and which model made it.
+LeRobot's training drops columns that it does not know, so labels are not stored in the dataset. The file
+names its dataset and its model.
 """
 
 import hashlib
@@ -20,7 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-_FORMAT = 1
+from lerobot_processor_so101.atomic import atomic_path
+
+_FORMAT = "1"
 _STATE_MEAN = "stats/observation.state/mean"
 
 
@@ -33,7 +35,7 @@ class LatentLabels:
         vectors: (N, S, D), of mean 0 and standard deviation 1.
         valid: (N,), false where the later frame is beyond the end of the episode.
         dataset: fingerprint of the dataset; see `dataset_fingerprint`.
-        laq: what the model is; see `HLRPLAQPolicy.describe`.
+        laq: identity of the model; see `HLRPLAQPolicy.describe`.
     """
 
     codes: Tensor
@@ -43,59 +45,57 @@ class LatentLabels:
     laq: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         tensors = {
-            "codes": self.codes.to(torch.int32),
-            "vectors": self.vectors.float(),
-            "valid": self.valid.to(torch.uint8),
+            "codes": self.codes.to(torch.int32).contiguous(),
+            "vectors": self.vectors.float().contiguous(),
+            "valid": self.valid.to(torch.uint8).contiguous(),
         }
-        metadata = {"format": str(_FORMAT), "dataset": self.dataset, "laq": json.dumps(self.laq)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, metadata)
-        partial.replace(path)
+        metadata = {"format": _FORMAT, "dataset": self.dataset, "laq": json.dumps(self.laq)}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata)
 
     @classmethod
     def load(cls, path: Path) -> "LatentLabels":
         """Read the file.
 
         Raises:
-            ValueError: there is none, or it is of another kind.
+            ValueError: if it is missing or has another format.
         """
         if not path.is_file():
             raise ValueError(f"latent_labels: found no file {str(path)!r}; write it with `so101-laq-label`.")
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != str(_FORMAT):
+            if metadata.get("format") != _FORMAT:
                 raise ValueError(
-                    f"latent_labels: found format {metadata.get('format')!r} in {str(path)!r}, expected {_FORMAT}, which "
-                    "`so101-laq-label` writes."
+                    f"latent_labels: found format {metadata.get('format')!r} in {str(path)!r}, expected "
+                    f"{_FORMAT}, which `so101-laq-label` writes."
                 )
             codes, vectors, valid = (file.get_tensor(key) for key in ("codes", "vectors", "valid"))
         return cls(codes.long(), vectors, valid.bool(), metadata["dataset"], json.loads(metadata["laq"]))
 
     def check(self, dataset: LeRobotDatasetMetadata) -> None:
-        """Refuse another dataset than the labelled one.
+        """Check that a dataset is the labelled one.
 
         Raises:
-            ValueError: it is another.
+            ValueError: if it is another.
         """
         if self.dataset != dataset_fingerprint(dataset):
             raise ValueError(
-                f"latent_labels: found labels of {len(self.codes)} frames of another dataset, expected those of this one "
-                f"({dataset.total_frames} frames). Episodes were added, removed or reordered, or the file is another's: "
-                "run `so101-laq-label` again."
+                f"latent_labels: found labels of {len(self.codes)} frames of another dataset, expected those "
+                f"of this one ({dataset.total_frames} frames). Episodes were added, removed or reordered, or "
+                "the file belongs to another dataset: run `so101-laq-label` again."
             )
 
 
 def dataset_fingerprint(dataset: LeRobotDatasetMetadata) -> str:
-    """SHA-256 of rate, lengths of the episodes and means of their states.
+    """Return the SHA-256 of the rate, the lengths of the episodes and the means of their states.
 
-    A copy without pictures, as `--drop_rgb=true` makes it, is the same dataset.
+    A copy without RGB, as `--drop_rgb=true` makes it, has the same fingerprint.
     """
     digest = hashlib.sha256(f"{dataset.fps} {dataset.total_frames}".encode())
     if dataset.episodes is not None:
-        episodes = load_nested_dataset(dataset.root / EPISODES_DIR)  # the metadata leaves statistics out
+        episodes = load_nested_dataset(dataset.root / EPISODES_DIR)  # unlike the metadata with statistics
         digest.update(np.asarray(episodes["length"], np.int64).tobytes())
         if _STATE_MEAN in episodes.column_names:
             digest.update(np.asarray(episodes[_STATE_MEAN], np.float64).tobytes())

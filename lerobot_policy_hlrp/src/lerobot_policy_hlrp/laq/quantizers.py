@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the difference of two frames to one of few codes, and how its gradient gets past the choice.
+"""Quantise the change between two frames to one of few codes, and pass gradients around the choice.
 
-`nsvq` is the seed's: a codebook, and in training noise of the size of the error in the error's place (Vali and Bäckström,
-2022). Entries that nothing chooses are put where something is. `fsq` has no codebook to collapse: each number is rounded
-to one of a few levels (Mentzer et al., 2023), by `vector-quantize-pytorch`.
+`nsvq` has a codebook. In training it adds noise of the size of the quantisation error instead of quantising
+(noise substitution, Vali and Bäckström, 2022), and moves unused entries to current inputs. `fsq` has no
+codebook that could
+collapse: it rounds each dimension to one of a few levels (Mentzer et al., 2023), by
+    `vector-quantize-pytorch`.
 """
 
 from typing import NamedTuple
@@ -16,12 +18,12 @@ QUANTIZERS = ("fsq", "nsvq")
 
 
 class Quantized(NamedTuple):
-    """A difference of frames after the choice.
+    """A quantised change between frames.
 
     Attributes:
-        passed: (B, S, D), what the decoder is given; carries the gradient.
-        vectors: (B, S, D), the codes as vectors: what a policy predicts.
-        codes: (B, S), their numbers.
+        passed: (B, S, D), input of the decoder; carries the gradient.
+        vectors: (B, S, D), vectors of the codes: what a policy predicts.
+        codes: (B, S), numbers of the codes.
     """
 
     passed: Tensor
@@ -33,7 +35,7 @@ class FSQ(nn.Module):
     """Finite scalar quantisation.
 
     Args:
-        levels: of each number; their product is the number of codes.
+        levels: of each dimension; their product is the number of codes.
     """
 
     def __init__(self, levels: list[int]) -> None:
@@ -45,7 +47,7 @@ class FSQ(nn.Module):
         self.codebook_size: int = self.rounding.codebook_size
 
     def forward(self, delta: Tensor) -> Quantized:
-        """Choose; see `Quantized`. (B, S, D) of any range."""
+        """Quantise changes of any range, (B, S, D)."""
         vectors, codes = self.rounding(delta)
         return Quantized(vectors, vectors.detach(), codes.long())
 
@@ -56,8 +58,8 @@ class NSVQ(nn.Module):
     Args:
         dim: of a code.
         codebook_size: number of codes.
-        replace_every: calls in training after which entries that were chosen less than a hundredth of the mean number
-            of times are moved.
+        replace_every: training calls after which rare entries are moved: those chosen less often than a
+            hundredth of the mean.
     """
 
     def __init__(self, dim: int, codebook_size: int, replace_every: int = 100) -> None:
@@ -70,48 +72,49 @@ class NSVQ(nn.Module):
         self.calls: Tensor
 
     def forward(self, delta: Tensor) -> Quantized:
-        """Choose; see `Quantized`. (B, S, D)."""
+        """Quantise changes, (B, S, D)."""
+        # 1. nearest entry of the codebook: (B, S, D) -> (B, S)
         if self.training:
-            self._replace(delta.detach().flatten(0, 1).float())
+            self._move_rare_entries(delta.detach().flatten(0, 1).float())
         with torch.no_grad():
             codes = torch.cdist(delta.float(), self.codebook[None].float()).argmin(-1)
         vectors = self.codebook[codes]
         if not self.training:
             return Quantized(vectors, vectors.detach(), codes)
         self.chosen += torch.bincount(codes.flatten(), minlength=self.codebook_size)
+        # 2. noise of the length of the error instead of the error itself: gradients reach input and codebook
         noise = torch.randn_like(delta)
         error = (delta - vectors).norm(dim=-1, keepdim=True)
         passed = delta + error / noise.norm(dim=-1, keepdim=True).clamp_min(1e-8) * noise
         return Quantized(passed, vectors.detach(), codes)
 
     @torch.no_grad()
-    def _replace(self, deltas: Tensor) -> None:
-        """Move all entries at the first call, and later those that are hardly chosen, to where frames differ now."""
+    def _move_rare_entries(self, deltas: Tensor) -> None:
+        """Move rare entries to current changes, (N, D), from time to time; all entries at the first call."""
         first = int(self.calls) == 0
         self.calls += 1
         if not first and int(self.calls) % self.replace_every:
             return
-        shared = dist.is_available() and dist.is_initialized()
-        if shared:
+        distributed = dist.is_available() and dist.is_initialized()
+        if distributed:
             dist.all_reduce(self.chosen)
-        idle = self.chosen < 0.01 * self.chosen.sum() / self.codebook_size
-        idle |= first
-        count = int(idle.sum())
-        picked = deltas[torch.randint(len(deltas), (count,), device=deltas.device)]
+        rare = self.chosen < 0.01 * self.chosen.sum() / self.codebook_size
+        rare |= first
+        picked = deltas[torch.randint(len(deltas), (int(rare.sum()),), device=deltas.device)]
         spread = deltas.std(0, correction=0)
-        self.codebook[idle] = picked + 0.1 * spread * torch.randn_like(picked)
-        if shared:  # each process has picked among its own
+        self.codebook[rare] = picked + 0.1 * spread * torch.randn_like(picked)
+        if distributed:  # each process has picked from its own batch
             dist.broadcast(self.codebook, 0)
         self.chosen.zero_()
 
 
 class Usage(nn.Module):
-    """How often each code has been chosen lately, and the mean and spread of their vectors.
+    """Running frequencies of the codes, and running mean and spread of their vectors.
 
     Args:
         codebook_size: number of codes.
         dim: of a code.
-        memory: share of the past that is left after a batch.
+        memory: weight of the past after each batch.
     """
 
     def __init__(self, codebook_size: int, dim: int, memory: float = 0.99) -> None:
@@ -126,34 +129,31 @@ class Usage(nn.Module):
 
     @torch.no_grad()
     def count(self, quantized: Quantized) -> None:
-        """Take a batch into account."""
+        """Add a batch."""
         counts = torch.bincount(quantized.codes.flatten(), minlength=len(self.frequency)).float()
         vectors = quantized.vectors.flatten(0, 1).float()
-        keep = self.memory if bool(self.frequency.sum() > 0) else 0.0
-        for buffer, now in (
-            (self.frequency, counts / counts.sum()),
-            (self.mean, vectors.mean(0)),
-            (self.square, vectors.square().mean(0)),
-        ):
-            buffer.lerp_(now, 1 - keep)
+        memory = self.memory if bool(self.frequency.sum() > 0) else 0.0
+        self.frequency.lerp_(counts / counts.sum(), 1 - memory)
+        self.mean.lerp_(vectors.mean(0), 1 - memory)
+        self.square.lerp_(vectors.square().mean(0), 1 - memory)
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation of each number of a vector, (D,); 1 where it never changes."""
+        """Standard deviation of each dimension, (D,); 1 for constant ones."""
         variance = (self.square - self.mean.square()).clamp_min(0)
         return torch.where(variance > 1e-8, variance.sqrt(), torch.ones_like(variance))
 
     def standardised(self, vectors: Tensor) -> Tensor:
-        """Vectors of mean 0 and standard deviation 1, as a flow wants its targets."""
+        """Return vectors with mean 0 and standard deviation 1, the targets of a flow."""
         return (vectors - self.mean) / self.std
 
     @property
     def used(self) -> float:
-        """Share of the codes in use: chosen at least a tenth as often as if all were chosen alike."""
+        """Share of the codes in use: chosen at least a tenth as often as under equal frequencies."""
         return float((self.frequency > 0.1 / len(self.frequency)).float().mean())
 
     @property
     def perplexity(self) -> float:
-        """Number of codes that, chosen alike, would be as hard to guess."""
+        """Number of equally frequent codes with the same entropy."""
         p = self.frequency / self.frequency.sum().clamp_min(1e-12)
         return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
