@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What latent actions contain of the arm's motion while other things move, with masks and without.
+
+    python -m benchmarks.learning.hlrp_laq
+
+`lift_cube` with everything randomised, so that every episode is another scene, and discs that move over the
+table behind arm and objects (`benchmarks.lib.moving_background`). Latent action models of one size are
+trained alike:
+
+    fsq, masks      pixels of the fingers and the cube have full weight, others a twentieth
+    fsq             all pixels have equal weight
+    nsvq, masks     NSVQ in place of FSQ
+    random          untrained
+
+and evaluated on unseen recordings: the share of the codes in use and their perplexity; the error of the later
+    frame on fingers and cube, over that of the earlier frame; and the R² of a linear map from latent actions
+    to joint motion over the gap (mean of the joints, fitted on the training recordings; bootstrap over
+    recordings). Three hours on two cores. Writes results/learning/hlrp_laq.json, where rows that are not
+    measured again stay, and outputs/learning_hlrp_laq/applied.png, one pair's latent action applied to other
+    frames.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from lerobot.datasets import LeRobotDataset
+from lerobot.utils.feature_utils import dataset_to_policy_features
+from scipy.stats import bootstrap
+
+from lerobot_policy_hlrp import HLRPLAQConfig
+from lerobot_policy_hlrp.laq.label_file import LatentLabels
+from lerobot_policy_hlrp.laq.quantizers import Quantized, Usage
+from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
+from lerobot_processor_so101 import image_key, seg_key
+from lerobot_processor_so101.perception.stored import decode_ids
+
+from ..lib.report import arguments, save, table
+from ..lib.study import Study, file_name
+
+MASKS = ["--policy.mask_classes=[cube,static_finger,moving_finger]"]
+VARIANTS = {
+    "fsq, masks": MASKS,
+    "fsq": [],
+    "nsvq, masks": [*MASKS, "--policy.quantizer=nsvq", "--policy.codebook_size=125"],
+    "random": [],
+}
+SIZES = {"image_size": 96, "patch_size": 12, "width": 128, "heads": 4}
+SIZES |= {"spatial_layers": 2, "temporal_layers": 1, "decoder_layers": 3}
+TOP = image_key("top")
+
+
+def laq_training(video: Path) -> list[str]:
+    """Return the options that all trainings of a latent action model share."""
+    options = ["--policy.type=hlrp_laq", *(f"--policy.{name}={value}" for name, value in SIZES.items())]
+    options += ["--policy.optimizer_lr=5e-4", "--policy.scheduler_warmup_steps=200", "--seed=0"]
+    return [
+        *options,
+        "--batch_size=32",
+        "--save_freq=1000",
+        "--dataset.repo_id=local/video",
+        f"--dataset.root={video}",
+    ]
+
+
+def label(study: Study, name: str, checkpoint: Path, root: Path) -> Path:
+    """Write the latent actions of recordings, and return their file."""
+    out = study.out / f"labels_{file_name(name)}_{root.name}.safetensors"
+    command = ["so101-laq-label", f"--checkpoint={checkpoint}", f"--root={root}", f"--output={out}"]
+    return study.step(out.stem, command, out)
+
+
+def untrained(out: Path, video: Path) -> Path:
+    """Save an untrained model that has counted its codes, unless it exists."""
+    if (out / "model.safetensors").is_file():
+        return out
+    torch.manual_seed(0)
+    features = dataset_to_policy_features(LeRobotDataset("local/video", root=video).meta.features)
+    config = HLRPLAQConfig(input_features={TOP: features[TOP]}, device="cpu", push_to_hub=False, **SIZES)
+    policy = HLRPLAQPolicy(config)
+    pairs = pairs_of(video, config.gap)
+    with torch.no_grad():
+        for first in range(0, min(2000, len(pairs)), 50):
+            frames = policy.frames(stacked(pairs, range(first, first + 50)))
+            policy.model.usage.count(policy.model.encode(frames))
+    policy.save_pretrained(out)
+    return out
+
+
+def pairs_of(root: Path, gap: int) -> LeRobotDataset:
+    """Return a dataset of frames, each with the later one."""
+    step = [0.0, gap / 30]
+    return LeRobotDataset("local/video", root=root, delta_timestamps={TOP: step, f"{TOP}_seg": step})
+
+
+def stacked(pairs: LeRobotDataset, indices: Iterable[int]) -> dict[str, Any]:
+    """Return a batch of frames and ids."""
+    items = [pairs[index] for index in indices if index < len(pairs)]
+    batch = {key: torch.stack([item[key] for item in items]) for key in (TOP, f"{TOP}_seg", f"{TOP}_is_pad")}
+    return {**batch, seg_key("top"): decode_ids(batch.pop(f"{TOP}_seg"))}
+
+
+def motions(root: Path, gap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the joint motion over the gap from each frame, (N, 6), deg, and the frame's episode, (N,)."""
+    rows = LeRobotDataset("local/video", root=root).hf_dataset.with_format("numpy")
+    state, episode = np.stack(rows["observation.state"]), np.asarray(rows["episode_index"])
+    later = np.minimum(np.arange(len(state)) + gap, len(state) - 1)
+    return state[later] - state, episode
+
+
+def usage_of(labels: LatentLabels) -> Usage:
+    """Count how often each code is chosen in recordings."""
+    vectors, codes = labels.vectors[labels.valid], labels.codes[labels.valid]
+    usage = Usage(labels.laq["codebook_size"], vectors.shape[-1])
+    usage.count(Quantized(vectors, vectors, codes))
+    return usage
+
+
+def existing(labels: LatentLabels, motion: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return latent actions with a one appended, motions and episodes, of frames with a later one."""
+    kept = labels.valid.numpy()
+    rows = labels.vectors.flatten(1).numpy()[kept]
+    return np.hstack([rows, np.ones((len(rows), 1))]), motion[kept], episodes[kept]
+
+
+def probe(train: tuple, test: tuple) -> dict[str, Any]:
+    """Return the R² of a linear map from latent action to motion, with an interval over recordings.
+
+    Args:
+        train, test: (labels, motions, episodes) each.
+    """
+    latents, motion, _ = existing(*train)
+    weights = np.linalg.lstsq(latents, motion, rcond=1e-6)[0]
+    latents, motion, episodes = existing(*test)
+
+    def by_episode(errors: np.ndarray) -> np.ndarray:
+        return np.stack([(errors[episodes == e] ** 2).sum(0) for e in np.unique(episodes)])
+
+    residual, spread = by_episode(latents @ weights - motion), by_episode(motion - motion.mean(0))
+
+    def r2(rows: np.ndarray) -> float:
+        rows = rows.astype(int)
+        return float((1 - residual[rows].sum(0) / spread[rows].sum(0)).mean())
+
+    numbers = np.arange(len(residual))
+    interval = bootstrap((numbers,), r2, vectorized=False, random_state=0, method="percentile")
+    return {
+        "r2": round(r2(numbers), 3),
+        "bootstrap95": [round(float(bound), 3) for bound in interval.confidence_interval],
+        "r2_by_joint": (1 - residual.sum(0) / spread.sum(0)).round(3).tolist(),
+    }
+
+
+@torch.no_grad()
+def reconstruction(policy: HLRPLAQPolicy, pairs: LeRobotDataset, count: int = 1000) -> dict[str, float]:
+    """Return the error of the later frame over that of the earlier one, on objects and everywhere."""
+    policy.eval()
+    ids = torch.tensor(
+        [policy.config.class_names.index(n) for n in ("cube", "static_finger", "moving_finger")]
+    )
+    sums = np.zeros((2, 2))  # (predicted, earlier), (on fingers and cube, everywhere)
+    for first in np.linspace(0, len(pairs) - 50, count // 50).astype(int):
+        batch = stacked(pairs, range(first, first + 50))
+        kept = policy.valid(batch)
+        frames = policy.frames(batch)[kept]
+        earlier, later = frames.unbind(1)
+        predicted = policy.model.decode(earlier, policy.model.encode(frames).passed).frame
+        inside = torch.isin(batch[seg_key("top")][kept], ids).any(1, keepdim=True)
+        for number, frame in enumerate((predicted, earlier)):
+            error = (frame - later).square()
+            sums[number] += float((error * inside).sum()), float(error.sum())
+    on_arm, everywhere = (sums[0] / sums[1]).round(3).tolist()
+    return {"on_arm_and_cube": on_arm, "everywhere": everywhere}
+
+
+@torch.no_grad()
+def applied(policy: HLRPLAQPolicy, pairs: LeRobotDataset, out: Path) -> None:
+    """Draw a row per latent action: its pair, and the result on other frames."""
+    policy.eval()
+    length = len(pairs)
+    frames = policy.frames(stacked(pairs, [length // 9 * n + 20 for n in (1, 3, 5, 7)]))
+    others = policy.frames(stacked(pairs, [length // 7 * n + 10 for n in range(1, 6)]))[:, 0]
+    rows = [torch.cat([torch.ones(3, 96, 192), *others], 2)]
+    for pair in frames:
+        passed = policy.model.encode(pair[None]).passed.expand(len(others), -1, -1)
+        rows.append(torch.cat([*pair, *policy.model.decode(others, passed).frame.clamp(0, 1)], 2))
+    image = (255 * torch.cat(rows, 1)).to(torch.uint8).permute(1, 2, 0).numpy()
+    PIL.Image.fromarray(image).resize((2 * image.shape[1], 2 * image.shape[0]), 0).save(out)
+
+
+class Stage1(Study):
+    """The steps of the study."""
+
+    def video(self, name: str, episodes: int, seed: int) -> Path:
+        """Record with moving discs in the background."""
+        sides = ["--height=96", "--width=96", "--video=false", "--cameras=[top]", "--seg=true"]
+        options = [f"--episodes={episodes}", f"--seed={seed}", "--level=randomised", *sides]
+        still, out = self.demonstrate(f"{name} still", options), self.out / name
+        command = ["python", "-m", "benchmarks.lib.moving_background", f"--root={still}", f"--output={out}"]
+        self.step(name, command, out / "meta" / "info.json")
+        return out
+
+    def variant(self, name: str, video: Path, unseen: Path) -> dict[str, Any]:
+        """Train and evaluate one variant."""
+        if name == "random":
+            checkpoint = untrained(self.out / "random", video)
+        else:
+            checkpoint = self.train(name, [*laq_training(video), *VARIANTS[name]], self.options.steps)
+        policy = HLRPLAQPolicy.from_pretrained(checkpoint)
+        gap = policy.config.gap
+        train, test = (
+            (LatentLabels.load(label(self, name, checkpoint, root)), *motions(root, gap))
+            for root in (video, unseen)
+        )
+        usage, pairs = usage_of(test[0]), pairs_of(unseen, gap)
+        if name == "fsq, masks":
+            applied(policy, pairs, self.out / "applied.png")
+        return {
+            "variant": name,
+            "codes_used": round(usage.used, 3),
+            "perplexity": round(usage.perplexity, 1),
+            "error_over_copy": reconstruction(policy, pairs),
+            **probe(train, test),
+        }
+
+
+def main() -> None:
+    sizes = {"episodes": 150, "held_out": 40, "steps": 4000}
+    out, variants = Path("outputs/learning_hlrp_laq"), list(VARIANTS)
+    options = arguments(__doc__, {"variants": VARIANTS}, out=out, **sizes, variants=variants)
+    study = Stage1(options.out, options)
+    video = study.video("video", options.episodes, 20000)
+    unseen = study.video("unseen", options.held_out, 60000)
+    rows = [study.variant(name, video, unseen) for name in options.variants]
+    rows = save("learning/hlrp_laq", rows, ("variant",), vars(options))
+    print(table(list(rows[0]), [list(row.values()) for row in rows]))
+
+
+if __name__ == "__main__":
+    main()

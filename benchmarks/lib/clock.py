@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time per phase of a control period, and peak memory."""
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class Clock:
+    """Milliseconds of the phases of each tick.
+
+    Args:
+        phases: inside "total", none inside another. What is in no phase is "rest".
+    """
+
+    def __init__(self, *phases: str) -> None:
+        self.phases = phases
+        self.ticks: list[dict[str, float]] = []
+        self.now: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time inside to a phase."""
+        begin = time.perf_counter()
+        yield
+        self.now[name] += (time.perf_counter() - begin) * 1000
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function whose calls are added to a phase."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.phase(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    def tick(self) -> None:
+        """End a control period."""
+        self.now["rest"] = self.now["total"] - sum(self.now[name] for name in self.phases)
+        self.ticks.append(dict(self.now))
+        self.now.clear()
+
+    def summary(self, skip: int = 0) -> dict[str, dict[str, float]]:
+        """Return median and 95th percentile of every phase, without the first ticks."""
+        names = (*self.phases, "rest", "total")
+        return {name: percentiles([tick.get(name, 0.0) for tick in self.ticks[skip:]]) for name in names}
+
+
+def percentiles(
+    values: Sequence[float], shares: Sequence[int] = (50, 95), digits: int = 2
+) -> dict[str, float]:
+    """Return the median and the 95th percentile, or others."""
+    return {f"p{q}": round(float(np.percentile(values, q)), digits) for q in shares}
+
+
+def in_turn[K](
+    works: dict[K, Callable[[], Any]], rounds: int, finish: Callable[[], Any] = lambda: None
+) -> dict[K, list[float]]:
+    """Return the milliseconds of some works, one call of each per round, after a round to warm up.
+
+    Taking turns exposes all of them to whatever else the machine does.
+
+    Args:
+        works: by name.
+        rounds: that count.
+        finish: waits for the device.
+    """
+    times: dict[K, list[float]] = {name: [] for name in works}
+    for turn in range(rounds + 1):
+        for name, work in works.items():
+            finish()
+            begin = time.perf_counter()
+            work()
+            finish()
+            if turn:
+                times[name].append(1000 * (time.perf_counter() - begin))
+    return times
+
+
+def peak_memory(device: str) -> float:
+    """Return the peak memory of this process, or on its GPU, in megabytes.
+
+    On Linux a process begins with the peak of its parent.
+    """
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def finish_gpu() -> None:
+    """Wait for the GPU, if one is in use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

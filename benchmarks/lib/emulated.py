@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Robots on an emulated arm."""
+
+from typing import Any
+
+from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+from lerobot_env_so101_workbench import SO101VirtualCameraConfig
+from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm
+from lerobot_env_so101_workbench.virtual_arm.calibration import FOLLOWER, LEADER, calibration_file
+from lerobot_robot_so101 import SO101GuardedConfig
+from lerobot_robot_so101.so101_guarded import SO101Guarded
+
+ROBOTS: dict[str, tuple[Any, Any]] = {
+    "so101_guarded": (SO101Guarded, SO101GuardedConfig),
+    "so101_follower": (SO101Follower, SO101FollowerConfig),
+}
+
+
+def robot_config(robot: str, arm: VirtualArm) -> Any:
+    """Return the configuration of a robot on the port of the arm, with its cameras."""
+    port = arm.config.follower_port
+    size = {"height": arm.config.height, "width": arm.config.width, "fps": arm.config.camera_fps}
+    cameras = {view: SO101VirtualCameraConfig(view=view, port=port, **size) for view in arm.config.cameras}
+    return ROBOTS[robot][1](port=str(port), id=arm.config.id, cameras=cameras)
+
+
+def close(arm: VirtualArm) -> None:
+    """Stop the arm and delete its calibration files."""
+    arm.close()
+    for device in (FOLLOWER, LEADER):
+        calibration_file(device, arm.config.id).unlink(missing_ok=True)

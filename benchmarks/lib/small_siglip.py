@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a small SigLIP-shaped encoder on workbench frames, for benchmarks on machines without SigLIP2.
+
+    python -m benchmarks.lib.small_siglip --roots outputs/a outputs/b --output=outputs/small_siglip
+
+The class is transformers' own (`SiglipVisionModel`), images are 96x96 in 144 patches, the width is 48, the
+depth four layers. It is trained on the simulator's masks: from the mean of the patches in each of 4x4 cells,
+one linear layer predicts which classes are in the cell and their position in it. Its patches thus encode
+positions, as `vision_grid=4` reads them, in as many numbers as SigLIP2 pools a view to (768). Its pooled
+output is never trained. Unlike SigLIP2 it is trained on frames of the workbench alone. Recordings need RGB
+and masks of the same cameras at 96x96 (`so101-demos --seg=true --height=96 --width=96`).
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers as hf
+from lerobot.datasets import LeRobotDataset
+from torch import Tensor, nn
+
+from lerobot_processor_so101 import class_masks
+from lerobot_processor_so101.perception.stored import decode_ids
+
+from .report import arguments
+
+SIDE, PATCH, GRID, WIDTH = 96, 8, 4, 48
+CELL = SIDE // GRID
+CLASSES = ("table", "static_finger", "moving_finger", "red cube", "blue bowl", "post", "pad")
+
+
+class Training(nn.Module):
+    """The encoder with the linear layer it is trained through, which is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config: Any = hf.SiglipVisionConfig  # its generated constructor confuses mypy
+        sizes = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 4}
+        sizes |= {"num_attention_heads": 4, "image_size": SIDE, "patch_size": PATCH}
+        self.encoder: Any = hf.SiglipVisionModel(config(**sizes))
+        embedding = self.encoder.vision_model.embeddings.position_embedding
+        embedding.weight.data.copy_(initial_positions(SIDE // PATCH, WIDTH))
+        self.head = nn.Linear(WIDTH, 3 * len(CLASSES))
+
+    def forward(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss, and the mean error of positions [pixels].
+
+        Args:
+            images: (B, 3, 96, 96) in [0, 1].
+            masks: (B, C, 96, 96) of zeros and ones.
+        """
+        patches = self.encoder(pixel_values=2 * images - 1).last_hidden_state
+        cells = F.adaptive_avg_pool2d(patches.mT.unflatten(2, (SIDE // PATCH, -1)), GRID)
+        presence, found_x, found_y = self.head(cells.movedim(1, -1)).movedim(-1, 1).chunk(3, 1)
+        mass = F.avg_pool2d(masks, CELL)  # (B, C, 4, 4)
+        line = torch.linspace(-1, 1, CELL).repeat(GRID)
+        x, y = (F.avg_pool2d(masks * at, CELL) / mass.clamp(min=1e-6) for at in (line, line[:, None]))
+        present = (mass > 0).float()
+        error = (((found_x - x).abs() + (found_y - y).abs()) * present).sum((0, 2, 3))
+        error = (error / present.sum((0, 2, 3)).clamp(min=1)).mean()  # every class has the same weight
+        loss = F.binary_cross_entropy_with_logits(presence, present)
+        return loss + error, error.detach() * CELL / 4
+
+
+def initial_positions(side: int, width: int) -> Tensor:
+    """Return the initial embedding of positions, (side * side, width): waves along both axes."""
+    frequencies = math.pi / 2 / side * 2 ** (4 * torch.arange(width // 4) / (width // 4))
+    angles = torch.arange(side)[:, None] * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], 1)  # (side, width / 2)
+    rows, columns = waves[:, None].expand(-1, side, -1), waves.expand(side, -1, -1)
+    return 0.3 * torch.cat([rows, columns], -1).flatten(0, 1)
+
+
+def load(root: Path) -> tuple[Tensor, Tensor]:
+    """Return images (N, 3, 96, 96) uint8 of all cameras, and ids (N, 96, 96), 255 outside `CLASSES`."""
+    dataset = LeRobotDataset("local/frames", root=root)
+    images, ids = [], []
+    for key in [key for key in dataset.features if key.endswith("_seg")]:
+        table = torch.full((256,), 255, dtype=torch.uint8)
+        for position, name in enumerate(dataset.features[key]["info"]["class_names"]):
+            if name in CLASSES:
+                table[position] = CLASSES.index(name)
+        for row in dataset.hf_dataset.select_columns([key, key.removesuffix("_seg")]):
+            images.append((255 * row[key.removesuffix("_seg")]).byte())
+            ids.append(table[decode_ids(row[key]).long()])
+    return torch.stack(images), torch.stack(ids)
+
+
+def main() -> None:
+    options = arguments(
+        __doc__, roots=[Path("outputs/demos")], output=Path("outputs/small_siglip"), steps=1500
+    )
+    torch.manual_seed(0)
+    images, ids = (torch.cat(parts) for parts in zip(*map(load, options.roots), strict=True))
+    print(f"{len(images)} images", flush=True)
+    model, begin = Training(), time.monotonic()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, options.steps, pct_start=0.1)
+    for step in range(1, options.steps + 1):
+        batch = torch.randint(len(images), (64,))
+        brightness = 0.8 + 0.4 * torch.rand(64, 3, 1, 1)  # augmentation, so that colour is not sufficient
+        augmented = (images[batch].float() / 255 * brightness).clamp(0, 1)
+        loss, pixels = model(augmented, class_masks(ids[batch], range(len(CLASSES))))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 200 == 0:
+            seconds = time.monotonic() - begin
+            print(
+                f"step {step}: loss {loss:.4f}, positions off by {pixels:.2f} pixels, {seconds:.0f} s",
+                flush=True,
+            )
+    model.encoder.save_pretrained(options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the learning studies share: stock commands that are not repeated, and paired comparisons.
+
+    python -m benchmarks.lib.study learning/imf ["imf, 1 step" "diffusion, 10 steps"]
+
+prints the stored success rates of a study, and the paired gain of one variant over another.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import bootstrap
+
+from .report import load, percent, table
+
+TRAIN = ("python", "-m", "benchmarks.lib.train_in_memory")  # lerobot-train with the dataset in memory
+CASES = (
+    "task",
+    "trained_on",
+    "level",
+    "demonstrations",
+    "policy_lr",
+)  # what compared variants have in common
+
+
+class Study:
+    """Commands, each run once.
+
+    Args:
+        out: folder of all outputs. A study that was stopped resumes when it is started again.
+        options: settings from the command line.
+    """
+
+    def __init__(self, out: Path, options: argparse.Namespace) -> None:
+        self.out, self.options = out, options
+        out.mkdir(parents=True, exist_ok=True)
+
+    def step(self, name: str, command: Sequence[str], done: Path) -> Path:
+        """Run a command unless it has succeeded before, and return the path of its result.
+
+        Raises:
+            SystemExit: if the command fails, or succeeds without writing its result.
+        """
+        log, mark = (self.out / f"{file_name(name)}.{kind}" for kind in ("log", "done"))
+        if done.exists() and mark.exists():
+            print(f"{name}: exists already ({done})")
+            return done
+        print(f"{name}: {' '.join(command)}\n  output in {log}", flush=True)
+        # One thread for PyTorch: on two cores its threads would only compete with the data loader's workers.
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+        program = str(Path(sys.executable).parent / command[0])
+        with log.open("w") as file:
+            code = subprocess.call(
+                [program, *command[1:]], stdout=file, stderr=subprocess.STDOUT, env=environment
+            )
+        if code != 0 or not done.exists():
+            raise SystemExit(f"{command[0]} failed with exit code {code}; its output is in {log}.")
+        mark.touch()
+        return done
+
+    def demonstrate(self, name: str, options: Sequence[str]) -> Path:
+        """Record demonstrations, and return their folder."""
+        root = self.out / file_name(name)
+        self.step(name, ["so101-demos", f"--root={root}", *options], root / "meta" / "info.json")
+        return root
+
+    def train(self, name: str, options: Sequence[str], steps: int, command: Sequence[str] = TRAIN) -> Path:
+        """Train, or resume a training, and return the checkpoint."""
+        out = self.out / file_name(name)
+        done = out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
+        last = out / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
+        if last.is_file():
+            options = ["--resume=true", f"--config_path={last}"]
+        else:
+            if out.exists():  # stopped before its first checkpoint; LeRobot requires a new folder
+                shutil.rmtree(out)
+            own = ["--policy.device=cpu", "--policy.push_to_hub=false", "--num_workers=1", "--log_freq=100"]
+            options = [*options, *own, f"--output_dir={out}", f"--steps={steps}"]
+        self.step(f"train {name}", [*command, *options], done / "model.safetensors")
+        return done
+
+    def evaluate(
+        self, name: str, checkpoint: Path, options: Sequence[str], command: Sequence[str] = ("lerobot-eval",)
+    ) -> str:
+        """Return the outcome at each of the frozen initial states, as `outcomes` has it."""
+        out = self.out / file_name(f"eval {name}")
+        own = [f"--policy.path={checkpoint}", "--policy.device=cpu", "--env.type=so101_sim"]
+        own += ["--eval.use_async_envs=false", f"--output_dir={out}"]
+        done = self.step(out.name, [*command, *own, *options], out / "eval_info.json")
+        return as_outcomes(json.loads(done.read_text())["per_task"][0]["metrics"]["successes"])
+
+
+def file_name(name: str) -> str:
+    """Turn the name of a step into one of a file."""
+    return name.replace(" ", "_").replace("'", "").replace(",", "")
+
+
+def as_outcomes(successes: Iterable[Any]) -> str:
+    """Write successes as a string of zeros and ones."""
+    return "".join(str(int(success)) for success in successes)
+
+
+def listed(values: Iterable[Any]) -> str:
+    """Write a list for the command line of a draccus configuration."""
+    return json.dumps(list(values))
+
+
+def paired_gain(first: Sequence[str], second: Sequence[str]) -> dict[str, Any]:
+    """Return the mean gain of one variant over another, with a 95 % bootstrap interval over initial states.
+
+    Args:
+        first, second: outcomes at the same initial states, one string per training seed.
+    """
+    means = [
+        [sum(map(int, state)) / len(state) for state in zip(*runs, strict=True)] for runs in (first, second)
+    ]
+    gains = [a - b for a, b in zip(*means, strict=True)]
+    mean = round(sum(gains) / len(gains), 4)
+    if len(set(gains)) == 1:  # nothing to resample
+        return {"gain": mean, "bootstrap95": [mean, mean]}
+    interval = bootstrap((gains,), lambda x, axis: x.mean(axis), random_state=0).confidence_interval
+    return {"gain": mean, "bootstrap95": [round(float(interval.low), 4), round(float(interval.high), 4)]}
+
+
+def compare(rows: list[dict], pairs: Iterable[tuple[str, str]], all_seeds: bool = False) -> list[dict]:
+    """Print the success of every row, and gains of variants over others, paired over initial states.
+
+    Args:
+        rows: with `outcomes`, `variant` and `seed`, and those of `CASES` in which compared variants must
+            agree.
+        pairs: variants that are compared; those without results are left out.
+        all_seeds: average over all trainings of each variant; otherwise over the seeds that both were trained
+            with.
+
+    Returns:
+        The gains.
+    """
+    keys = [key for key in CASES if key in rows[0]]
+    cells = [[*(row[key] for key in keys), row["variant"], row["seed"], percent(row)] for row in rows]
+    print(table([*keys, "variant", "seed", "success (Wilson 95 %)"], cells))
+    cases: dict[tuple, dict[str, dict[int, str]]] = {}
+    for row in rows:
+        if "outcomes" in row:
+            variants = cases.setdefault(tuple(row[key] for key in keys), {})
+            variants.setdefault(row["variant"], {})[row["seed"]] = row["outcomes"]
+    gains = []
+    for (case, variants), (first, second) in product(cases.items(), dict.fromkeys(pairs)):
+        trained = [variants.get(name, {}) for name in (first, second)]
+        seeds = sorted(set(trained[0]) & set(trained[1]))
+        if first != second and seeds:
+            gain = paired_gain(*([runs[s] for s in (runs if all_seeds else seeds)] for runs in trained))
+            named = {**dict(zip(keys, case, strict=True)), "first": first, "second": second, "seeds": seeds}
+            gains.append({**named, **gain})
+            print(*case, f"{first} over {second}: {gain['gain']:+.3f}, {gain['bootstrap95']}")
+    return gains
+
+
+def main() -> None:
+    _, name, *pair = sys.argv
+    compare(load(name)["rows"], [(pair[0], pair[1])] if pair else [])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What reaches the servos under adversarial commands, with a guard and without.
+
+    python -m benchmarks.safety.guard
+
+The same adversarial commands go through `so101_guarded` and through LeRobot's `so101_follower` over a serial
+port to emulated servos. After every command the goals in the servos' registers are compared with the guard's
+limits, allowing two encoder steps (0.18 deg; 2 mm of the gripper) for rounding. Seven minutes on two cores;
+writes results/safety/guard.json.
+"""
+
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lerobot.robots import make_robot_from_config
+from lerobot.robots.so_follower import SO101FollowerConfig
+from tqdm import tqdm
+
+from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm, VirtualArmConfig
+from lerobot_env_so101_workbench.virtual_arm.sts_protocol import SYNC_WRITE, Packet
+from lerobot_processor_so101.arm import HOME, JOINTS
+from lerobot_processor_so101.guard import Guard, GuardLimits, reach
+from lerobot_robot_so101 import SO101GuardedConfig
+
+from ..lib.clock import percentiles
+from ..lib.emulated import close
+from ..lib.report import arguments, save, table
+
+KINDS = ("not a number", "infinite", "huge", "jump", "oscillating", "into the table", "out of the box")
+KINDS += ("missing joint", "text", "chunks that do not meet", "stale", "wrong size")
+LIMITS = GuardLimits(velocity=120, acceleration=1200, gripper_velocity=300, table=0.01)
+BY_NAME = ("joint range", "velocity", "acceleration", "table", "workspace")
+STEP, REACH = 2 * 360 / 4095, 0.002  # deg, m: what rounding to encoder steps may add
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def commands(count: int, seed: int = 0) -> Iterator[tuple[str, float, dict[str, Any]]]:
+    """Yield kind, seconds since the last command, and command."""
+    rng = np.random.default_rng(seed)
+    chunk: list[np.ndarray] = []
+    for number in range(count):
+        kind = KINDS[number // 20 % len(KINDS)]  # twenty of a kind in a row
+        goals = HOME + 20 * np.sin(number / 40 + np.arange(6))
+        if kind == "not a number":
+            goals[rng.integers(6)] = math.nan
+        elif kind == "infinite":
+            goals[rng.integers(6)] = rng.choice([math.inf, -math.inf])
+        elif kind == "huge":
+            goals = rng.normal(0, 1, 6) * 10 ** rng.uniform(2, 30)
+        elif kind == "jump":
+            goals = rng.uniform(-180, 180, 6)
+        elif kind == "oscillating":
+            goals = HOME + (40 if number % 2 else -40)
+        elif kind == "into the table":
+            goals = np.array([rng.uniform(-60, 60), rng.uniform(20, 100), rng.uniform(-40, 60), 60, -90, 50])
+        elif kind == "out of the box":
+            goals = np.array([rng.choice([-109.0, 109.0]), 60, -60, 0, 0, 50])
+        elif kind == "chunks that do not meet":
+            chunk = chunk or list(np.linspace(rng.uniform(-90, 90, 6), rng.uniform(-90, 90, 6), 10))
+            goals = chunk.pop(0)
+        command: dict[str, Any] = {
+            f"{joint}.pos": float(goal) for joint, goal in zip(JOINTS, goals, strict=True)
+        }
+        if kind == "missing joint":
+            command.pop(f"{JOINTS[rng.integers(6)]}.pos")
+        elif kind == "text":
+            command[f"{JOINTS[rng.integers(6)]}.pos"] = "left"
+        elif kind == "wrong size":
+            command[f"{JOINTS[rng.integers(6)]}.pos"] = np.zeros(2)
+        yield kind, float(rng.choice([0.005, 1 / 30, 1 / 30, 1 / 30, 0.06])), command
+
+
+class GoalCheck:
+    """Reads the servos' goals, and compares them with limits.
+
+    Args:
+        arm: the emulated arm.
+        robot: connected to it; its calibration converts steps into degrees.
+        limits: that goals must keep.
+    """
+
+    def __init__(self, arm: VirtualArm, robot: Any, limits: GuardLimits) -> None:
+        self._bus, self._limits, self._written = arm.follower.bus, limits, 0
+        self._bus.respond = self._counting(self._bus.respond)  # type: ignore[method-assign]
+        ends = np.array([(c.range_min, c.range_max) for c in map(robot.calibration.get, JOINTS)], float)
+        self._low, self._high = ends.T
+        self._last, self._velocity, self._seconds = self._goals(), np.zeros(6), 1.0
+
+    def _counting(self, respond: Any) -> Any:
+        def counted(packet: Packet, *args: Any) -> list[bytes]:
+            responses = respond(packet, *args)
+            self._written += packet.code == SYNC_WRITE
+            return responses
+
+        return counted
+
+    def wait_for(self, written: int) -> None:
+        """Wait until the servos have executed so many commands, which they do not acknowledge."""
+        deadline = time.monotonic() + 5
+        while self._written < written:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"found {self._written} commands executed, expected {written}.")
+            time.sleep(0.0001)
+
+    def _goals(self) -> np.ndarray:
+        """Return goals, (6,), deg and percent."""
+        with self._bus.lock:
+            steps = np.array([servo.get("Goal_Position") for servo in self._bus.servos], float)
+        degrees = (steps - (self._low + self._high) / 2) * 360 / 4095
+        degrees[5] = 100 * (steps[5] - self._low[5]) / (self._high[5] - self._low[5])
+        return degrees
+
+    def violations(self, seconds: float) -> list[str]:
+        """Return the names of the limits that the goals exceed, some seconds after the last ones."""
+        limits, goals = self._limits, self._goals()
+        moved = np.abs(goals - self._last)
+        velocity = (goals - self._last) / seconds
+        onward = np.where(velocity * self._velocity > 0, np.abs(self._velocity), 0)
+        faster = np.abs(velocity) - onward - limits.accelerations * seconds
+        tool, lowest = reach(goals[None].copy())
+        box = np.array(limits.workspace)
+        beyond = {
+            "joint range": (goals < np.array(limits.lower) - STEP) | (goals > np.array(limits.upper) + STEP),
+            "velocity": moved > limits.velocities * seconds + STEP,
+            # Both speeds are rounded.
+            "acceleration": faster * seconds > STEP * (1 + seconds / self._seconds),
+            "table": lowest < limits.table - REACH,
+            "workspace": (tool < box[:3] - REACH) | (tool > box[3:] + REACH),
+        }
+        self._last, self._velocity, self._seconds = goals, velocity, seconds
+        return [name for name, where in beyond.items() if where.any()]
+
+
+def run(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[str, Any]:
+    """Send all commands, and count those after which goals exceed a limit."""
+    robot: Any = make_robot_from_config(config)
+    robot.connect()
+    clock = Clock()
+    guarded = hasattr(robot, "guard")
+    if guarded:
+        limits = robot.limits
+        pose = np.array([robot.get_observation()[f"{joint}.pos"] for joint in JOINTS])
+        robot.guard = Guard(limits, clock)
+        robot.guard.initialise(pose)
+    check, found, raised, spent, sent = GoalCheck(arm, robot, limits), Counter(), Counter(), [], 0
+    for kind, seconds, command in tqdm(commands(count), total=count, desc=config.type, mininterval=10):
+        clock.now += seconds
+        if guarded:
+            robot.guard.observe()
+        if kind == "stale":
+            clock.now += 1.0
+            seconds += 1.0
+        begin = time.perf_counter()
+        try:
+            robot.send_action(command)
+            sent += 1
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raised[f"{kind}: {type(error).__name__}"] += 1
+        spent.append(1000 * (time.perf_counter() - begin))
+        check.wait_for(sent)
+        found.update(check.violations(min(seconds, 0.1)))
+    responses = dict(robot.guard.counts) if guarded else {}
+    robot.disconnect()
+    return {
+        "robot": "so101_guarded" if guarded else "so101_follower",
+        "commands": count,
+        "violations": {name: found[name] for name in BY_NAME},
+        "raised": dict(raised),
+        "responses": responses,
+        "send_ms": percentiles(spent, digits=3),
+    }
+
+
+@contextmanager
+def emulated_arm() -> Iterator[VirtualArm]:
+    """Yield an arm whose time does not pass; its calibration file is deleted afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        name = f"benchmark-{Path(folder).name}"
+        arm = VirtualArm(VirtualArmConfig(leader="none", follower_port=Path(folder) / "port", id=name))
+        try:
+            arm.plug_in()
+            yield arm
+        finally:
+            close(arm)
+
+
+def cost(limits: GuardLimits, count: int = 20_000) -> list[dict[str, Any]]:
+    """Return the milliseconds of the guard alone, for usual and for adversarial commands."""
+    rows = []
+    usual = [HOME + [20 * math.sin(i / 40), 8 * math.sin(i / 30), 0, 0, 0, 0] for i in range(count)]
+    adversarial = [list(command.values()) for _, _, command in commands(count)]
+    for name, stream in (("usual", usual), ("adversarial", adversarial)):
+        clock, spent = Clock(), []
+        guard = Guard(limits, clock)
+        guard.initialise(HOME)
+        for command in stream:
+            clock.now += 1 / 30
+            begin = time.perf_counter()
+            guard.check(command)
+            spent.append(1000 * (time.perf_counter() - begin))
+        rows.append(
+            {"commands": name, **percentiles(spent, digits=3), "mean": round(float(np.mean(spent)), 3)}
+        )
+    return rows
+
+
+def main() -> None:
+    options = arguments(__doc__, commands=100_000)
+    rows = []
+    for config in (SO101GuardedConfig, SO101FollowerConfig):
+        with emulated_arm() as arm:
+            extra = {"limits": LIMITS} if config is SO101GuardedConfig else {}
+            made = config(port=arm.follower.bus.port, id=arm.config.id, **extra)
+            rows.append(run(made, arm, options.commands, LIMITS))
+    alone = cost(LIMITS)
+    rows = save("safety/guard", rows, settings=vars(options), guard_ms=alone)
+    cells = [[row["robot"], *(row["violations"][name] for name in BY_NAME)] for row in rows]
+    print(table(["robot", *BY_NAME], cells))
+    print(table(list(alone[0]), [list(row.values()) for row in alone]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Regularity of LeRobot's rollout at 30 Hz with two cameras, with inference sync and rtc.
+
+    taskset -c 0,1 python -m benchmarks.speed.control_rate
+
+The emulated arm and its cameras run in a process of their own; `lerobot-rollout`'s own loop runs here with
+`so101_guarded`. Policies have random weights, and their segmenter is the workbench's: segdepth (inference
+once in four ticks; does not support rtc) and segvla on the small SmolVLA of the learning studies. A tick
+begins when the loop reads an observation. Run it on a quiet machine; three minutes; writes
+results/speed/control_rate.json.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from lerobot.policies import make_policy_config
+from lerobot.policies.factory import get_policy_class
+from lerobot.rollout import RolloutConfig
+from lerobot.rollout.inference.factory import RTCInferenceConfig, SyncInferenceConfig
+from lerobot.scripts.lerobot_rollout import rollout
+from lerobot.utils.import_utils import register_third_party_plugins
+
+from lerobot_env_so101_workbench import SO101VirtualCameraConfig
+from lerobot_env_so101_workbench.virtual_arm.calibration import FOLLOWER, calibration_file
+from lerobot_processor_so101.arm import HOME
+from lerobot_robot_so101 import SO101GuardedConfig
+from lerobot_robot_so101.so101_guarded import SO101Guarded
+
+from ..lib.clock import Clock, percentiles
+from ..lib.report import arguments, save, table
+from ..lib.small_smolvla import SIDE, small_vlm
+from ..lib.untrained import robot_features, save_policy
+
+FPS, WARM_S = 30, 3.0  # 1/s; s that do not count, while models load
+SIZE = {"height": 240, "width": 320, "fps": 30}
+SENTENCE = "Lift the cube."
+SHARES = (50, 95, 99)  # percentiles
+RUNS = (("segdepth", "sync"), ("segvla", "sync"), ("segvla", "rtc"))
+
+
+def make_checkpoint(kind: str, folder: Path) -> Any:
+    """Save a policy with random weights, and return its configuration."""
+    options: dict[str, Any] = {"segmenter": "workbench", "device": "cpu", "push_to_hub": False}
+    if kind == "segdepth":
+        options |= {"depth": "segmenter"}
+    else:
+        vlm = small_vlm(folder / "vlm", [SENTENCE])
+        options |= {"vlm_model_name": str(vlm), "resize_imgs_with_padding": (SIDE, SIDE)}
+        options |= {"num_vlm_layers": 4, "tokenizer_max_length": 16, "segmentation_task_classes": ["cube"]}
+    torch.manual_seed(0)
+    config = make_policy_config(kind, **robot_features((SIZE["height"], SIZE["width"])), **options)
+    # Actions near the initial pose: elsewhere an untrained policy presses the arm on the table until a servo
+    # is overloaded.
+    home = torch.tensor(HOME, dtype=torch.float32)
+    spread = {"mean": home, "std": torch.full((6,), 5.0), "min": home - 10, "max": home + 10}
+    statistics = dict.fromkeys(("observation.state", "action"), spread)
+    return save_policy(get_policy_class(kind)(config), folder, statistics)
+
+
+class Console:
+    """`so101-virtual-arm` with two cameras, in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.id = folder / "arm", f"rate-{folder.name}"
+        options = [
+            "--leader=none",
+            f"--follower_port={self.port}",
+            f"--id={self.id}",
+            "--cameras=[top,wrist]",
+        ]
+        options += [f"--width={SIZE['width']}", f"--height={SIZE['height']}", f"--camera_fps={SIZE['fps']}"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lerobot_env_so101_workbench.virtual_arm.console", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("Type"):
+                return
+        raise RuntimeError("so101-virtual-arm did not start; its output is above.")
+
+    def ask(self, line: str) -> str:
+        """Type a line, and return the reply."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.communicate()
+        calibration_file(FOLLOWER, self.id).unlink(missing_ok=True)
+
+
+class TimedRobot(SO101Guarded):
+    """The guarded robot, which records when it was read and commanded [s]."""
+
+    read: list[float] = []
+    commanded: list[float] = []
+    guard_report = ""
+
+    def get_observation(self) -> dict[str, Any]:
+        TimedRobot.read.append(time.perf_counter())
+        return super().get_observation()
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        TimedRobot.commanded.append(time.perf_counter())
+        return super().send_action(action)
+
+    def disconnect(self) -> None:
+        TimedRobot.guard_report = self.guard.report() if self.guard is not None else ""
+        super().disconnect()
+
+
+def run(kind: str, engine: str, config: Any, arm: Console, seconds: float) -> dict[str, Any]:
+    """Roll a policy out, and return statistics of its ticks."""
+    import lerobot_robot_so101
+
+    TimedRobot.read, TimedRobot.commanded = [], []
+    policy_class, clock = get_policy_class(kind), Clock("chunk")
+    plan = "_predict" if kind == "segdepth" else "_get_action_chunk"  # with either engine
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        with clock.phase("chunk"):
+            chunk = original(*args, **kwargs)
+        clock.tick()
+        return chunk
+
+    original = getattr(policy_class, plan)
+    cameras = {view: SO101VirtualCameraConfig(view=view, port=arm.port, **SIZE) for view in ("top", "wrist")}
+    with (
+        patch.object(lerobot_robot_so101, "SO101Guarded", TimedRobot, create=True),  # where LeRobot finds it
+        patch.object(policy_class, plan, timed),
+    ):
+        rollout(
+            RolloutConfig(
+                robot=SO101GuardedConfig(port=str(arm.port), id=arm.id, cameras=cameras),
+                policy=config,
+                inference=SyncInferenceConfig() if engine == "sync" else RTCInferenceConfig(),
+                fps=FPS,
+                duration=WARM_S + seconds,
+                task=SENTENCE,
+                return_to_initial_position=False,
+                play_sounds=False,
+            )
+        )
+    chunks = [tick["chunk"] for tick in clock.ticks[1:]]
+    return {
+        "policy": kind,
+        "engine": engine,
+        **statistics_of(np.array(TimedRobot.read[1:]), np.array(TimedRobot.commanded)),
+        "chunk_ms": percentiles(chunks, SHARES) if chunks else None,
+        "guard": TimedRobot.guard_report,
+        "cameras": [arm.ask(f"{view} status") for view in ("top", "wrist")],
+    }
+
+
+def statistics_of(read: np.ndarray, commanded: np.ndarray) -> dict[str, Any]:
+    """Return statistics of the times [s] at which ticks began and commands were sent."""
+    read = read[read > read[0] + WARM_S]
+    commanded = commanded[(commanded > read[0]) & (commanded <= read[-1])]
+    periods, gaps = np.diff(read), np.diff(commanded)
+    return {
+        "ticks_due": round((read[-1] - read[0]) * FPS),
+        "ticks": len(periods),
+        "missed": int(np.maximum(np.round(periods * FPS) - 1, 0).sum()),
+        "without_command": max(0, len(periods) - len(commanded)),
+        "period_ms": percentiles((1000 * periods).tolist(), SHARES),
+        "longest_ms": round(float(1000 * periods.max()), 1),
+        "longest_without_command_ms": round(float(1000 * gaps.max()), 1) if len(gaps) else None,
+    }
+
+
+def main() -> None:
+    options = arguments(__doc__, seconds=30.0)  # that count, of each run
+    sys.argv = sys.argv[:1]  # LeRobot's configurations read the command line too
+    register_third_party_plugins()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        configs = {kind: make_checkpoint(kind, folder / kind) for kind in dict(RUNS)}
+        arm = Console(folder)
+        try:
+            for kind, engine in RUNS:
+                rows.append(run(kind, engine, configs[kind], arm, options.seconds))
+                print(rows[-1], flush=True)
+        finally:
+            arm.close()
+    machine = {
+        "cores_used": len(os.sched_getaffinity(0)),
+        "load": [round(load, 2) for load in os.getloadavg()],
+    }
+    save("speed/control_rate", rows, (), {**vars(options), **machine})
+    cells = [
+        [r["policy"], r["engine"], *r["period_ms"].values(), f"{r['missed']} of {r['ticks_due']}"]
+        + [r["without_command"], *(r["chunk_ms"] or dict.fromkeys(r["period_ms"], "-")).values()]
+        for r in rows
+    ]
+    periods, chunks = ([f"{of} p{share} [ms]" for share in SHARES] for of in ("period", "chunk"))
+    print(table(["policy", "engine", *periods, "missed", "without command", *chunks], cells))
+
+
+if __name__ == "__main__":
+    main()
