@@ -4,6 +4,8 @@
 import functools
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 
 # Before anything imports LeRobot or huggingface_hub: both read these once, at import.
@@ -16,7 +18,8 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     WANDB_MODE="disabled",
     TOKENIZERS_PARALLELISM="false",
-    OMP_NUM_THREADS="1",  # of commands that tests start, too: tiny models take ten times as long on two that share a core
+    # of commands that tests start, too: tiny models take ten times as long on two that share a core
+    OMP_NUM_THREADS="1",
 )
 
 import draccus.wrappers.docstring  # noqa: E402
@@ -33,6 +36,40 @@ draccus.wrappers.docstring.get_attribute_docstring = functools.cache(
 def root_log_level() -> None:
     """LeRobot's commands set up logging for the whole process; no other test is to see their messages."""
     logging.getLogger().setLevel(logging.WARNING)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a file system of 2 MB, to be filled."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def own_elsewhere():
+    """Return a function that lets another process own a path, and returns its pid."""
+    code = (
+        "import sys\n"
+        "from lerobot_processor_so101.lock import Lock\n"
+        "lock = Lock(sys.argv[1]); print(); input()"
+    )
+    owners: list[subprocess.Popen] = []
+
+    def own(path) -> int:
+        command = [sys.executable, "-c", code, str(path)]
+        owners.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert owners[-1].stdout.readline() == b"\n"
+        return owners[-1].pid
+
+    yield own
+    for owner in owners:
+        owner.kill()
+        owner.communicate()
 
 
 @pytest.fixture(scope="session")

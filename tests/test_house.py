@@ -64,7 +64,7 @@ def sources(member: str) -> list[Path]:
 
 
 def imported_modules(source: str) -> set[str]:
-    """Top-level packages that a file imports anywhere in it; relative imports stay inside and do not count."""
+    """Top-level packages that a file imports anywhere; relative imports do not count."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -87,7 +87,8 @@ def imported_modules(source: str) -> set[str]:
 
 @pytest.mark.parametrize("member", sorted(MEMBERS))
 def test_the_installed_name_is_the_module_name(member):
-    # LeRobot imports the distribution's Name as it stands in the metadata, so "-" for "_" would hide a plugin.
+    # LeRobot imports the distribution's Name as it stands in the metadata, so "-" for "_" would hide a
+    # plugin.
     assert metadata.metadata(member)["Name"] == member
     spec = util.find_spec(member)
     assert spec is not None
@@ -198,7 +199,8 @@ def test_members_depend_on_the_shared_package_only(folder):
 
 
 def test_imported_modules_sees_every_form():
-    source = "import a.b\ndef f():\n    from c.d import e\n    import_module('g.h')\nfrom . import i\nfrom .j import k"
+    inner = "def f():\n    from c.d import e\n    import_module('g.h')\n"
+    source = f"import a.b\n{inner}from . import i\nfrom .j import k"
     assert imported_modules(source) == {"a", "c", "g"}
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny models with random weights, saved to a folder and loaded back through the real Auto classes.
 
-Each function takes a folder, saves a model with its (image) processor there, and returns the folder as a string:
-`make_segmenter(tiny_mask2former(tmp_path))`. Nothing is downloaded; each takes some milliseconds.
+Each function takes a folder, saves a model with its (image) processor there, and returns the folder as a
+string: `make_segmenter(tiny_mask2former(tmp_path))`. Nothing is downloaded; each takes some milliseconds.
 """
 
 import json
@@ -14,7 +14,7 @@ import transformers as hf  # imports a model when it is asked for, not before
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies import make_pre_post_processors
 
-from lerobot_processor_so101.efficientvit_fpn import (
+from lerobot_processor_so101.models.efficientvit_fpn import (
     EfficientViTFPNConfig,
     EfficientViTFPNForSemanticSegmentation,
 )
@@ -31,8 +31,8 @@ def save(folder: Path | str, model: hf.PreTrainedModel, processor: Any, gain: fl
         folder: made if it is missing.
         model: weights and configuration.
         processor: how pictures (and texts) are prepared.
-        gain: of the random matrices. transformers draws them so small that a tiny model's answer is a constant.
-            None leaves them.
+        gain: of the random matrices. transformers draws them so small that a tiny model's answer is a
+            constant. None leaves them.
     """
     torch.manual_seed(1)
     for module in model.modules() if gain is not None else ():
@@ -118,8 +118,8 @@ def tiny_eomt(folder: Path | str, windows: bool = True, patch_size: int = 4) -> 
 
     Args:
         folder: where to save it.
-        windows: cut pictures into square windows, as its semantic models do; otherwise pad them to a square, as its
-            panoptic ones do.
+        windows: cut pictures into square windows, as its semantic models do; otherwise pad them to a square,
+            as its panoptic ones do.
         patch_size: in pixels.
     """
     torch.manual_seed(0)
@@ -456,7 +456,7 @@ def robot_features(
 
 
 def tiny_act(folder: Path, size: tuple[int, int], cameras: tuple[str, ...], chunk: int) -> PreTrainedConfig:
-    """LeRobot's ACT with random weights, saved in a folder: it asks for joints near 0. Returns its configuration."""
+    """Save LeRobot's ACT with random weights, which commands joints near 0, and return its configuration."""
     from lerobot.policies.act.configuration_act import ACTConfig
     from lerobot.policies.act.modeling_act import ACTPolicy
 

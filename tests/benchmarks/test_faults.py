@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark of faults: what it keeps of earlier runs, and how it ends one that takes too long."""
 
-import json
 import signal
 from types import SimpleNamespace
 
 import pytest
-from benchmarks import faults, report
+from benchmarks.lib import report
+from benchmarks.safety import faults
 
-ROW = {
+RUN = {
     "fault": "jammed joint",
     "happened": True,
     "error": "",
@@ -21,21 +21,28 @@ ROW = {
 }
 
 
-def test_a_robots_circumstances_outlive_the_other_robots_runs(tmp_path, monkeypatch, capsys):
+def test_a_robots_rows_and_run_outlive_the_other_robots_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     for robot in ("so101_guarded", "so101_follower"):
-        monkeypatch.setattr(faults, "circumstances", lambda robot=robot: {"command": robot})
-        faults.report([ROW], robot)
-    kept = json.loads((tmp_path / "faults.json").read_text())
-    for robot in ("so101_guarded", "so101_follower"):
-        assert kept["circumstances"][robot] == {"command": robot}
-        assert kept[robot]["runs"] == 1
+        run = {"command": robot, "commit": f"commit of {robot}"}
+        monkeypatch.setattr(report, "circumstances", lambda run=run: run)
+        faults.report([RUN, {**RUN, "happened": False}], robot)
+    stored = report.load("safety/faults")
+    assert [run["command"] for run in stored["runs"]] == ["so101_guarded", "so101_follower"]
+    counted = {(row["robot"], row["fault"]): (row["runs"], row["commit"]) for row in stored["rows"]}
+    assert counted == {
+        (robot, fault): (1, f"commit of {robot}")
+        for robot in ("so101_guarded", "so101_follower")
+        for fault in ("all", "jammed joint")
+    }
 
 
-def test_an_alarm_does_not_ring_inside_of_the_arm():
+def test_an_alarm_does_not_ring_inside_the_arm():
     clock = SimpleNamespace(advancing=True)
     with faults.limited(clock):
-        signal.raise_signal(signal.SIGALRM)  # a hand, which is a generator, would end with the error
+        signal.raise_signal(
+            signal.SIGALRM
+        )  # a leader's motion, which is a generator, would end with the error
         clock.advancing = False
         with pytest.raises(TimeoutError, match="a run took longer"):
             signal.raise_signal(signal.SIGALRM)

@@ -1,33 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What studies compare, and what they keep of earlier runs."""
+"""What studies compare."""
 
-from benchmarks.study import compare, with_earlier
+import pytest
+from benchmarks.lib.report import derive
+from benchmarks.lib.study import Study, compare, paired_gain
 
 
-def rows(arm, **by_seed):
+def rows(variant, **by_seed):
     return [
-        {
-            "arm": arm,
-            "seed": int(seed[1:]),
-            "per_start": found,
-            "rate": 0.5,
-            "wilson95": [0, 1],
-            "successes": 1,
-            "n": 2,
-        }
-        for seed, found in by_seed.items()
+        derive({"task": "t", "variant": variant, "seed": int(seed[1:]), "outcomes": outcomes})
+        for seed, outcomes in by_seed.items()
     ]
 
 
-def test_arms_are_compared_over_the_seeds_that_both_have():
-    made = rows("a", s0=[1, 1], s1=[0, 0]) + rows("b", s0=[1, 0]) + rows("c", s2=[1, 1])
-    (gain,) = compare(made, (), [("a", "b"), ("a", "c")])
+def test_variants_are_compared_over_the_seeds_that_both_have():
+    measured = rows("a", s0="11", s1="00") + rows("b", s0="10") + rows("c", s2="11")
+    (gain,) = compare(measured, [("a", "b"), ("a", "c")])
     assert gain["seeds"] == [0]
     assert gain["gain"] == 0.5
 
 
-def test_earlier_rows_stay_unless_they_are_made_anew():
-    before = {"rows": [{"arm": "a", "seed": 0, "rate": 1}, {"arm": "b", "seed": 0, "rate": 2}]}
-    merged = with_earlier(before, [{"arm": "a", "seed": 0, "rate": 3}], ("arm", "seed"))
-    assert [(row["arm"], row["rate"]) for row in merged] == [("b", 2), ("a", 3)]
-    assert "commit" in merged[1]
+def test_all_trainings_count_where_that_is_wanted():
+    measured = rows("a", s0="11", s1="00") + rows("b", s0="10")
+    (gain,) = compare(measured, [("a", "b")], all_seeds=True)
+    assert gain["gain"] == 0.0
+
+
+def test_variants_of_other_tasks_are_not_compared():
+    other = [{**row, "task": "u"} for row in rows("b", s0="10")]
+    assert compare(rows("a", s0="11") + other, [("a", "b")]) == []
+
+
+def test_a_gain_is_that_of_the_mean_over_seeds_per_initial_state():
+    gain = paired_gain(["110", "100"], ["000"])
+    assert gain["gain"] == 0.5
+    assert gain["bootstrap95"][0] <= 0.5 <= gain["bootstrap95"][1]
+    assert paired_gain(["11"], ["00"]) == {"gain": 1.0, "bootstrap95": [1.0, 1.0]}
+
+
+def test_a_step_is_not_repeated_once_it_has_succeeded(tmp_path):
+    study, done = Study(tmp_path, None), tmp_path / "result"
+    count = (
+        "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.write_text(f'{p.exists() and p.read_text()}1')"
+    )
+    for _ in range(2):
+        assert study.step("count", ["python", "-c", count, str(done)], done) == done
+    assert done.read_text() == "False1"
+    with pytest.raises(SystemExit, match=r"exit code 3.*fails\.log"):
+        study.step("fails", ["python", "-c", "raise SystemExit(3)"], tmp_path / "nothing")

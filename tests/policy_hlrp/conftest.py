@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small latent action models and what they look at."""
+"""Small latent action models, small policies, and batches for them."""
 
 from typing import Any
 
@@ -27,13 +27,13 @@ LAQ: dict[str, Any] = {
 
 
 def laq_config(**changes: Any) -> HLRPLAQConfig:
-    """A small model of a camera of 48x64 pixels."""
-    picture = PolicyFeature(FeatureType.VISUAL, (3, 48, 64))
-    return HLRPLAQConfig(**{"input_features": {"observation.images.top": picture}, **LAQ, **changes})
+    """Return the configuration of a small model for a camera of 48x64 pixels."""
+    image = PolicyFeature(FeatureType.VISUAL, (3, 48, 64))
+    return HLRPLAQConfig(**{"input_features": {"observation.images.top": image}, **LAQ, **changes})
 
 
 def pair(batch: int = 3, seed: int = 0) -> dict[str, Any]:
-    """Two frames of a camera."""
+    """Return a batch with two frames of a camera."""
     generator = torch.Generator().manual_seed(seed)
     return {"observation.images.top": torch.rand(batch, 2, 3, 48, 64, generator=generator)}
 
@@ -45,7 +45,7 @@ def vlm(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def laq(tmp_path_factory) -> str:
-    """A checkpoint of a latent action model that has seen one batch."""
+    """Folder of a latent action model after one batch, which sets the statistics of its codes."""
     torch.manual_seed(0)
     policy = HLRPLAQPolicy(laq_config())
     policy(pair(8))
@@ -69,14 +69,14 @@ def hlrp_config(small):
 
 
 def training_batch(batch: int = 3, frames: int = 2, seed: int = 0) -> dict[str, Any]:
-    """What a pipeline gives a policy in training: every observation with an axis of time."""
+    """Return a preprocessed training batch: every observation has a time axis."""
     generator = torch.Generator().manual_seed(seed)
-    pictures = {
+    images = {
         f"observation.images.{camera}": torch.rand(batch, frames, 3, 48, 64, generator=generator)
         for camera in ("top", "wrist")
     }
     return {
-        **pictures,
+        **images,
         "observation.state": torch.randn(batch, frames, 6, generator=generator),
         "observation.language.tokens": torch.randint(5, 60, (batch, 5), generator=generator),
         "observation.language.attention_mask": torch.ones(batch, 5, dtype=torch.bool),

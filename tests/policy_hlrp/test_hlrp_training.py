@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hlrp by LeRobot's commands: all three stages from the files in `configs/`, two processes, labels in a file."""
+"""hlrp in LeRobot's commands: three stages from the files in `configs/`, labels in a file, two processes."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lerobot.datasets import LeRobotDataset
 from lerobot.scripts import lerobot_eval, lerobot_train
 from lerobot.utils.import_utils import register_third_party_plugins
+from safetensors.torch import load_file
 
-from lerobot_policy_hlrp.label import LabelConfig, label
+from lerobot_env_so101_workbench.demos import DemosConfig, record
+from lerobot_env_so101_workbench.env import WorkbenchEnv
+from lerobot_policy_hlrp.label_dataset import LabelConfig, label
 from tests.policy_hlrp.two_processes import gradients, policy_of, uneven_batch
 
 ROOT = Path(__file__).parents[2]
@@ -42,14 +47,13 @@ def train(monkeypatch, config, out, policy, *options, steps=2):
 
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory):
-    from lerobot_env_so101_workbench.demos import DemosConfig, record
-
     root = tmp_path_factory.mktemp("data") / "demos"
     record(DemosConfig(root=root, episodes=3, height=48, width=64, seg=True, video=False, level="randomised"))
     return root
 
 
-def test_three_stages_by_the_commands_of_the_docs(demos, vlm, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_the_three_stages_of_the_docs(demos, vlm, tmp_path, monkeypatch):
     register_third_party_plugins()
     data = f"--dataset.root={demos}"
     laq = train(monkeypatch, "hlrp_1_laq.yaml", tmp_path / "laq", TINY_LAQ, data)
@@ -61,36 +65,61 @@ def test_three_stages_by_the_commands_of_the_docs(demos, vlm, tmp_path, monkeypa
     options = [f"vlm_model_name={vlm}", *TINY, f"init_from={stage2}"]
     demonstrations = [data, "--dataset.episodes=[0]"]
     stage3 = train(monkeypatch, "hlrp_3_policy.yaml", tmp_path / "policy", options, *demonstrations)
-    (laq.parents[2]).rename(tmp_path / "gone")
-    command(
-        monkeypatch,
-        lerobot_eval.main,
-        f"--policy.path={stage3}",
-        "--policy.device=cpu",
-        "--env.type=so101_sim",
-        "--env.height=48",
-        "--env.width=64",
-        "--eval.n_episodes=1",
-        "--eval.batch_size=1",
-        "--eval.use_async_envs=false",
-        f"--output_dir={tmp_path / 'eval'}",
-    )
-    assert (tmp_path / "eval" / "eval_info.json").is_file()
+
+    before, after = (load_file(folder / "model.safetensors") for folder in (stage2, stage3))
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert before.keys() == after.keys()
+    assert "model.action_out_proj.weight" in changed
+    assert [key for key in changed if ".lm_expert." in key]
+    assert not [key for key in changed if ".vlm." in key]  # the trunk of stage 2, frozen
+
+    laq.parents[2].rename(tmp_path / "gone")
+    actions = evaluate(monkeypatch, stage3, tmp_path / "eval")
+    overall = json.loads((tmp_path / "eval" / "eval_info.json").read_text())["overall"]
+    assert overall["n_episodes"] == 1
+    assert math.isfinite(overall["avg_sum_reward"])
+    assert len(actions) > 6  # more than one chunk
+    stats = LeRobotDataset("local/video", root=demos).meta.stats["action"]
+    normalised = (torch.cat(actions) - torch.tensor(stats["mean"])) / torch.tensor(stats["std"])
+    assert normalised.abs().max() < 8  # in degrees; without the dataset's statistics one joint is 13 off
+    assert len(torch.cat(actions).unique(dim=0)) > 6  # not one constant pose
 
 
-def test_training_goes_on_where_it_was_with_labels_from_a_file(demos, vlm, laq, tmp_path, monkeypatch):
+def evaluate(monkeypatch, checkpoint, out):
+    """Run `lerobot-eval` for one episode, and return the actions that the environment gets."""
+    actions, step = [], WorkbenchEnv.step
+
+    def recording(self, action):
+        actions.append(torch.tensor(action)[None])
+        return step(self, action)
+
+    monkeypatch.setattr(WorkbenchEnv, "step", recording)
+    options = ["--env.type=so101_sim", "--env.height=48", "--env.width=64", f"--output_dir={out}"]
+    sizes = ["--eval.n_episodes=1", "--eval.batch_size=1", "--eval.use_async_envs=false"]
+    path = [f"--policy.path={checkpoint}", "--policy.device=cpu"]
+    command(monkeypatch, lerobot_eval.main, *path, *options, *sizes)
+    return actions
+
+
+def test_training_resumes_with_labels_from_a_file(demos, vlm, laq, tmp_path, monkeypatch):
     register_third_party_plugins()
-    label(LabelConfig(Path(laq), demos, tmp_path / "labels.safetensors", num_workers=0))
+    labels = label(LabelConfig(Path(laq), demos, tmp_path / "labels.safetensors", num_workers=0))
     options = [f"vlm_model_name={vlm}", "load_vlm_weights=false", *TINY, "gap_s=0.1", "laq="]
     options += [f"latent_labels={tmp_path / 'labels.safetensors'}"]
     out = tmp_path / "run"
-    train(monkeypatch, "hlrp_2_foundation.yaml", out, options, f"--dataset.root={demos}")
+    first = train(monkeypatch, "hlrp_2_foundation.yaml", out, options, f"--dataset.root={demos}")
     config = out / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
     command(monkeypatch, lerobot_train.train, f"--config_path={config}", "--resume=true", "--steps=4")
-    assert (out / "checkpoints" / "000004" / "pretrained_model" / "model.safetensors").is_file()
+    last = out / "checkpoints" / "000004"
+    assert json.loads((last / "training_state" / "training_step.json").read_text())["step"] == 4
+    assert json.loads((last / "pretrained_model" / "config.json").read_text())["laq_identity"] == labels.laq
+    before, after = (load_file(folder / "model.safetensors") for folder in (first, last / "pretrained_model"))
+    learned = "model.latent_out_proj.weight"
+    assert not torch.equal(before[learned], after[learned])
 
 
-def test_two_processes_learn_what_one_would(vlm, tmp_path):
+@pytest.mark.slow
+def test_two_processes_learn_the_same_as_one(vlm, tmp_path):
     out = tmp_path / "two.pt"
     launch = [
         sys.executable,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The latent action model: what it counts, what it refuses, and its way through LeRobot's training."""
+"""The latent action model: codes, weights of the loss, rejected input, and LeRobot's training."""
 
 import json
 import logging
@@ -14,11 +14,11 @@ from lerobot.scripts import lerobot_train
 from torch import nn
 
 from lerobot_policy_hlrp import HLRPLAQConfig
-from lerobot_policy_hlrp.counted import counted_mean
-from lerobot_policy_hlrp.label import LabelConfig, label, main, summary
-from lerobot_policy_hlrp.labels import LatentLabels
+from lerobot_policy_hlrp.label_dataset import LabelConfig, label, main, summary
+from lerobot_policy_hlrp.laq.label_file import LatentLabels
 from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
 from lerobot_policy_hlrp.processor_hlrp_laq import make_hlrp_laq_pre_post_processors
+from lerobot_policy_hlrp.weighted_mean import weighted_mean
 from tests.policy_hlrp.conftest import LAQ, laq_config, pair
 from tests.tiny_dataset import tiny_dataset
 
@@ -57,7 +57,7 @@ def train(root, out, steps=3, **changes):
 
 @pytest.mark.parametrize("quantizer", ["fsq", "nsvq"])
 @pytest.mark.parametrize("codes", [1, 2, 4, 16])
-def test_every_part_of_the_picture_has_its_code(quantizer, codes):
+def test_every_part_of_the_image_has_its_code(quantizer, codes):
     policy = HLRPLAQPolicy(laq_config(codes=codes, quantizer=quantizer))
     quantized, valid = policy.label(pair())
     assert quantized.codes.shape == (3, codes)
@@ -65,7 +65,7 @@ def test_every_part_of_the_picture_has_its_code(quantizer, codes):
     assert bool(valid.all())
 
 
-def test_a_code_tells_of_its_own_part_of_what_changed():
+def test_a_code_depends_on_its_own_part_of_the_image():
     """Without attention between patches, a change in one quarter moves one code."""
     policy = HLRPLAQPolicy(laq_config(codes=4, image_size=32))
     policy.model.spatial = nn.Identity()
@@ -97,12 +97,12 @@ def test_frames_beyond_the_episode_do_not_count():
     assert float(nothing) == 0
 
 
-def test_masks_say_which_pixels_count():
+def test_masks_weight_pixels():
     config = laq_config(mask_classes=["cube"], background_weight=0.0)
     policy = HLRPLAQPolicy(config)
     ids = torch.zeros(1, 2, 48, 64, dtype=torch.uint8)
-    ids[:, 0, :24, :32] = config.class_names.index("cube")  # it is there first,
-    ids[:, 1, 24:, :32] = config.class_names.index("cube")  # and here then
+    ids[:, 0, :24, :32] = config.class_names.index("cube")  # in the earlier frame
+    ids[:, 1, 24:, :32] = config.class_names.index("cube")  # in the later frame
     batch = {**pair(1), "observation.seg.top": ids}
     frames = policy.frames(batch)
     expected = (frames[:, 0] - frames[:, 1]).square()[..., :16].mean()
@@ -111,7 +111,7 @@ def test_masks_say_which_pixels_count():
     assert policy.pixel_weights(batch)[..., 16:].sum() == 0
 
 
-def test_masks_come_from_the_step(tmp_path):
+def test_masks_come_from_the_segmentation_step(tmp_path):
     config = laq_config(mask_classes=["cube"])
     preprocessor, _ = make_hlrp_laq_pre_post_processors(config)
     ids = torch.full((2, 2, 1, 48, 64), float(config.class_names.index("cube")))
@@ -145,8 +145,8 @@ def test_features_and_flow_of_frozen_models_can_be_predicted(tmp_path):
     assert torch.equal(before.codes, after.codes)
 
 
-def test_a_collapsed_codebook_is_told_of(caplog, monkeypatch):
-    monkeypatch.setattr("lerobot_policy_hlrp.modeling_hlrp_laq._SETTLED", 2)
+def test_a_collapsed_codebook_logs_a_warning(caplog, monkeypatch):
+    monkeypatch.setattr("lerobot_policy_hlrp.modeling_hlrp_laq._CHECK_EVERY", 2)
     policy = HLRPLAQPolicy(laq_config(levels=[8, 8, 8]))
     still = torch.rand(2, 1, 3, 48, 64).repeat(1, 2, 1, 1, 1)
     with caplog.at_level(logging.WARNING):
@@ -155,9 +155,9 @@ def test_a_collapsed_codebook_is_told_of(caplog, monkeypatch):
     assert caplog.text.count("of 512 are in use") == 2
 
 
-def test_it_is_no_controller():
+def test_it_cannot_select_actions():
     policy = HLRPLAQPolicy(laq_config())
-    with pytest.raises(NotImplementedError, match="no controller"):
+    with pytest.raises(NotImplementedError, match="cannot control a robot"):
         policy.select_action({})
 
 
@@ -173,17 +173,17 @@ def test_it_is_no_controller():
         ({"flow_model": "farneback"}, "flow_model: found 'farneback'"),
     ],
 )
-def test_values_that_cannot_work_are_refused(changes, message):
+def test_invalid_options_are_rejected_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         laq_config(**changes)
 
 
-def test_a_missing_camera_is_named():
+def test_a_missing_camera_is_rejected_by_name():
     with pytest.raises(ValueError, match=r"camera: found 'wrist', expected one of \['top'\]"):
         HLRPLAQPolicy(laq_config(camera="wrist"))
 
 
-def test_one_frame_is_not_enough():
+def test_a_single_frame_is_rejected():
     with pytest.raises(ValueError, match="expected two frames"):
         HLRPLAQPolicy(laq_config())({TOP: torch.rand(2, 3, 48, 64)})
 
@@ -198,12 +198,12 @@ def test_training_needs_no_actions(trained):
     ("changes", "message"),
     [({"fps": 10, "gap_s": 0.3}, "policy.fps=30"), ({"gap_s": 0.5}, "longest episode has 9 frames")],
 )
-def test_training_refuses_a_dataset_that_does_not_fit(video, tmp_path, changes, message):
+def test_training_rejects_a_dataset_of_another_rate_or_with_short_episodes(video, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(video, tmp_path / "run", **changes)
 
 
-def test_labels_are_those_of_each_frame(video, trained, tmp_path):
+def test_labels_match_the_model_frame_by_frame(video, trained, tmp_path):
     config = LabelConfig(trained, video, tmp_path / "labels.safetensors", batch_size=5, num_workers=0)
     made = label(config)
     labels = LatentLabels.load(config.output)
@@ -221,20 +221,20 @@ def test_labels_are_those_of_each_frame(video, trained, tmp_path):
     assert "12 of 21 frames labelled" in summary(labels)
 
 
-def test_labels_of_another_dataset_are_refused(video, trained, tmp_path):
+def test_labels_of_another_dataset_are_rejected(video, trained, tmp_path):
     config = LabelConfig(trained, video, tmp_path / "labels.safetensors", num_workers=0)
     labels = label(config)
     other = LeRobotDataset("local/tiny", root=tiny_dataset(tmp_path / "other", lengths=(7, 6, 8)))
     with pytest.raises(ValueError, match="of another dataset"):
         labels.check(other.meta)
-    twin = tiny_dataset(tmp_path / "twin", seed=1)  # as long, episode by episode
+    twin = tiny_dataset(tmp_path / "twin", seed=1)  # with the same lengths of episodes
     with pytest.raises(ValueError, match="of another dataset"):
         labels.check(LeRobotDataset("local/tiny", root=twin).meta)
     with pytest.raises(ValueError, match="found no file"):
         LatentLabels.load(tmp_path / "none.safetensors")
 
 
-def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+def test_the_command_reports_a_missing_checkpoint(tmp_path, monkeypatch, capsys):
     argv = ["so101-laq-label", f"--checkpoint={tmp_path}", f"--root={tmp_path}", f"--output={tmp_path / 'x'}"]
     monkeypatch.setattr("sys.argv", argv)
     with pytest.raises(SystemExit):
@@ -242,10 +242,10 @@ def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
     assert "found no config.json" in capsys.readouterr().err
 
 
-def test_a_mean_over_what_counts():
+def test_the_weighted_mean_ignores_weights_of_zero():
     errors = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-    assert float(counted_mean(errors, torch.tensor([[True], [False]]))) == pytest.approx(1.5)
-    nothing = counted_mean(errors, torch.tensor([[False], [False]]))
+    assert float(weighted_mean(errors, torch.tensor([[True], [False]]))) == pytest.approx(1.5)
+    nothing = weighted_mean(errors, torch.tensor([[False], [False]]))
     nothing.backward()
     assert float(nothing) == 0
     assert bool((errors.grad == 0).all())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixtures: what goes in comes out, under one set of names; and training knows what counts."""
+"""Mixtures: images and numbers of all sources under one set of names, and what training learns of them."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,17 @@ import pytest
 import torch
 from lerobot.configs.default import DatasetConfig
 from lerobot.configs.train import TrainPipelineConfig
+from lerobot.configs.video import RGBEncoderConfig
 from lerobot.datasets import LeRobotDataset
 from lerobot.scripts import lerobot_train
 
-from lerobot_policy_hlrp import HLRPConfig, mix as mix_module
-from lerobot_policy_hlrp.label import LabelConfig, label
-from lerobot_policy_hlrp.mix import main, mix
-from lerobot_policy_hlrp.mixture import MixtureConfig, MixtureNotes, SourceConfig
+from lerobot_policy_hlrp import HLRPConfig
+from lerobot_policy_hlrp.label_dataset import LabelConfig, label
+from lerobot_policy_hlrp.mixing import mix as mix_module
+from lerobot_policy_hlrp.mixing.mix import main, mix
+from lerobot_policy_hlrp.mixing.mixture import MixtureConfig, MixtureNotes, SourceConfig
 from lerobot_policy_hlrp.modeling_hlrp import HLRPPolicy
+from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
 from tests.policy_hlrp.conftest import training_batch
 from tests.tiny_dataset import tiny_dataset
 
@@ -25,7 +28,7 @@ VIEW = "observation.images.view"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """An arm, one of three joints, and one that is recorded twice as fast in larger pictures; all as video."""
+    """Datasets of an arm, of one with three joints, and of one at 60 Hz with larger images; all as video."""
     folder = tmp_path_factory.mktemp("data")
     tiny_dataset(folder / "arm", "h264")
     tiny_dataset(folder / "small", "h264", lengths=(6, 4), joints=3, seed=1)
@@ -58,56 +61,56 @@ def mixed(data, tmp_path_factory):
     return out
 
 
-def test_pictures_that_fit_are_not_touched(data, mixed):
-    whole, arm, small = read(mixed), read(data / "arm"), read(data / "small")
-    assert whole.meta.camera_keys == [VIEW]
-    assert whole.meta.total_frames == 21 + 10 + 5 + 4
+def test_images_that_match_are_not_encoded_again(data, mixed):
+    mixture, arm, small = read(mixed), read(data / "arm"), read(data / "small")
+    assert mixture.meta.camera_keys == [VIEW]
+    assert mixture.meta.total_frames == 21 + 10 + 5 + 4
     for index in (0, 8, 20):
-        assert torch.equal(whole[index][VIEW], arm[index]["observation.images.top"])
+        assert torch.equal(mixture[index][VIEW], arm[index]["observation.images.top"])
     for index in (0, 9):
-        assert torch.equal(whole[21 + index][VIEW], small[index]["observation.images.wrist"])
-    assert whole[0]["task"] == "Lift the cube."
-    np.testing.assert_allclose(whole.meta.stats[VIEW]["count"], whole.meta.stats["index"]["count"])
+        assert torch.equal(mixture[21 + index][VIEW], small[index]["observation.images.wrist"])
+    assert mixture[0]["task"] == "Lift the cube."
+    np.testing.assert_allclose(mixture.meta.stats[VIEW]["count"], mixture.meta.stats["index"]["count"])
 
 
-def test_numbers_are_those_of_their_source_normalised_and_filled_up(data, mixed):
-    whole, small = read(mixed), read(data / "small")
+def test_numbers_are_normalised_by_their_source_and_padded(data, mixed):
+    mixture, small = read(mixed), read(data / "small")
     for key in ("action", "observation.state"):
         stats = small.meta.stats[key]
         for index in (0, 7):
-            found = whole[21 + index][key].numpy()
+            found = mixture[21 + index][key].numpy()
             np.testing.assert_allclose(
                 found[:3], (small[index][key].numpy() - stats["mean"]) / stats["std"], rtol=1e-4
             )
             assert not found[3:].any()
-    assert whole.meta.stats["action"]["mean"].shape == (6,)
-    np.testing.assert_allclose(whole.meta.stats["action"]["count"], [40])
+    assert mixture.meta.stats["action"]["mean"].shape == (6,)
+    np.testing.assert_allclose(mixture.meta.stats["action"]["count"], [40])
 
 
-def test_other_rates_and_sizes_are_read_and_written_again(data, mixed):
-    whole, fast = read(mixed), read(data / "fast")
+def test_other_rates_and_sizes_are_converted(data, mixed):
+    mixture, fast = read(mixed), read(data / "fast")
     state = fast.meta.stats["observation.state"]
     for step in range(5):
-        item = whole[31 + step]
+        item = mixture[31 + step]
         assert item["timestamp"] == pytest.approx(step / 30)
         expected = (fast[2 * step]["observation.state"].numpy() - state["mean"]) / state["std"]
         np.testing.assert_allclose(item["observation.state"].numpy(), expected, rtol=1e-4)
     assert item[VIEW].shape == (3, 48, 64)
-    assert float(item[VIEW][..., :14].mean()) < 0.05  # a square picture has a border
+    assert float(item[VIEW][..., :14].mean()) < 0.05  # a square image gets a border
     assert float(item[VIEW][..., 18:].mean()) > 0.3
 
 
-def test_weights_are_shares_of_the_time(data, tmp_path):
+def test_weights_are_shares_of_the_duration(data, tmp_path):
     made = config(tmp_path / "m", source(data / "arm", weight=1), source(data / "fast", weight=1))
     episodes = made.episodes()
-    assert len(episodes[1]) == 2  # the shorter one is used whole
+    assert len(episodes[1]) == 2  # all of the shorter source
     assert len(episodes[0]) < 3
     mix(made)
     notes = json.loads((tmp_path / "m" / "meta" / "mixture.json").read_text())
     assert [each["episodes"] for each in notes["sources"]] == [len(each) for each in episodes]
-    whole, arm = read(tmp_path / "m"), read(data / "arm")
-    start = arm.meta.episodes[episodes[0][0]]["dataset_from_index"]
-    error = whole[0][VIEW] - arm[start]["observation.images.top"]
+    mixture, arm = read(tmp_path / "m"), read(data / "arm")
+    first = arm.meta.episodes[episodes[0][0]]["dataset_from_index"]
+    error = mixture[0][VIEW] - arm[first]["observation.images.top"]
     assert float(error.abs().mean()) < 0.03  # encoded again, because its file held other episodes
 
 
@@ -115,20 +118,20 @@ def test_images_in_parquet_are_mixed_too(tmp_path):
     tiny_dataset(tmp_path / "a")
     tiny_dataset(tmp_path / "b", lengths=(3,), joints=2)
     mix(config(tmp_path / "m", source(tmp_path / "a"), source(tmp_path / "b", action="")))
-    whole, a = read(tmp_path / "m"), read(tmp_path / "a")
-    assert torch.equal(whole[5][VIEW], a[5]["observation.images.top"])
-    assert MixtureNotes.of(whole.meta).labelled == [True, True, True, False]
+    mixture, a = read(tmp_path / "m"), read(tmp_path / "a")
+    assert torch.equal(mixture[5][VIEW], a[5]["observation.images.top"])
+    assert MixtureNotes.of(mixture.meta).labelled == [True, True, True, False]
 
 
-def test_training_knows_what_counts(mixed, hlrp_config):
+def test_training_learns_labelled_episodes_and_real_dimensions_only(mixed, hlrp_config):
     policy = HLRPPolicy(hlrp_config())
     policy._mixture = MixtureNotes.of(read(mixed).meta)
     assert sum(policy._mixture.labelled) == 3 + 1 + 2
     batch = training_batch(5)
     batch["episode_index"] = torch.tensor([0, 3, 4, 5, 6])
-    counts = policy.action_counts(batch)
+    weights = policy.action_weights(batch)
     small = [6 * 3 * flag for flag in policy._mixture.labelled[3:5]]
-    assert counts.sum((1, 2)).tolist() == [36, *small, 36, 36]
+    assert weights.sum((1, 2)).tolist() == [36, *small, 36, 36]
 
 
 def test_stock_training_takes_a_mixture(mixed, small, laq, tmp_path):
@@ -148,13 +151,14 @@ def test_stock_training_takes_a_mixture(mixed, small, laq, tmp_path):
             log_freq=1,
         )
     )
-    assert (tmp_path / "run" / "checkpoints" / "000002").is_dir()
+    saved = tmp_path / "run" / "checkpoints" / "000002" / "pretrained_model" / "config.json"
+    saved = json.loads(saved.read_text())
+    assert list(saved["input_features"]) == ["observation.state", VIEW]
+    assert saved["laq_identity"]["camera"] == "view"
 
 
 def laq_of(laq, tmp_path):
-    """The small latent action model, for the mixture's camera."""
-    from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
-
+    """Save the small latent action model for the mixture's camera, and return the folder."""
     policy = HLRPLAQPolicy.from_pretrained(laq)
     policy.config.camera = "view"
     policy.config.input_features = {VIEW: next(iter(policy.config.input_features.values()))}
@@ -162,30 +166,77 @@ def laq_of(laq, tmp_path):
     return tmp_path / "laq"
 
 
-def test_it_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch):
+def test_a_second_command_with_the_same_output_is_refused(data, tmp_path, own_elsewhere):
+    pid = own_elsewhere(tmp_path / "mixture")
+    with pytest.raises(BlockingIOError, match=rf"mixture is in use by process {pid}\b"):
+        mix(config(tmp_path / "mixture", source(data / "arm")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_mixture_resumes(data, tmp_path, monkeypatch):
     made, done = config(tmp_path / "m", source(data / "arm"), source(data / "small")), []
-    whole = mix_module.conform
+    convert = mix_module.convert_source
 
     def fails(config, source, episodes, out):
         if source.root.name == "small":
             raise OSError("disk full")
-        whole(config, source, episodes, out)
+        convert(config, source, episodes, out)
 
-    monkeypatch.setattr(mix_module, "conform", fails)
+    monkeypatch.setattr(mix_module, "convert_source", fails)
     with pytest.raises(OSError, match="disk full"):
         mix(made)
     assert not made.output.exists()
 
     def counted(config, source, *rest):
         done.append(source.root.name)
-        whole(config, source, *rest)
+        convert(config, source, *rest)
 
-    monkeypatch.setattr(mix_module, "conform", counted)
+    monkeypatch.setattr(mix_module, "convert_source", counted)
     with pytest.raises(ValueError, match="begun with other options"):
         mix(config(tmp_path / "m", source(data / "arm")))
     mix(made)
     assert done == ["small"]
     assert read(made.output).meta.total_episodes == 5
+
+
+def record_more(root, length=6):
+    """Add an episode in a second session, which LeRobot writes to files of its own."""
+    dataset = LeRobotDataset.resume("local/tiny", root=root, rgb_encoder=RGBEncoderConfig(vcodec="h264"))
+    for number in range(length):
+        frame = {key: np.full(6, number, np.float32) for key in ("action", "observation.state")}
+        images = {f"observation.images.{name}": np.zeros((48, 64, 3), np.uint8) for name in ("top", "wrist")}
+        dataset.add_frame(frame | images | {"task": "Lift the cube."})
+    dataset.save_episode()
+    dataset.finalize()
+
+
+def test_a_recording_of_two_sessions_is_mixed(tmp_path):
+    root = tiny_dataset(tmp_path / "arm", "h264")
+    record_more(root)
+    notes = mix(config(tmp_path / "m", source(root)))
+    dataset = read(tmp_path / "m")
+    assert len(notes.labelled) == dataset.meta.total_episodes == 4
+    assert dataset[len(dataset) - 1]["observation.images.view"].mean() < 0.05
+
+
+def test_a_source_that_grew_does_not_continue_unfinished_work(tmp_path, monkeypatch):
+    root = tiny_dataset(tmp_path / "arm", "h264")
+    monkeypatch.setattr(mix_module, "aggregate_datasets", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mix(config(tmp_path / "m", source(root)))
+    monkeypatch.undo()
+    record_more(root)
+    with pytest.raises(ValueError, match="has a source that has changed"):
+        mix(config(tmp_path / "m", source(root)))
+
+
+def test_statistics_that_are_nan_are_rejected(tmp_path):
+    root = tiny_dataset(tmp_path / "arm", "h264")
+    stats = json.loads((root / "meta/stats.json").read_text())
+    stats["action"]["std"][2] = float("nan")
+    (root / "meta/stats.json").write_text(json.dumps(stats))
+    with pytest.raises(ValueError, match=r"'arm' has std = .*nan.* of 'action'.*expected finite"):
+        mix(config(tmp_path / "m", source(root)))
 
 
 @pytest.mark.parametrize(
@@ -203,17 +254,17 @@ def test_it_goes_on_where_it_was_stopped(data, tmp_path, monkeypatch):
         (lambda d: [], "sources: found none"),
     ],
 )
-def test_what_cannot_be_mixed_is_named(data, tmp_path, change, message):
+def test_invalid_sources_are_rejected_by_name(data, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         mix(config(tmp_path / "m", *change(data)))
 
 
-def test_slower_sources_are_refused(data, tmp_path):
+def test_slower_sources_are_rejected(data, tmp_path):
     with pytest.raises(ValueError, match="'arm' has 30 Hz"):
         mix(config(tmp_path / "m", source(data / "arm"), fps=60))
 
 
-def test_the_command_reads_a_file(data, tmp_path, monkeypatch, capsys):
+def test_the_command_reads_an_options_file(data, tmp_path, monkeypatch, capsys):
     path = tmp_path / "mixture.yaml"
     path.write_text(
         f"output: {tmp_path / 'm'}\nfps: 30\nheight: 48\nwidth: 64\nsources:\n"
@@ -227,7 +278,7 @@ def test_the_command_reads_a_file(data, tmp_path, monkeypatch, capsys):
     assert "expected a new folder" in capsys.readouterr().err
 
 
-def test_the_published_list_can_be_read():
+def test_the_packaged_options_file_is_valid():
     import draccus
 
     path = Path(__file__).parents[2] / "configs" / "hlrp_mixture.yaml"

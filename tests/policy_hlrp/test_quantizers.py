@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choosing codes, and the floor of a flow on them."""
+"""Quantisers, usage of codes, and the floor of the latent loss."""
 
 import math
 
 import pytest
 import torch
 
-from lerobot_policy_hlrp.floor import unconditional_floor
-from lerobot_policy_hlrp.quantizers import FSQ, NSVQ, Quantized, Usage
+from lerobot_policy_hlrp.laq.loss_floor import unconditional_floor
+from lerobot_policy_hlrp.laq.quantizers import FSQ, NSVQ, Quantized, Usage
 
 
 @pytest.mark.parametrize("make", [lambda: FSQ([5, 4, 3]), lambda: NSVQ(3, 20)])
-def test_codes_are_their_vectors_and_gradients_pass(make):
+def test_codes_match_their_vectors_and_gradients_pass(make):
     torch.manual_seed(0)
     quantizer = make()
     delta = torch.randn(6, 4, 3, requires_grad=True)
@@ -28,14 +28,14 @@ def test_codes_are_their_vectors_and_gradients_pass(make):
     assert float(delta.grad.abs().min()) > 0
 
 
-def test_fsq_has_as_many_codes_as_its_levels_make():
+def test_fsq_has_the_product_of_its_levels_as_codes():
     quantizer = FSQ([5, 4, 3])
     found = quantizer(3 * torch.randn(4000, 1, 3))
     assert quantizer.codebook_size == 60
     assert found.codes.unique().numel() == 60
 
 
-def test_nsvq_puts_noise_of_the_size_of_the_error_in_its_place():
+def test_nsvq_substitutes_noise_of_the_size_of_the_error():
     torch.manual_seed(0)
     quantizer = NSVQ(3, 5)
     quantizer(torch.randn(8, 1, 3))  # places the codebook
@@ -48,7 +48,7 @@ def test_nsvq_puts_noise_of_the_size_of_the_error_in_its_place():
     assert torch.equal(still.passed.detach(), still.vectors)
 
 
-def test_nsvq_moves_entries_that_nothing_chooses():
+def test_nsvq_moves_entries_that_are_never_chosen():
     torch.manual_seed(0)
     quantizer = NSVQ(2, 8, replace_every=5)
     quantizer(torch.randn(64, 1, 2))
@@ -61,7 +61,7 @@ def test_nsvq_moves_entries_that_nothing_chooses():
     assert quantizer(far).codes.unique().numel() > 4
 
 
-def test_usage_knows_how_many_codes_are_chosen():
+def test_usage_reports_perplexity_share_and_statistics():
     usage = Usage(16, 2)
     vectors = torch.randn(400, 1, 2) * torch.tensor([2.0, 0.5]) + 3
     codes = torch.arange(4).repeat(100)[:, None]
@@ -75,8 +75,8 @@ def test_usage_knows_how_many_codes_are_chosen():
     torch.testing.assert_close(standardised * usage.std + usage.mean, vectors)
 
 
-def test_floor_of_a_gaussian_is_known():
-    """Of z ~ N(0, 1), the variance given x_t is t² / ((1 - t)² + t²); over t² and times that is pi / 2."""
+def test_floor_of_a_gaussian_equals_the_closed_form():
+    """For z ~ N(0, 1) the variance given x_t is t² / ((1 - t)² + t²); divided by t² its mean is pi / 2."""
     torch.manual_seed(0)
     times = torch.linspace(0.02, 1, 8000)
     exact = float((1 / ((1 - times) ** 2 + times**2)).mean())
@@ -85,7 +85,7 @@ def test_floor_of_a_gaussian_is_known():
     assert unconditional_floor(vectors, times) == pytest.approx(exact, rel=0.05)
 
 
-def test_floor_falls_with_what_is_known_already():
+def test_floor_is_lower_for_fewer_different_codes():
     times = torch.linspace(0.01, 1, 2000)
     one = torch.ones(10, 2, 3)
     assert unconditional_floor(one, times) == pytest.approx(0, abs=1e-9)
@@ -93,8 +93,8 @@ def test_floor_falls_with_what_is_known_already():
     assert unconditional_floor(few, times) < unconditional_floor(many, times)
 
 
-def test_floor_does_not_remember_the_sample():
-    """Parts that have nothing to do with each other combine anew in every sample; a small one tells what a large one does."""
+def test_floor_does_not_memorise_the_sample():
+    """Independent parts rarely repeat a combination, so a small sample gives the floor of a large one."""
     torch.manual_seed(0)
     times = torch.linspace(0.02, 1, 8000)
     kinds = torch.randn(20, 3)

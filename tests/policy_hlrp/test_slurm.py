@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scripts for Slurm, with stand-ins for its commands."""
+"""The Slurm scripts, with stand-ins for its commands."""
 
 import os
 import shlex
@@ -10,22 +10,22 @@ import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 ROOT = Path(__file__).parents[2]
-NOTE = '#!/bin/bash\necho "$(basename "$0") $*" >> calls\n'
+LOG = '#!/bin/bash\necho "$(basename "$0") $*" >> calls\n'
 
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A folder in which Slurm's commands write down how they are called; srun runs what it is given."""
+    """Run a script in a folder whose Slurm commands log their arguments; srun runs its command."""
     tools = tmp_path / "tools"
     tools.mkdir()
     contents = {
-        "sbatch": NOTE,
-        "scancel": NOTE,
+        "sbatch": LOG,
+        "scancel": LOG,
         "squeue": '#!/bin/bash\n[[ "$*" == *"--jobs=11" ]] && echo "11 running" || true\n',
         "scontrol": "#!/bin/bash\necho node7\necho node8\n",
-        "srun": NOTE + 'shift\nexec "$@"\n',
-        "accelerate": NOTE,
-        "lerobot-train": NOTE,
+        "srun": LOG + 'shift\nexec "$@"\n',
+        "accelerate": LOG,
+        "lerobot-train": LOG,
     }
     for name, text in contents.items():
         (tools / name).write_text(text)
@@ -68,7 +68,7 @@ def test_a_run_is_submitted_to_every_queue(cluster):
 @pytest.mark.parametrize(
     ("stage", "config"), [(1, "hlrp_1_laq"), (2, "hlrp_2_foundation"), (3, "hlrp_3_policy")]
 )
-def test_the_job_that_starts_first_cancels_its_twins_and_trains(cluster, stage, config):
+def test_the_first_job_to_start_cancels_the_others_and_trains(cluster, stage, config):
     calls, _ = cluster("bash", f"examples/slurm/hlrp_{stage}.sbatch", "--steps=5", **JOB)
     assert calls[0] == "scancel --me --name=laq --state=PENDING"
     launch = calls[-1]
@@ -82,27 +82,27 @@ def test_the_job_that_starts_first_cancels_its_twins_and_trains(cluster, stage, 
 
 
 @pytest.mark.parametrize(("nodes", "gpus"), [("1", "1"), ("1", "4"), ("2", "4")])
-def test_accelerate_takes_the_command(cluster, nodes, gpus):
+def test_accelerate_accepts_the_command(cluster, nodes, gpus):
     own = {"SLURM_NODEID": "0", "SLURM_NNODES": nodes, "SLURM_GPUS_ON_NODE": gpus}
     calls, _ = cluster("bash", "examples/slurm/hlrp_1.sbatch", **{**JOB, **own})
     words = shlex.split(calls[-1])
     assert words[:2] == ["accelerate", "launch"]
-    asked = launch_command_parser().parse_args(words[2:])
-    _validate_launch_command(asked)  # raises for processes that do not fit
-    assert asked.num_processes == int(nodes) * int(gpus)
+    options = launch_command_parser().parse_args(words[2:])
+    _validate_launch_command(options)  # raises for wrong numbers of processes
+    assert options.num_processes == int(nodes) * int(gpus)
 
 
-def test_a_twin_that_starts_all_the_same_stops(cluster):
+def test_another_job_of_the_run_stops(cluster):
     claim = cluster.folder / "outputs" / "claims" / "laq"
     claim.mkdir(parents=True)
     (claim / "job").write_text("11\n")
-    calls, said = cluster("bash", "examples/slurm/hlrp_1.sbatch", **JOB)
+    calls, output = cluster("bash", "examples/slurm/hlrp_1.sbatch", **JOB)
     assert calls == []
-    assert "trained by job 11" in said
+    assert "trained by job 11" in output
     assert claim.is_dir()
 
 
-def test_a_claim_of_a_job_that_is_gone_holds_nobody_up(cluster):
+def test_the_claim_of_an_ended_job_is_taken_over(cluster):
     claim = cluster.folder / "outputs" / "claims" / "laq"
     claim.mkdir(parents=True)
     (claim / "job").write_text("10\n")
@@ -110,7 +110,7 @@ def test_a_claim_of_a_job_that_is_gone_holds_nobody_up(cluster):
     assert calls[-1].startswith("accelerate launch")
 
 
-def test_a_run_that_was_cut_off_goes_on(cluster):
+def test_an_interrupted_run_resumes(cluster):
     last = cluster.folder / "outputs" / "laq" / "checkpoints" / "last" / "pretrained_model"
     last.mkdir(parents=True)
     (last / "train_config.json").write_text("{}")

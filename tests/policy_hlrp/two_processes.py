@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step of hlrp on one half of a batch per process; `accelerate launch` starts it. Writes loss and gradients.
+"""One training step of hlrp on half a batch per process, for `accelerate launch`; writes loss and gradients.
 
 accelerate launch --multi_gpu --num_processes=2 -m tests.policy_hlrp.two_processes <vlm> <output>
 """
@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from lerobot_policy_hlrp import HLRPConfig
-from lerobot_policy_hlrp.latent_targets import Latents
+from lerobot_policy_hlrp.latent_sources import Latents
 from lerobot_policy_hlrp.modeling_hlrp import HLRPPolicy
 from tests.policy_hlrp.conftest import training_batch
 from tests.tiny import robot_features, tiny_smolvla
@@ -20,7 +20,7 @@ WATCHED = ("model.action_out_proj.weight", "model.latent_out_proj.weight", "mode
 
 
 def policy_of(vlm: str) -> HLRPPolicy:
-    """A policy whose latent actions are given, and whose noise depends on the sample alone."""
+    """Build a policy with fixed latent actions, times and noise."""
     torch.manual_seed(0)
     config = HLRPConfig(
         **robot_features(),
@@ -31,20 +31,20 @@ def policy_of(vlm: str) -> HLRPPolicy:
         laq_identity={"codes": 4, "dim": 3, "codebook_size": 8, "gap_s": 0.1},
     )
     policy: Any = HLRPPolicy(config)
-    policy._sources = [given]
+    policy._sources = [fixed_latents]
     policy.model.sample_noise = lambda shape, device: sample_noise(shape)
     policy.model.sample_time = lambda size, device: torch.full((size,), 0.6)
     return policy
 
 
 def sample_noise(shape: Any) -> torch.Tensor:
-    """The same for each sample, so that halves have what the whole has."""
+    """Return the same noise for each sample, so that halves of a batch get that of the batch."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(1, *shape[1:], generator=generator).expand(shape)
 
 
-def given(batch: dict[str, Any]) -> Latents:
-    """Latent actions by index; that of sample 2 does not exist."""
+def fixed_latents(batch: dict[str, Any]) -> Latents:
+    """Return latent actions by index; sample 2 has none."""
     generator = torch.Generator().manual_seed(2)
     vectors = torch.randn(4, 4, 3, generator=generator)
     index = batch["index"]
@@ -52,7 +52,7 @@ def given(batch: dict[str, Any]) -> Latents:
 
 
 def uneven_batch() -> dict[str, Any]:
-    """Four samples of which the second half has fewer actions."""
+    """Return four samples of which the second half has fewer actions."""
     batch = training_batch(4)
     batch["action_is_pad"][2, 1:] = True
     batch["action_is_pad"][3, 3:] = True
@@ -60,7 +60,7 @@ def uneven_batch() -> dict[str, Any]:
 
 
 def gradients(policy: Any) -> dict[str, torch.Tensor]:
-    """Of some layers."""
+    """Return the gradients of some layers."""
     found = {name.removeprefix("module."): p.grad for name, p in policy.named_parameters()}
     return {name: found[name].clone() for name in WATCHED}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny encoder, policies on it, and batches as a pipeline gives them."""
+"""A tiny encoder, policies with it, and preprocessed batches."""
 
 import pytest
 import torch
@@ -9,9 +9,9 @@ from lerobot_policy_imf import IMFConfig
 from tests.tiny import tiny_siglip
 
 CAMERAS = ("front", "top", "wrist")
-SIDE = 32  # of what the encoder sees
+SIDE = 32  # of the encoder's images [pixels]
 SMALL = {"n_emb": 16, "n_layer": 2, "n_head": 2, "cond_dim": 12, "per_view_output_dim": 4, "horizon": 6}
-SMALL |= {"flow_matching_steps": 0}  # averages from the first step
+SMALL |= {"flow_matching_steps": 0}  # du/dt from the first step
 
 
 @pytest.fixture(scope="session")
@@ -21,17 +21,13 @@ def siglip(tmp_path_factory) -> str:
 
 @pytest.fixture
 def config(siglip):
-    """Build a small configuration, with changes."""
-
     def make(inputs: dict | None = None, **changes) -> IMFConfig:
-        pictures = {
-            f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, SIDE, SIDE))
-            for camera in CAMERAS
-        }
+        image = PolicyFeature(FeatureType.VISUAL, (3, SIDE, SIDE))
+        images = {f"observation.images.{camera}": image for camera in CAMERAS}
         return IMFConfig(
             input_features={
                 "observation.state": PolicyFeature(FeatureType.STATE, (6,)),
-                **(pictures if inputs is None else inputs),
+                **(images if inputs is None else inputs),
             },
             output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
             vision_model_name=siglip,
@@ -45,7 +41,6 @@ def config(siglip):
 
 @pytest.fixture
 def policy(config):
-    """Build a small policy, with changes."""
     from lerobot_policy_imf.modeling_imf import IMFPolicy
 
     def make(*args, **changes) -> IMFPolicy:
@@ -58,17 +53,15 @@ def policy(config):
 
 
 def observation(batch: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    """One control period."""
+    """Return the observation of one control period."""
     generator = torch.Generator().manual_seed(seed)
-    pictures = {
-        f"observation.images.{camera}": torch.rand(batch, 3, SIDE, SIDE, generator=generator)
-        for camera in CAMERAS
-    }
-    return {"observation.state": torch.rand(batch, 6, generator=generator) * 2 - 1, **pictures}
+    size = (batch, 3, SIDE, SIDE)
+    images = {f"observation.images.{camera}": torch.rand(size, generator=generator) for camera in CAMERAS}
+    return {"observation.state": torch.rand(batch, 6, generator=generator) * 2 - 1, **images}
 
 
 def training_batch(batch: int = 4, steps: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    """What a data loader and the preprocessor give."""
+    """Return a preprocessed training batch."""
     frames = [observation(batch, seed + step) for step in range(steps)]
     generator = torch.Generator().manual_seed(seed)
     return {

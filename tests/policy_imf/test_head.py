@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transformer: what its residuals mean, and two ways through it."""
+"""The transformer: its residual connections, with and without gradients, and its embeddings."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def make(residual="attnres_full", seed=0, **options) -> VelocityHead:
     head = VelocityHead(
         A, T, D, residual=residual, **{"width": 16, "layers": 3, "heads": 2, "blocks": 3, **options}
     )
-    if hasattr(head.residual, "queries"):
+    if head.residual is not None:
         torch.nn.init.normal_(head.residual.queries)
     return head
 
@@ -28,51 +28,51 @@ def point(batch=4):
 def test_a_query_of_zero_reads_the_mean():
     residual = AttentionResidual(sublayers=4, width=6)
     sources = torch.randn(3, 2, 5, 6) * torch.tensor([1.0, 10.0, 0.1])[:, None, None, None]
-    depth = residual.start(sources[0])
-    depth.add(sources[1])
-    depth.add(sources[2])
-    torch.testing.assert_close(depth.read(), sources.mean(0))
+    stream = residual.stream(sources[0])
+    stream.add(sources[1])
+    stream.add(sources[2])
+    torch.testing.assert_close(stream.read(), sources.mean(0))
 
 
-def test_a_query_weighs_sources_by_what_they_say_and_not_by_how_loud():
+def test_a_query_weighs_sources_by_direction_and_not_by_size():
     residual = AttentionResidual(sublayers=1, width=6)
     torch.nn.init.normal_(residual.queries)
     first, second = torch.randn(2, 2, 5, 6)
-    depth = residual.start(first)
-    depth.add(1000 * second)
+    stream = residual.stream(first)
+    stream.add(1000 * second)
     keys = torch.stack([torch.nn.functional.rms_norm(x, (6,)) for x in (first, second)])
     weights = (keys @ residual.queries[1]).softmax(0)
     expected = weights[0][..., None] * first + weights[1][..., None] * 1000 * second
-    torch.testing.assert_close(depth.read(), expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(stream.read(), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_blocks_of_one_layer_are_the_full_variant():
+def test_blocks_of_one_sublayer_are_the_full_variant():
     full, block = make("attnres_full"), make("attnres_block", blocks=6)
     block.load_state_dict(full.state_dict())
     assert torch.equal(full(*point()), block(*point()))
 
 
-def test_blocks_are_sums():
+def test_a_block_is_a_sum():
     residual = AttentionResidual(sublayers=4, width=6, size=2)
     x, a, b, c = torch.randn(4, 2, 5, 6)
-    depth = residual.start(x)
-    depth.add(a)
-    torch.testing.assert_close(depth.read(), (x + a) / 2)  # a block that is not complete is read too
-    depth.add(b)
-    torch.testing.assert_close(depth.read(), (x + (a + b)) / 2)
-    depth.add(c)
-    torch.testing.assert_close(depth.read(), (x + (a + b) + c) / 3)
+    stream = residual.stream(x)
+    stream.add(a)
+    torch.testing.assert_close(stream.read(), (x + a) / 2)  # an incomplete block is read too
+    stream.add(b)
+    torch.testing.assert_close(stream.read(), (x + (a + b)) / 2)
+    stream.add(c)
+    torch.testing.assert_close(stream.read(), (x + (a + b) + c) / 3)
 
 
 @pytest.mark.parametrize("residual", ["attnres_full", "attnres_block", "standard"])
-def test_acting_and_training_take_two_ways_to_one_answer(residual):
+def test_outputs_with_and_without_gradients_are_equal(residual):
     head = make(residual)
     with torch.no_grad():
-        acting = head(*point())
-    torch.testing.assert_close(acting, head(*point()))
+        without = head(*point())
+    torch.testing.assert_close(without, head(*point()))
 
 
-def test_rotated_heads_know_only_how_far_apart_tokens_are():
+def test_rotated_products_depend_on_the_distance_of_tokens_only():
     rotary = Rotary(8)
     q, k = torch.randn(2, 1, 8)
     near, far = rotary(12), rotary(30)
@@ -86,7 +86,7 @@ def test_rotated_heads_know_only_how_far_apart_tokens_are():
     torch.testing.assert_close(product(near, 3, 7), product(far, 23, 27))
 
 
-def test_the_condition_and_both_times_matter():
+def test_the_output_depends_on_the_condition_and_both_times():
     head = make()
     z, r, t, condition = point()
     before = head(z, r, t, condition)
@@ -103,6 +103,6 @@ def test_the_condition_and_both_times_matter():
         ({"residual": "highway"}, "residual: found 'highway'"),
     ],
 )
-def test_impossible_shapes_are_named(options, message):
+def test_invalid_shapes_are_rejected_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The imf policy: its contract, what it remembers, and what it refuses."""
+"""The imf policy: training, inference from single frames, and rejected input."""
 
 import pytest
 import torch
-from benchmarks import imf_regression
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
 
 from lerobot_policy_imf import IMFConfig, modeling_imf
@@ -12,7 +11,7 @@ from tests.conftest import count_pictures
 from tests.policy_imf.conftest import observation, training_batch
 
 
-def test_the_defaults_are_those_of_the_seed():
+def test_the_defaults_have_the_size_of_the_published_experiments():
     config = IMFConfig()
     assert (config.n_emb, config.n_layer, config.horizon, config.n_action_steps) == (384, 12, 16, 8)
     assert (config.n_obs_steps, config.cond_dim, config.per_view_output_dim) == (2, 384, 96)
@@ -22,7 +21,7 @@ def test_the_defaults_are_those_of_the_seed():
 
 
 @pytest.mark.parametrize("width", [96, 192])
-def test_widths_of_the_seed(policy, width):
+def test_widths_of_the_published_experiments(policy, width):
     made = policy(per_view_output_dim=width, cond_dim=384)
     assert made.model.observation.in_features == 3 * width + 6
     assert made.model.observation.out_features == 384
@@ -30,11 +29,11 @@ def test_widths_of_the_seed(policy, width):
     assert condition.shape == (4, 2, 384)
 
 
-# -- learning --------------------------------------------------------------------------------------------------
+# -- training ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", ["imf", "meanflow", "flow_matching"])
-def test_it_learns_one_batch(policy, objective):
+def test_it_overfits_one_batch(policy, objective):
     made = policy(objective=objective, ema_decay=0.0)
     batch = training_batch(8)
     optimizer = torch.optim.AdamW(made.get_optim_params(), lr=3e-3)
@@ -49,23 +48,7 @@ def test_it_learns_one_batch(policy, objective):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_it_can_be_trained_as_a_regressor(policy, monkeypatch):
-    monkeypatch.setattr(modeling_imf, "velocity_error", modeling_imf.velocity_error)
-    monkeypatch.setattr(modeling_imf.IMFPolicy, "_logs", modeling_imf.IMFPolicy._logs)
-    imf_regression.install()
-    made, batch = policy(), training_batch()
-    optimizer, losses = torch.optim.Adam(made.get_optim_params(), 1e-2), []
-    for _ in range(30):
-        loss, logs = made(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert logs.keys() == {"loss"}
-    assert losses[-1] < 0.5 * losses[0]
-
-
-def test_encoders_are_not_trained_and_everything_else_is(policy):
+def test_everything_but_the_encoders_is_trained(policy):
     made = policy(instruction=True)
     batch = {**training_batch(), "observation.language.tokens": torch.randint(2, 20, (4, 24))}
     trained = {id(parameter) for parameter in made.get_optim_params()}
@@ -81,8 +64,6 @@ def test_encoders_are_not_trained_and_everything_else_is(policy):
 
 
 def test_padding_of_an_episode_does_not_count(policy, monkeypatch):
-    from lerobot_policy_imf import modeling_imf
-
     errors = {}
     monkeypatch.setattr(
         modeling_imf, "velocity_error", lambda *args, **kwargs: (errors["now"], torch.ones(2, 6, 6))
@@ -108,10 +89,10 @@ def test_one_loss_per_sample(policy):
         made.forward(training_batch(), reduction="sum")
 
 
-def test_averages_are_learned_once_velocities_have_been_also_after_a_restart(policy, tmp_path, caplog):
+def test_averages_are_learned_after_flow_matching_steps_also_when_resumed(policy, tmp_path, caplog):
     made = policy(flow_matching_steps=2)
     logs = made.forward(training_batch())[1]
-    assert "loss_apart" in logs  # all times are drawn
+    assert "loss_apart" in logs  # times with r < t are drawn from the first step
     assert "du_dt_p95" not in logs
     made.update()
     made.save_pretrained(tmp_path)
@@ -140,10 +121,10 @@ def test_validation_under_no_grad_uses_the_averaged_weights(policy):
     torch.testing.assert_close(before, after)
 
 
-# -- acting ----------------------------------------------------------------------------------------------------
+# -- inference -----------------------------------------------------------------------------------------------
 
 
-def test_it_looks_once_per_chunk_at_the_frames_it_needs(policy, monkeypatch):
+def test_the_encoder_runs_once_per_chunk_on_the_frames_it_needs(policy, monkeypatch):
     made = policy()
     calls = count_pictures(monkeypatch, type(made.vision.model))
     actions = [made.select_action(observation(1, seed)) for seed in range(7)]
@@ -151,7 +132,7 @@ def test_it_looks_once_per_chunk_at_the_frames_it_needs(policy, monkeypatch):
     assert calls == [6, 6, 6]  # three views of two frames, at ticks 0, 3 and 6
 
 
-def test_a_chunk_begins_with_the_present_action(policy):
+def test_a_chunk_begins_with_the_current_action(policy):
     made = policy()
     noise = torch.randn(1, 6, 6)
     made.select_action(observation(1, 0), noise=noise)
@@ -168,7 +149,7 @@ def test_a_chunk_begins_with_the_present_action(policy):
     assert made.predict_action_chunk(observation(1, 3), noise=noise).shape == (1, 5, 6)
 
 
-def test_steps_change_by_flag(policy):
+def test_the_number_of_inference_steps_is_an_option(policy):
     made = policy()
     noise = torch.randn(2, 6, 6)
     chunks = {}
@@ -180,7 +161,7 @@ def test_steps_change_by_flag(policy):
     assert not torch.allclose(chunks[2], chunks[4])
 
 
-def test_the_noise_it_begins_from_is_scaled(policy):
+def test_the_initial_noise_is_scaled(policy):
     made = policy()
     assert made.config.noise_scale == 0.5
     torch.manual_seed(0)
@@ -196,7 +177,7 @@ def test_the_noise_it_begins_from_is_scaled(policy):
     torch.testing.assert_close(made.predict_action_chunk(observation()), first, rtol=0, atol=0)
 
 
-def test_compiled_it_acts_the_same(policy, monkeypatch):
+def test_the_compiled_network_gives_the_same_actions(policy, monkeypatch):
     compiled = []
 
     def with_eager_backend(function):
@@ -216,7 +197,7 @@ def test_compiled_it_acts_the_same(policy, monkeypatch):
     assert not any("compiled" in key for key in made.state_dict())
 
 
-def test_actions_stay_in_the_range_that_was_shown(policy):
+def test_actions_stay_in_the_range_of_the_demonstrations(policy):
     made = policy()
     torch.nn.init.normal_(made.model.head.out.weight, std=100.0)
     chunk = made.predict_action_chunk(observation())
@@ -226,10 +207,10 @@ def test_actions_stay_in_the_range_that_was_shown(policy):
     assert made.predict_action_chunk(observation()).abs().max() > 1
 
 
-def test_a_joint_that_never_moved_in_training_does_not_blow_up(policy):
+def test_a_joint_that_never_moved_in_training_is_limited(policy):
     made = policy()
     frame = observation()
-    frame["observation.state"][:, 0] = 1e6  # a range of zero, and then a small move
+    frame["observation.state"][:, 0] = 1e6  # a small motion, divided by a range of zero
     other = observation()
     other["observation.state"][:, 0] = 2.0
     noise = torch.randn(2, 6, 6)
@@ -238,12 +219,12 @@ def test_a_joint_that_never_moved_in_training_does_not_blow_up(policy):
     torch.testing.assert_close(first, made.predict_action_chunk(other, noise=noise))
 
 
-def test_what_was_cached_and_what_is_live_give_one_action(policy):
+def test_cached_and_live_features_give_the_same_action(policy):
     made = policy()
     frame, noise = observation(), torch.randn(2, 6, 6)
     live = made.predict_action_chunk(frame, noise=noise)
-    seen = made.vision([frame[f"observation.images.{camera}"] for camera in made.config.cameras])
-    cached = {vision_key(camera): seen[:, i] for i, camera in enumerate(made.config.cameras)}
+    features = made.vision([frame[f"observation.images.{camera}"] for camera in made.config.cameras])
+    cached = {vision_key(camera): features[:, i] for i, camera in enumerate(made.config.cameras)}
     made.reset()
     stored = {"observation.state": frame["observation.state"], **cached}
     torch.testing.assert_close(made.predict_action_chunk(stored, noise=noise), live)
@@ -253,7 +234,7 @@ def test_what_was_cached_and_what_is_live_give_one_action(policy):
     torch.testing.assert_close(made.predict_action_chunk(mixed, noise=noise), live)
 
 
-def test_the_instruction_changes_what_it_does(policy):
+def test_the_instruction_changes_the_actions(policy):
     made = policy(instruction=True)
     noise = torch.randn(2, 6, 6)
     chunks = []
@@ -264,19 +245,19 @@ def test_the_instruction_changes_what_it_does(policy):
     assert not torch.allclose(*chunks)
 
 
-def test_rtc_is_not_claimed(policy):
+def test_real_time_chunking_is_not_supported(policy):
     assert not policy().supports_rtc()
 
 
-# -- bad input -------------------------------------------------------------------------------------------------
+# -- features ------------------------------------------------------------------------------------------------
 
 
-def test_a_view_moves_its_own_part_of_the_condition(policy):
-    """The condition is linear in the blocks of views: two cameras that change places, with their blocks, change nothing."""
+def test_each_view_has_its_own_part_of_the_condition(policy):
+    """Cameras that are permuted together with their projectors and columns give the same condition."""
     made = policy()
-    seen, state = made.see(observation()), torch.zeros(2, 1, 6)
-    before = made.model.condition(seen, state, None)
-    changed = seen.clone()
+    features, state = made.encode_views(observation()), torch.zeros(2, 1, 6)
+    before = made.model.condition(features, state, None)
+    changed = features.clone()
     changed[:, :, 1] = torch.randn_like(changed[:, :, 1])
     assert not torch.allclose(made.model.condition(changed, state, None), before)
     order, width = [2, 0, 1], made.config.per_view_output_dim
@@ -284,7 +265,7 @@ def test_a_view_moves_its_own_part_of_the_condition(policy):
     columns[: 3 * width] = columns[: 3 * width].unflatten(0, (3, width))[order].flatten()
     made.model.views = torch.nn.ModuleList(made.model.views[view] for view in order)
     made.model.observation.weight.data = made.model.observation.weight.data[:, columns]
-    torch.testing.assert_close(made.model.condition(seen[:, :, order], state, None), before)
+    torch.testing.assert_close(made.model.condition(features[:, :, order], state, None), before)
 
 
 def test_views_may_differ_in_size(policy):
@@ -298,11 +279,11 @@ def test_views_may_differ_in_size(policy):
     assert made.select_action({"observation.state": torch.zeros(1, 6), **frame}).shape == (1, 6)
 
 
-def test_a_missing_view_is_named(policy):
+def test_a_missing_view_is_rejected_by_name(policy):
     made = policy()
     frame = observation()
     del frame["observation.images.top"]
-    with pytest.raises(ValueError, match=r"observation\.images\.top: found no picture.*vision\.top.*cameras"):
+    with pytest.raises(ValueError, match=r"observation\.images\.top: found no image.*vision\.top.*cameras"):
         made.select_action(frame)
 
 
@@ -327,12 +308,12 @@ def test_a_missing_view_is_named(policy):
         ({"noise_scale": -0.5}, "noise_scale: found -0.5, expected 0 or more"),
     ],
 )
-def test_impossible_options_are_named(config, changes, message):
+def test_invalid_options_are_rejected_by_name(config, changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
 
 
-def test_cameras_that_are_not_there_are_named(policy):
+def test_unknown_cameras_are_rejected_by_name(policy):
     with pytest.raises(
         ValueError, match=r"cameras: found \['side'\], expected some of \['front', 'top', 'wrist'\]"
     ):
@@ -341,7 +322,7 @@ def test_cameras_that_are_not_there_are_named(policy):
         policy({})
 
 
-def test_one_step_of_flow_matching_is_warned_of(config, caplog):
+def test_one_step_of_flow_matching_logs_a_warning(config, caplog):
     config(objective="flow_matching", num_inference_steps=1)
     assert "mean of all" in caplog.text
     caplog.clear()
@@ -350,29 +331,27 @@ def test_one_step_of_flow_matching_is_warned_of(config, caplog):
     assert not caplog.text
 
 
-def test_endpoints_with_nothing_near_them_are_warned_of(config, caplog):
+def test_endpoints_with_logit_normal_times_log_a_warning(config, caplog):
     config(time_sampler="logit_normal")
     config(time_sampler="logit_normal", objective="flow_matching", endpoint_share=0.1)
     assert "endpoint_share" not in caplog.text
     config(time_sampler="logit_normal", endpoint_share=0.1)
-    assert "endpoint_share: 0.1 with logit_normal, expected 0" in caplog.text
+    assert "endpoint_share: found 0.1 with logit_normal, expected 0" in caplog.text
 
 
-def test_masks_and_depth_are_no_views(policy):
+def test_masks_and_depth_are_not_views(policy):
     plane = PolicyFeature(FeatureType.VISUAL, (1, 32, 32))
-    colours = PolicyFeature(FeatureType.VISUAL, (3, 32, 32))
-    made = policy({"observation.images.top": colours, "observation.images.top_seg": plane})
+    rgb = PolicyFeature(FeatureType.VISUAL, (3, 32, 32))
+    made = policy({"observation.images.top": rgb, "observation.images.top_seg": plane})
     assert made.config.cameras == ["top"]
     assert set(made.config.input_features) == {"observation.state", "observation.images.top"}
 
 
-def test_a_query_reads_the_cell_it_looks_for_and_where_that_is():
-    from lerobot_policy_imf.modeling_imf import ViewProjector
-
+def test_a_query_reads_the_content_and_the_position_of_its_cell():
     torch.manual_seed(0)
-    project = ViewProjector(dim=4 * 6, cells=4, output_dim=8)
+    project = modeling_imf.ViewProjector(dim=4 * 6, cells=4, output_dim=8)
     torch.nn.init.zeros_(project.queries.weight)
-    project.queries.weight.data[:, 0] = 100.0  # cells whose first number stands out
+    project.queries.weight.data[:, 0] = 100.0  # cells with a large first number
     cells = torch.randn(4, 6)
     cells[:, 0] = -5.0
     cells[2, 0] = 5.0

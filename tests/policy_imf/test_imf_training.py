@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""imf through LeRobot's own training, on pictures and on what was cached of them; its checkpoints."""
+"""imf in LeRobot's own training, on images and on cached features; its checkpoints."""
 
 import json
 
@@ -18,6 +18,7 @@ from lerobot_policy_imf import IMFConfig
 from lerobot_policy_imf.cache_vision import CacheVisionConfig
 from lerobot_policy_imf.configuration_imf import vision_key
 from lerobot_policy_imf.modeling_imf import IMFPolicy
+from lerobot_policy_imf.vision import VisionEncoder
 from lerobot_processor_so101.precompute.command import precompute
 from tests.policy_imf.conftest import SMALL, observation
 from tests.tiny import tiny_siglip
@@ -27,14 +28,14 @@ REPO_ID = "local/tiny"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("data") / "pictures")
+def recorded(tmp_path_factory):
+    return tiny_dataset(tmp_path_factory.mktemp("data") / "recorded")
 
 
 @pytest.fixture(scope="module")
-def cached(pictures, siglip, tmp_path_factory):
+def cached(recorded, siglip, tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "cached"
-    precompute(cache(pictures, out, siglip, drop_rgb=True))
+    precompute(cache(recorded, out, siglip, drop_rgb=True))
     return out
 
 
@@ -68,25 +69,23 @@ def load(folder):
     return policy, *make_pre_post_processors(policy.config, pretrained_path=str(folder))
 
 
-def test_what_is_cached_is_what_is_seen(pictures, cached, siglip):
-    before, after = LeRobotDataset(REPO_ID, root=pictures), LeRobotDataset(REPO_ID, root=cached)
+def test_cached_features_equal_those_of_the_encoder(recorded, cached, siglip):
+    before, after = LeRobotDataset(REPO_ID, root=recorded), LeRobotDataset(REPO_ID, root=cached)
     assert not after.meta.camera_keys
-    assert vision_key("top") not in after.meta.stats  # nothing would normalise it
-    from lerobot_policy_imf.vision import VisionEncoder
-
-    encoder = VisionEncoder.make(siglip, 0, None)
+    assert vision_key("top") not in after.meta.stats  # so nothing normalises it
+    encoder = VisionEncoder(siglip)
     for index in (0, 9, 20):
         views = [before[index][f"observation.images.{camera}"][None] for camera in ("top", "wrist")]
-        seen = encoder(views)[0]
-        for view, camera in zip(seen, ("top", "wrist"), strict=True):
+        features = encoder(views)[0]
+        for view, camera in zip(features, ("top", "wrist"), strict=True):
             torch.testing.assert_close(after[index][vision_key(camera)], view, rtol=1e-4, atol=1e-5)
     info = after.features[vision_key("top")]["info"]
     assert info["pictures"] == [48, 64]
     assert info["perception"]["input_size"] == [32, 32]
 
 
-def test_a_policy_trained_on_the_cache_acts_on_pictures_without_another_model(
-    pictures, cached, tmp_path, monkeypatch
+def test_a_policy_trained_on_cached_features_runs_on_images_without_other_files(
+    recorded, cached, tmp_path, monkeypatch
 ):
     name = tiny_siglip(tmp_path / "siglip")
     folder = train(cached, tmp_path / "run", name)
@@ -94,7 +93,7 @@ def test_a_policy_trained_on_the_cache_acts_on_pictures_without_another_model(
     policy, preprocessor, postprocessor = load(folder)
     item = {
         key: value
-        for key, value in LeRobotDataset(REPO_ID, root=pictures)[4].items()
+        for key, value in LeRobotDataset(REPO_ID, root=recorded)[4].items()
         if key.startswith("observation.")
     }
     noise = torch.randn(1, SMALL["horizon"], 6)
@@ -110,15 +109,15 @@ def test_a_policy_trained_on_the_cache_acts_on_pictures_without_another_model(
     torch.testing.assert_close(again, action, rtol=1e-3, atol=1e-3)
 
 
-def test_a_checkpoint_is_the_policy(pictures, siglip, tmp_path):
-    folder = train(pictures, tmp_path / "run", siglip, instruction=True)
+def test_a_checkpoint_contains_the_complete_policy(recorded, siglip, tmp_path):
+    folder = train(recorded, tmp_path / "run", siglip, instruction=True)
     stored = load_file(folder / "model.safetensors")
     for key, value in stored.items():
         expected = torch.bfloat16 if key.startswith(("vision.", "text.")) else torch.float32
         assert value.dtype == expected or not value.is_floating_point(), key
     policy, preprocessor, _ = load(folder)
     other = IMFPolicy.from_pretrained(folder)
-    dataset = LeRobotDataset(REPO_ID, root=pictures)
+    dataset = LeRobotDataset(REPO_ID, root=recorded)
     batch = preprocessor(default_collate([dataset[0], dataset[13]]))
     noise = torch.randn(2, SMALL["horizon"], 6)
     assert torch.equal(
@@ -140,30 +139,30 @@ def test_a_checkpoint_is_the_policy(pictures, siglip, tmp_path):
         {"time_max_frequency": 9.0},
     ],
 )
-def test_weights_are_not_given_another_meaning(policy, tmp_path, changes):
+def test_options_that_change_the_meaning_of_weights_are_rejected(policy, tmp_path, changes):
     made = policy()
     made.save_pretrained(tmp_path)
     config = PreTrainedConfig.from_pretrained(tmp_path)
-    (key, told), *_ = changes.items()
-    setattr(config, key, told)
-    with pytest.raises(ValueError, match=rf"{key}: found .*, expected .*, as the weights in"):
+    (key, value), *_ = changes.items()
+    setattr(config, key, value)
+    with pytest.raises(ValueError, match=rf"{key}: found .*, expected .*, which the weights in"):
         IMFPolicy.from_pretrained(tmp_path, config=config)
 
 
-def test_a_cache_of_another_encoder_is_refused(cached, pictures, siglip, tmp_path):
+def test_cached_features_of_another_encoder_are_rejected(cached, recorded, siglip, tmp_path):
     other = tiny_siglip(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match=r"observation\.vision\.top in the dataset, expects .*weights"):
         train(cached, tmp_path / "run", other)
     with pytest.raises(ValueError, match=r"vision_grid: found 2, expected that of observation\.vision\.top"):
         train(cached, tmp_path / "run", siglip, vision_grid=2)
     stale = json.loads((train(cached, tmp_path / "a", siglip) / "config.json").read_text())["vision_identity"]
-    with pytest.raises(ValueError, match=r"expects .*weights"):  # as a file of options may have it
+    with pytest.raises(ValueError, match=r"expects .*weights"):  # as an options file may contain it
         train(cached, tmp_path / "b", other, vision_identity=stale)
-    precompute(cache(pictures, tmp_path / "cells", siglip, vision_grid=2, cameras=["top"]))
+    precompute(cache(recorded, tmp_path / "cells", siglip, vision_grid=2, cameras=["top"]))
     train(tmp_path / "cells", tmp_path / "run", siglip, vision_grid=2, cameras=["top"])
 
 
-def test_an_action_that_never_changes_is_returned_as_it_was(policy):
+def test_an_action_that_never_changes_keeps_its_value(policy):
     made = policy()
     low, high = -torch.ones(6), torch.ones(6)
     low[2] = high[2] = 30.0

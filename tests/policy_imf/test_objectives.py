@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The maths of average velocities, against what is known without a network."""
+"""The maths of average velocities, compared with closed forms and finite differences."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def tiny_head(residual="attnres_full", **options) -> VelocityHead:
     torch.manual_seed(0)
     settings = {"width": 16, "layers": 2, "heads": 2, "blocks": 2, **options}
     head = VelocityHead(A, T, D, residual=residual, **settings).double()
-    for parameter in head.parameters():  # large enough that it bends
+    for parameter in head.parameters():  # large enough for a curved field
         nn.init.normal_(parameter, std=0.4)
     return head
 
@@ -36,7 +36,7 @@ def sample():
 
 
 def gaussian_average(z, r, t, condition=None):
-    """u of actions that are N(MEAN, STD²): the flow keeps how many deviations a point is from the mean."""
+    """Return u of actions N(MEAN, STD²): the flow keeps a point's distance from the mean in deviations."""
     r, t = r[:, None, None], t[:, None, None]
 
     def mean(s):
@@ -46,16 +46,16 @@ def gaussian_average(z, r, t, condition=None):
         return ((1 - s) ** 2 * STD**2 + s**2).sqrt()
 
     velocity = -MEAN + (t - (1 - t) * STD**2) / std(t) ** 2 * (z - mean(t))
-    there = mean(r) + std(r) / std(t) * (z - mean(t))
+    end = mean(r) + std(r) / std(t) * (z - mean(t))
     span = torch.where(t > r, t - r, torch.ones_like(t))
-    return torch.where(t > r, (z - there) / span, velocity)
+    return torch.where(t > r, (z - end) / span, velocity)
 
 
-# -- the derivative --------------------------------------------------------------------------------------------
+# -- the derivative ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("residual", ["attnres_full", "attnres_block", "standard"])
-def test_the_derivative_is_that_of_central_differences(residual):
+def test_the_derivative_equals_central_differences(residual):
     head = tiny_head(residual)
     z, tangent, r, t, condition = sample()
     average, slope = derivative(head, (z, r, t), tangent, condition)
@@ -76,7 +76,7 @@ def test_gradients_flow_through_u_and_not_through_its_derivative():
     assert condition.grad.abs().sum() > 0
 
 
-def test_where_there_are_no_derivatives_it_says_so():
+def test_inference_mode_is_rejected():
     with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
         derivative(
             lambda z, r, t, _: z,
@@ -86,7 +86,7 @@ def test_where_there_are_no_derivatives_it_says_so():
         )
 
 
-def test_the_derivative_can_be_taken_where_nothing_else_is_differentiated():
+def test_the_derivative_is_the_same_under_no_grad():
     head = tiny_head()
     z, tangent, r, t, condition = sample()
     expected = derivative(head, (z, r, t), tangent, condition)
@@ -95,7 +95,7 @@ def test_the_derivative_can_be_taken_where_nothing_else_is_differentiated():
     torch.testing.assert_close(found[1], expected[1])
 
 
-# -- the objectives --------------------------------------------------------------------------------------------
+# -- the objectives ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -108,7 +108,7 @@ def test_at_equal_times_every_objective_is_flow_matching(objective):
     assert torch.equal(error, expected)
 
 
-def test_without_the_derivative_averages_are_told_the_velocity():
+def test_without_the_derivative_the_velocity_is_the_target():
     head = tiny_head()
     actions, noise, r, t, condition = sample()
     error, slope = velocity_error("imf", head, actions, noise, r, t, condition, derive=False)
@@ -118,7 +118,7 @@ def test_without_the_derivative_averages_are_told_the_velocity():
     assert not len(slope)
 
 
-def test_equal_times_among_others_change_nothing():
+def test_samples_with_equal_times_do_not_affect_others():
     head = tiny_head()
     actions, noise, r, t, condition = sample()
     r[::2] = t[::2]
@@ -139,7 +139,7 @@ def test_the_known_average_velocity_is_a_fixed_point():
 
 
 class Net(nn.Module):
-    """A field of one number."""
+    """A field of one dimension."""
 
     def __init__(self):
         super().__init__()
@@ -159,7 +159,7 @@ def test_a_known_average_velocity_is_learned(objective):
     average = objective != "flow_matching"
     for _ in range(steps):
         actions, noise = MEAN + STD * torch.randn(512, 1, 1), torch.randn(512, 1, 1)
-        # Flow matching's single step is its velocity at t = 1 itself.
+        # The single step of flow matching is its velocity at t = 1: draw that time too.
         r, t = sample_times(512, endpoint=0.0 if average else 0.1)
         error, _ = velocity_error(objective, net, actions, noise, r, t, torch.zeros(512, 1, 1))
         optimizer.zero_grad()
@@ -173,30 +173,30 @@ def test_a_known_average_velocity_is_learned(objective):
     if average:
         assert abs(samples.std() - STD) < 0.1
     else:
-        assert samples.std() < 0.2  # which is why averages are learned
+        assert samples.std() < 0.2  # hence averages
 
 
-# -- acting ----------------------------------------------------------------------------------------------------
+# -- acting --------------------------------------------------------------------------------------------------
 
 
-def test_with_the_true_averages_the_number_of_steps_does_not_matter():
+def test_true_averages_give_the_same_actions_for_any_number_of_steps():
     torch.manual_seed(0)
     noise = torch.randn(2000, 1, 1).double()
-    answers = [integrate(gaussian_average, noise, noise, steps) for steps in (1, 2, 4, 9)]
-    for answer in answers[1:]:
-        torch.testing.assert_close(answer, answers[0])
-    torch.testing.assert_close(answers[0], MEAN + STD * noise)
+    results = [integrate(gaussian_average, noise, noise, steps) for steps in (1, 2, 4, 9)]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0])
+    torch.testing.assert_close(results[0], MEAN + STD * noise)
 
 
-def test_flow_matching_goes_by_the_velocity_at_the_beginning_of_a_step():
+def test_flow_matching_uses_the_velocity_at_the_beginning_of_a_step():
     noise = torch.randn(4, 1, 1).double()
-    answer = integrate(gaussian_average, noise, noise, steps=1, average=False)
-    torch.testing.assert_close(answer, torch.full_like(noise, MEAN))  # one step goes to the mean
+    result = integrate(gaussian_average, noise, noise, steps=1, average=False)
+    torch.testing.assert_close(result, torch.full_like(noise, MEAN))  # one step predicts the mean
     many = integrate(gaussian_average, noise, noise, steps=2000, average=False)
     torch.testing.assert_close(many, MEAN + STD * noise, rtol=0, atol=1e-2)
 
 
-# -- times and losses ------------------------------------------------------------------------------------------
+# -- times and losses ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "logit_normal"])
@@ -216,7 +216,7 @@ def test_shares_of_times_hold_in_every_batch(sampler, count):
     assert abs(ends / rounds - 0.2) < 0.04
 
 
-def test_logit_normal_times_hardly_ever_reach_what_one_step_asks_for():
+def test_logit_normal_times_hardly_ever_reach_those_of_one_step():
     torch.manual_seed(0)
     r, t = sample_times(4000, "logit_normal", same=0.0, endpoint=0.0)
     assert ((t > 0.95) & (r < 0.05)).sum() == 0
@@ -225,7 +225,7 @@ def test_logit_normal_times_hardly_ever_reach_what_one_step_asks_for():
 
 
 @pytest.mark.parametrize("loss", ["pseudo_huber", "adaptive", "mse"])
-def test_padding_leaves_no_trace(loss):
+def test_padding_does_not_count(loss):
     error = torch.randn(3, 6, 2)
     is_pad = torch.zeros(3, 6, dtype=torch.bool)
     is_pad[1, 4:] = True
@@ -237,7 +237,7 @@ def test_padding_leaves_no_trace(loss):
     torch.testing.assert_close(losses[1:2], reduce_error(error[1:2, :4], None, loss))
 
 
-def test_losses_are_what_they_are_called():
+def test_losses_equal_their_formulas():
     error = torch.tensor([[[0.3], [4.0]]])
     squares = error.square()
     assert torch.isclose(reduce_error(error, None, "mse")[0], squares.mean())

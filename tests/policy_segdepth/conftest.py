@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset as a recorder writes it, without a simulator: masks and depth beside colours."""
+"""A dataset as a recorder writes it, without a simulator: masks and depth beside RGB images."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The segdepth policy: what it refuses, what it learns, and that a checkpoint is the policy that was trained."""
+"""The segdepth policy: errors, learning, inference, and training through LeRobot."""
 
 import json
 
@@ -21,7 +21,7 @@ SIDE, T = 24, 4
 
 
 def config(**changes) -> SegDepthConfig:
-    """A small policy that looks through one camera."""
+    """Configuration of a small policy with one camera."""
     settings = {
         "cameras": ["top"],
         "hidden_dim": 32,
@@ -42,7 +42,7 @@ def config(**changes) -> SegDepthConfig:
 
 
 def batch(size: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
-    """What the preprocessor gives: a square of "cube" somewhere, and actions that say where it is."""
+    """Output of the preprocessor: a square of class "cube", and actions that depend on its position."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.full((size, SIDE, SIDE), 2, dtype=torch.uint8)
     corner = torch.randint(0, SIDE - 5, (size, 2), generator=generator)
@@ -59,7 +59,7 @@ def batch(size: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def fit(policy: SegDepthPolicy, steps: int) -> float:
-    """Train on fresh batches; returns the loss on frames never trained on, acting as in evaluation."""
+    """Train on fresh batches; return the loss on other frames in eval mode."""
     optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=3e-3)
     for step in range(steps):
         policy.train()
@@ -72,7 +72,7 @@ def fit(policy: SegDepthPolicy, steps: int) -> float:
     return policy.forward(batch(64, seed=0))[0].item()
 
 
-# -- configuration ---------------------------------------------------------------------------------------------
+# -- configuration
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def fit(policy: SegDepthPolicy, steps: int) -> float:
         ({"n_obs_steps": 0}, "n_obs_steps: found 0"),
     ],
 )
-def test_impossible_options_are_named(changes, message):
+def test_invalid_options_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
 
@@ -99,7 +99,7 @@ def test_a_dataset_without_masks_is_refused_with_the_fix():
         SegDepthPolicy(without)
 
 
-def test_ids_that_the_policy_has_no_name_for_are_refused():
+def test_ids_without_a_class_name_are_refused():
     frames = batch()
     frames["observation.seg.top"][0, 0, 0] = 10
     with pytest.raises(
@@ -108,7 +108,7 @@ def test_ids_that_the_policy_has_no_name_for_are_refused():
         SegDepthPolicy(config()).predict_action_chunk(frames)
 
 
-def test_ids_are_checked_at_every_look():
+def test_ids_are_checked_at_every_prediction():
     policy = SegDepthPolicy(config())
     policy.predict_action_chunk(batch())
     late = batch()
@@ -117,23 +117,23 @@ def test_ids_are_checked_at_every_look():
         policy.predict_action_chunk(late)
 
 
-def test_colours_in_the_dataset_are_ignored():
-    coloured = config()
-    coloured.input_features["observation.images.top"] = PolicyFeature(FeatureType.VISUAL, (3, SIDE, SIDE))
-    assert "observation.images.top" not in SegDepthPolicy(coloured).config.input_features
+def test_rgb_images_in_the_dataset_are_ignored():
+    with_rgb = config()
+    with_rgb.input_features["observation.images.top"] = PolicyFeature(FeatureType.VISUAL, (3, SIDE, SIDE))
+    assert "observation.images.top" not in SegDepthPolicy(with_rgb).config.input_features
 
 
-# -- learning --------------------------------------------------------------------------------------------------
+# -- learning
 
 
-def test_it_learns_where_the_cube_is_and_blindness_cannot():
+def test_it_learns_the_position_of_the_cube_and_a_blind_policy_cannot():
     torch.manual_seed(0)
     sighted, blind = fit(SegDepthPolicy(config()), 150), fit(SegDepthPolicy(config(blind=True)), 150)
     assert sighted < 0.35 * blind
 
 
 @pytest.mark.parametrize("encoder", ["geometry", "both", "drqv2"])
-def test_a_blind_policy_does_not_depend_on_what_it_is_shown(encoder):
+def test_a_blind_policy_does_not_depend_on_masks(encoder):
     torch.manual_seed(0)
     policy = SegDepthPolicy(config(blind=True, encoder=encoder))
     fit(policy, 3)
@@ -144,7 +144,7 @@ def test_a_blind_policy_does_not_depend_on_what_it_is_shown(encoder):
     )
 
 
-def test_padding_does_not_count():
+def test_padding_does_not_affect_the_loss():
     policy = SegDepthPolicy(config()).eval()
     frames = batch()
     frames["action_is_pad"][:, 2:] = True
@@ -156,29 +156,29 @@ def test_padding_does_not_count():
     torch.testing.assert_close(per_sample.mean(), before)
 
 
-def test_an_untrained_policy_holds_still():
+def test_an_untrained_policy_holds_its_pose():
     frames = batch()
     chunk = SegDepthPolicy(config()).predict_action_chunk(frames)
     torch.testing.assert_close(chunk, frames["observation.state"][:, None].expand(-1, T, -1))
 
 
-# -- acting ----------------------------------------------------------------------------------------------------
+# -- inference
 
 
-def test_it_looks_once_per_executed_chunk_and_forgets_at_reset(monkeypatch):
+def test_it_predicts_once_per_executed_chunk_and_after_reset(monkeypatch):
     policy = SegDepthPolicy(config(n_action_steps=3))
-    looks = []
+    calls = []
     predict = policy.model.forward
-    monkeypatch.setattr(policy, "_acting_model", lambda: lambda b: looks.append(1) or predict(b))
+    monkeypatch.setattr(policy, "_inference_model", lambda: lambda b: calls.append(1) or predict(b))
     actions = [policy.select_action(batch(2)) for _ in range(7)]
-    assert len(looks) == 3
+    assert len(calls) == 3
     assert actions[0].shape == (2, 6)
     policy.reset()
     policy.select_action(batch(2))
-    assert len(looks) == 4
+    assert len(calls) == 4
 
 
-def test_it_acts_with_the_average_of_its_weights():
+def test_inference_uses_the_averaged_weights():
     policy = SegDepthPolicy(config(ema_decay=0.9))
     fit(policy, 5)
     frames = batch()
@@ -188,7 +188,7 @@ def test_it_acts_with_the_average_of_its_weights():
     assert not any(parameter.requires_grad for parameter in policy.ema.parameters())
 
 
-# -- through LeRobot's own training ----------------------------------------------------------------------------
+# -- training through LeRobot
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_a_checkpoint_restores_offline_to_the_same_actions(root, tmp_path, plugi
 
 
 def test_a_dataset_recorded_without_masks_stops_training_at_once(tmp_path, plugins):
-    path = tmp_path / "colours"
+    path = tmp_path / "rgb"
     record(DemosConfig(root=path, episodes=1, cameras=["top"], height=32, width=32, video=False))
     with pytest.raises(ValueError, match=r"segdepth reads 'observation\.images\.top_seg'"):
         train_steps(path, tmp_path / "out", 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint of segdepth is the trained policy to the last bit: restored, resumed and fine-tuned."""
+"""A checkpoint of segdepth equals the trained policy to the last bit: restored, resumed and fine-tuned."""
 
 import sys
 
@@ -24,7 +24,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def run(synthetic_root, tmp_path_factory):
-    """Output folder of a training saved half-way and at its end, and the chunk the trained policy predicted."""
+    """Output folder of a training saved half-way and at its end, and the chunk of the trained policy."""
     out = tmp_path_factory.mktemp("run") / "train"
     predicted = []
     save = lerobot_train.save_checkpoint
@@ -61,7 +61,7 @@ def train_config(root, out, **changes) -> TrainPipelineConfig:
 
 
 def predict(policy, preprocessor, postprocessor, root) -> torch.Tensor:
-    """The chunk for two dataset frames, in the dataset's units, without disturbing the training under way."""
+    """Predict chunks for two dataset frames, in the dataset's units, and switch back to training mode."""
     dataset = LeRobotDataset(REPO_ID, root=root)
     batch = preprocessor(default_collate([dataset[0], dataset[13]]))
     chunk = postprocessor(policy.predict_action_chunk(batch))
@@ -74,7 +74,7 @@ def checkpoint(out, step=STEPS):
 
 
 def resume(folder, monkeypatch, **changes) -> None:
-    """What `lerobot-train --resume=true --config_path=...` does."""
+    """Run what `lerobot-train --resume=true --config_path=...` runs."""
     monkeypatch.setattr(sys, "argv", ["lerobot-train", f"--config_path={folder / 'train_config.json'}"])
     config = TrainPipelineConfig.from_pretrained(folder)
     config.resume = True
@@ -83,10 +83,10 @@ def resume(folder, monkeypatch, **changes) -> None:
     lerobot_train.train(config)
 
 
-def test_restored_policy_predicts_what_was_trained(run, synthetic_root):
+def test_a_restored_policy_predicts_as_the_trained_one(run, synthetic_root):
     out, trained = run
     policy = SegDepthPolicy.from_pretrained(checkpoint(out))
-    # Straight from the JSON: neither the factory of the plugin nor the dataset's statistics take part.
+    # From the JSON alone, without the plugin's factory and the dataset's statistics.
     pre = PolicyProcessorPipeline.from_pretrained(checkpoint(out), config_filename="policy_preprocessor.json")
     post = make_pre_post_processors(policy.config, pretrained_path=str(checkpoint(out)))[1]
 
@@ -96,7 +96,7 @@ def test_restored_policy_predicts_what_was_trained(run, synthetic_root):
     assert restored.shape == (2, policy.config.chunk_size, 6)
 
 
-def test_resumed_training_is_the_uninterrupted_one(run, tmp_path, monkeypatch):
+def test_resumed_training_equals_the_uninterrupted_one(run, tmp_path, monkeypatch):
     out, _ = run
     resume(checkpoint(out, STEPS // 2), monkeypatch, output_dir=tmp_path / "resumed")
 
@@ -109,7 +109,7 @@ def test_resumed_training_is_the_uninterrupted_one(run, tmp_path, monkeypatch):
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0, msg=name)
 
 
-def test_fine_tuning_goes_on_from_the_checkpoint(run, synthetic_root, tmp_path, monkeypatch):
+def test_fine_tuning_begins_with_the_weights_of_the_checkpoint(run, synthetic_root, tmp_path, monkeypatch):
     out, _ = run
     monkeypatch.setattr(sys, "argv", ["lerobot-train", f"--policy.path={checkpoint(out)}"])
     config = train_config(synthetic_root, tmp_path / "tuned", steps=2)
@@ -119,7 +119,7 @@ def test_fine_tuning_goes_on_from_the_checkpoint(run, synthetic_root, tmp_path, 
     assert tuned["ema.n_averaged"] == STEPS + 2
 
 
-def test_the_average_survives_and_can_be_left_out(run):
+def test_the_averaged_weights_are_restored_or_left_out(run):
     out, _ = run
     folder = checkpoint(out)
     policy = SegDepthPolicy.from_pretrained(folder)
@@ -128,17 +128,17 @@ def test_the_average_survives_and_can_be_left_out(run):
     config.ema_decay = 0.0
     without = SegDepthPolicy.from_pretrained(folder, config=config)
     assert without.ema is None
-    for restored, kept in zip(without.model.parameters(), policy.model.parameters(), strict=True):
-        torch.testing.assert_close(restored, kept, rtol=0, atol=0)
+    for restored, expected in zip(without.model.parameters(), policy.model.parameters(), strict=True):
+        torch.testing.assert_close(restored, expected, rtol=0, atol=0)
 
 
-def test_a_checkpoint_without_average_acts_with_its_weights(run, tmp_path):
+def test_a_checkpoint_without_averaged_weights_runs_its_own(run, tmp_path):
     config = PreTrainedConfig.from_pretrained(checkpoint(run[0]))
     config.ema_decay = 0.0
     SegDepthPolicy.from_pretrained(checkpoint(run[0]), config=config).save_pretrained(tmp_path)
-    config.ema_decay = 0.9  # asked for later: there is nothing to act with yet
+    config.ema_decay = 0.9  # switched on later: the average is still empty
     policy = SegDepthPolicy.from_pretrained(tmp_path, config=config)
-    assert policy._acting_model() is policy.model
+    assert policy._inference_model() is policy.model
 
 
 def test_the_learning_rate_ends_at_zero_whatever_the_steps():

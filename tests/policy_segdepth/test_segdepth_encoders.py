@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a camera's view becomes inside segdepth."""
+"""The encoders of segdepth."""
 
 import pytest
 import torch
@@ -7,15 +7,15 @@ import torch
 from lerobot_policy_segdepth.encoders import ConvEncoder, GeometryEncoder, RunningStandardizer
 
 
-def test_statistics_are_those_of_everything_seen():
+def test_statistics_are_those_of_all_batches():
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(16, 3, generator=generator) * 2 + offset for offset in range(20)]
     standardize = RunningStandardizer(3).train()
     for batch in batches:
         standardize(batch)
-    seen = torch.cat(batches)
-    torch.testing.assert_close(standardize.mean, seen.mean(0), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(standardize.var, seen.var(0, correction=0), rtol=1e-4, atol=1e-4)
+    features = torch.cat(batches)
+    torch.testing.assert_close(standardize.mean, features.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(standardize.var, features.var(0, correction=0), rtol=1e-4, atol=1e-4)
 
 
 def test_training_and_inference_apply_the_same_function():
@@ -27,7 +27,7 @@ def test_training_and_inference_apply_the_same_function():
     torch.testing.assert_close(standardize(features), trained, rtol=0, atol=0)
 
 
-def test_a_feature_that_never_changed_does_not_explode():
+def test_a_feature_that_never_changed_is_not_amplified():
     standardize = RunningStandardizer(1).train()
     for _ in range(10):
         standardize(torch.ones(8, 1))
@@ -39,14 +39,14 @@ def test_a_feature_that_never_changed_does_not_explode():
 
 @pytest.mark.parametrize("side", [84, 96])
 @pytest.mark.parametrize("encoder", [GeometryEncoder([3, 4]), ConvEncoder([3, 4], 8)])
-def test_any_picture_size_gives_one_code_per_frame(encoder, side):
+def test_any_image_size_gives_one_code_per_frame(encoder, side):
     ids = torch.randint(0, 6, (5, side, side), dtype=torch.uint8)
     code = encoder(ids, torch.rand(5, side, side))
     assert code.shape == (5, encoder.output_dim)
     assert torch.isfinite(code).all()
 
 
-def test_classes_that_are_not_watched_are_not_seen():
+def test_classes_that_are_not_watched_are_ignored():
     ids = torch.randint(0, 6, (2, 84, 84), dtype=torch.uint8)
     others = torch.where(ids == 5, 1, ids)
     disparity = torch.rand(2, 84, 84)

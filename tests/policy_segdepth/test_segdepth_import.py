@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101-import-drqv2`: the imported network beside one written in NumPy, and what is refused without being run."""
+"""`so101-import-drqv2`: the imported network compared with one in NumPy, and the files that are refused."""
 
 import json
 import os
@@ -19,7 +19,7 @@ INPUT = "input_preprocess_modules"
 
 
 def layers(prefix: str, out: int, extra: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of an actor or a critic of the original."""
+    """Names and shapes of RoboBase's actor or critic."""
     return {
         f"{prefix}.hidden_state": (1, 9, 128),
         f"{prefix}.{INPUT}.fused_view_feats.0.weight": (50, 39200),
@@ -40,7 +40,7 @@ def layers(prefix: str, out: int, extra: int) -> dict[str, tuple[int, ...]]:
 
 
 def make_agent() -> dict[str, torch.Tensor]:
-    """98 tensors, as RoboBase's DrQ-v2 has them; values of a trained network's size."""
+    """The 98 tensors of RoboBase's DrQ-v2, with values of a trained network's scale."""
     generator = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {}
     for i, channels in zip((0, 3, 6, 9), (6, 32, 32, 32), strict=True):
@@ -97,7 +97,7 @@ def checkpoint(agent, tmp_path_factory):
 
 
 def reference(agent, ids: np.ndarray, disparity: np.ndarray, joints: np.ndarray) -> np.ndarray:
-    """The original's network in NumPy, double precision: sim ids (3, 84, 84), disparity likewise, joints (54,)."""
+    """RoboBase's network in NumPy, in float64: ids (3, 84, 84), disparity likewise, joints (54,)."""
     w = {key: value.double().numpy() for key, value in agent.items()}
     x = np.stack([plane for pair in zip(ids, disparity, strict=True) for plane in pair]) / 255.0 - 0.5
     for i, stride in ((0, 2), (3, 1), (6, 1), (9, 1)):
@@ -118,7 +118,7 @@ def reference(agent, ids: np.ndarray, disparity: np.ndarray, joints: np.ndarray)
 
 
 def example() -> tuple[dict[str, torch.Tensor], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """What the preprocessor gives, and the same as the simulator of the original gave it."""
+    """Output of our preprocessor, and the same frames in the form of pick-101's simulator."""
     rng = np.random.default_rng(0)
     ids = rng.integers(1, 6, (3, 84, 84))
     disparity = np.floor(rng.uniform(0, 255.99, (3, 84, 84)) * np.array([0.4, 0.7, 1.0])[:, None, None])
@@ -136,13 +136,13 @@ def example() -> tuple[dict[str, torch.Tensor], tuple[np.ndarray, np.ndarray, np
 
 
 def error(policy, agent) -> float:
-    batch, original = example()
+    batch, inputs = example()
     with torch.no_grad():
         found = policy.model.eval()(batch)[0, 0].numpy()
-    return float(np.abs(found - reference(agent, *original)).max())
+    return float(np.abs(found - reference(agent, *inputs)).max())
 
 
-def test_the_imported_network_is_the_originals(checkpoint, agent):
+def test_the_imported_network_equals_robobases(checkpoint, agent):
     assert error(SegDepthPolicy.from_pretrained(checkpoint), agent) < 1e-5
 
 
@@ -166,13 +166,13 @@ def shifted_ids(policy):
 
 
 @pytest.mark.parametrize("mutate", [double_division, swapped_channels, reversed_stack, shifted_ids])
-def test_the_comparison_notices_the_mistakes_of_the_note(mutate, checkpoint, agent):
+def test_the_comparison_detects_the_mistakes_of_the_handoff_note(mutate, checkpoint, agent):
     policy = SegDepthPolicy.from_pretrained(checkpoint)
     mutate(policy)
-    assert error(policy, agent) > 1e-4  # ten times what is allowed; ids weigh little in this network
+    assert error(policy, agent) > 1e-4  # ten times the tolerance; ids have little weight in this network
 
 
-def test_it_moves_an_arm(checkpoint):
+def test_an_imported_checkpoint_gives_joint_targets(checkpoint):
     policy = SegDepthPolicy.from_pretrained(checkpoint)
     preprocessor, postprocessor = make_pre_post_processors(policy.config, pretrained_path=str(checkpoint))
     observation = {
@@ -186,7 +186,7 @@ def test_it_moves_an_arm(checkpoint):
     assert 0 <= joints[0, 5] <= 100
 
 
-def test_the_checkpoint_says_where_it_comes_from(checkpoint):
+def test_the_checkpoint_contains_its_origin(checkpoint):
     record = json.loads((checkpoint / RECORD).read_text())
     assert record["frame"] == "mujoco"
     assert record["file"] == "1200000_snapshot.pt"
@@ -195,7 +195,7 @@ def test_the_checkpoint_says_where_it_comes_from(checkpoint):
     assert not [path.name for path in checkpoint.iterdir() if path.suffix in (".pt", ".pkl", ".bin")]
 
 
-# -- what is refused -------------------------------------------------------------------------------------------
+# -- errors
 
 
 class Evil:
@@ -207,7 +207,7 @@ def test_code_in_a_snapshot_is_named_and_not_run(agent, tmp_path, monkeypatch):
     monkeypatch.setenv("SO101_TEST_EVIL", str(tmp_path / "evil"))
     path = save(tmp_path / "s.pt", agent, cfg=Evil())
     with pytest.raises(
-        ValueError, match=r"refused\. Found objects of \['(posix|nt)\.mkdir'\].*Nothing of it was run"
+        ValueError, match=r"refused\. Found objects of \['(posix|nt)\.mkdir'\].*No code of it was run"
     ):
         import_drqv2(ImportConfig(snapshot=path, output=tmp_path / "out", frame="mujoco"))
     assert not (tmp_path / "evil").exists()
@@ -227,12 +227,20 @@ CONV = "encoder.convs_per_cam.0.0.weight"
 @pytest.mark.parametrize(
     ("key", "shape", "message"),
     [
-        (LOW_DIM, (50, 63), "found 63 numbers of state, 21 per frame: .* where the simulator's cube is"),
+        (
+            LOW_DIM,
+            (50, 63),
+            "found 63 numbers of state, 21 per frame: .* the position of the simulator's cube",
+        ),
         (LOW_DIM, (50, 60), r"found .*low_dim_obs\.0\.weight' of shape \(50, 60\), expected \(50, 54\)"),
-        (CONV, (32, 9, 3, 3), "found 9 input channels .*which is colours; expected 6"),
-        (CONV, (32, 3, 3, 3), "found 3 input channels .*which is class ids alone"),
+        (CONV, (32, 9, 3, 3), r"found 9 input channels \(RGB\) .*expected 6"),
+        (CONV, (32, 3, 3, 3), r"found 3 input channels \(class ids alone\)"),
         ("actor.actor_model.out_mlp.0.weight", (6, 256), r"out_mlp\.0\.weight' of shape \(6, 256\)"),
-        ("view_fusion.weight", (3,), r"found 'view_fusion\.weight' in 'agent', which is of no layout"),
+        (
+            "view_fusion.weight",
+            (3,),
+            r"found 'view_fusion\.weight' in 'agent', expected only tensors of a known layout",
+        ),
     ],
 )
 def test_other_layouts_are_refused_by_name(key, shape, message, agent, tmp_path):
@@ -275,5 +283,7 @@ def test_the_command(agent, tmp_path, monkeypatch, capsys):
     assert "preset pick101" in capsys.readouterr().out
     config = SegDepthPolicy.from_pretrained(tmp_path / "out").config
     assert (config.base_frame, config.fps, config.stack_ticks) == ("genesis", 30, 1)
-    with pytest.raises(SystemExit, match="exists already"):
+    with pytest.raises(SystemExit) as ended:
         main()
+    assert ended.value.code == 2
+    assert "exists already" in capsys.readouterr().err

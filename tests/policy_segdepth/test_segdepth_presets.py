@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The presets: seed 002's ten steps beside OpenCV, frames remembered as a dataset gives them, actions there and back."""
+"""The presets: preprocessing compared with OpenCV, the frame history with a dataset, and action spaces."""
 
 import cv2
 import numpy as np
@@ -19,9 +19,10 @@ from lerobot_policy_segdepth.drqv2 import random_shift, with_velocities
 from lerobot_policy_segdepth.kinematics import ToolKinematics
 from lerobot_policy_segdepth.modeling_segdepth import SegDepthPolicy
 from lerobot_policy_segdepth.processor_segdepth import make_segdepth_pre_post_processors
+from lerobot_processor_so101 import arm
+from lerobot_processor_so101.arm import HOME
 
 HEIGHT, WIDTH, FRAMES, FPS = 120, 160, 8, 30
-HOME = np.array([0.0, -80.0, 30.0, 85.0, -90.0, 50.0])
 PRESETS = {
     "recommended": {"n_obs_steps": 3, "cameras": ["wrist"]},
     "handoff": {},
@@ -93,11 +94,11 @@ def observation(item: dict) -> dict:
     return {key: item[key][-1:] for key in keys}
 
 
-# -- what is seen ----------------------------------------------------------------------------------------------
+# -- images
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_remembered_frames_are_those_of_a_dataset_to_the_last_bit(preset, root):
+def test_the_frame_history_equals_a_datasets_stack_to_the_last_bit(preset, root):
     policy, preprocessor, _, dataset = build(preset, root)
     for i in range(FRAMES):
         policy.select_action(preprocessor(observation(dataset[i])))
@@ -111,7 +112,7 @@ def test_remembered_frames_are_those_of_a_dataset_to_the_last_bit(preset, root):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_each_preset_trains_and_acts_in_the_arms_units(preset, root):
+def test_each_preset_trains_and_gives_joint_targets(preset, root):
     policy, preprocessor, postprocessor, dataset = build(preset, root)
     loss, _ = policy.train()(preprocessor(default_collate([dataset[i] for i in range(FRAMES)])))
     loss.backward()
@@ -119,16 +120,16 @@ def test_each_preset_trains_and_acts_in_the_arms_units(preset, root):
     for i in range(4):
         joints = postprocessor(policy.select_action(preprocessor(observation(dataset[i]))))
         assert joints.shape == (1, 6)
-        if preset != "recommended":  # which knows no limits before it is trained
+        if preset != "recommended":  # untrained, its joint targets are not limited
             assert (joints[0, :5] - dataset[i]["observation.state"][-1, :5]).abs().max() < 30
 
 
-# OpenCV mixes bytes with weights of eleven bits, which moves a tenth of what is mixed linearly across a half.
+# OpenCV interpolates bytes with weights of eleven bits, which rounds a tenth of the pixels differently.
 @pytest.mark.parametrize(
     ("preset", "interpolation", "equal"),
     [("handoff", cv2.INTER_LINEAR, 0.85), ("pick101", cv2.INTER_AREA, 0.97)],
 )
-def test_the_ten_steps_beside_opencv(preset, interpolation, equal):
+def test_preprocessing_equals_the_handoff_notes_in_opencv(preset, interpolation, equal):
     rng = np.random.default_rng(1)
     ids = rng.integers(0, 6, (480, 640)).astype(np.uint8)
     depth = cv2.GaussianBlur(rng.uniform(100, 900, (480, 640)).astype(np.float32), (0, 0), 5)
@@ -150,18 +151,18 @@ def test_the_ten_steps_beside_opencv(preset, interpolation, equal):
     inverse = 1 / depth
     disparity = ((inverse - inverse.min()) / (inverse.max() - inverse.min() + 1e-12) * 255).astype(np.uint8)
     disparity = cv2.resize(disparity[:, 80:560], (84, 84), interpolation=interpolation)
-    seen = cv2.resize(ids[:, 80:560], (84, 84), interpolation=cv2.INTER_NEAREST)
+    expected_ids = cv2.resize(ids[:, 80:560], (84, 84), interpolation=cv2.INTER_NEAREST)
     if preset == "pick101":
-        seen = np.clip(seen.astype(int) - 1, 0, 4)
+        expected_ids = np.clip(expected_ids.astype(int) - 1, 0, 4)
     assert found.shape == (6, 84, 84)
     for t in range(3):  # the first frame three times, ids before disparity
-        np.testing.assert_array_equal(found[2 * t], seen)
+        np.testing.assert_array_equal(found[2 * t], expected_ids)
         difference = np.abs(found[2 * t + 1] - disparity.astype(float))
         assert difference.max() <= 1
         assert (difference == 0).mean() > equal
 
 
-def test_a_crop_before_the_models_narrows_the_stretch_of_disparity():
+def test_a_crop_before_perception_changes_the_normalisation_of_disparity():
     depth = torch.full((1, 1, 480, 640), 500.0)
     depth[..., :80] = 100.0  # near, and outside the square
     depth[..., 300:320] = 400.0
@@ -186,7 +187,7 @@ def test_a_crop_before_the_models_narrows_the_stretch_of_disparity():
     assert nearest[False] < 20
 
 
-def test_shifts_move_all_channels_of_a_sample_alike_and_mix_no_values():
+def test_random_shifts_move_all_channels_alike_and_keep_ids():
     frames = torch.randint(0, 6, (4, 6, 20, 20)).float()
     frames[:, 1] = frames[:, 0]
     shifted = random_shift(frames, 4)
@@ -196,7 +197,7 @@ def test_shifts_move_all_channels_of_a_sample_alike_and_mix_no_values():
     assert torch.equal(random_shift(frames, 0), frames)
 
 
-def test_velocities_are_differences_and_the_oldest_repeats():
+def test_velocities_are_differences_and_the_oldest_is_repeated():
     tool = torch.zeros(1, 3, 12)
     tool[0, :, 0] = torch.tensor([0.0, 0.1, 0.3])
     found = with_velocities(tool, 0.02)
@@ -204,7 +205,7 @@ def test_velocities_are_differences_and_the_oldest_repeats():
     torch.testing.assert_close(found[0, :, 6], torch.tensor([5.0, 5.0, 10.0]))
 
 
-# -- how it moves ----------------------------------------------------------------------------------------------
+# -- actions
 
 
 def kinematics(**changes) -> ToolKinematics:
@@ -212,49 +213,49 @@ def kinematics(**changes) -> ToolKinematics:
     return ToolKinematics(**{**settings, **changes})
 
 
-def test_the_tool_is_where_the_workbench_has_it():
-    from lerobot_env_so101_workbench import arm, scene
-    from lerobot_env_so101_workbench.kinematics import Kinematics
-    from lerobot_env_so101_workbench.tasks import TASKS
-    from lerobot_env_so101_workbench.world import PINCH
+def test_the_tool_is_where_mujoco_computes_it():
+    import mujoco
 
-    other = Kinematics(scene.build(TASKS["lift_cube"].props))
-    joints = HOME + np.random.default_rng(0).uniform(-20, 20, (5, 6))
-    found = kinematics(tool_point=PINCH).pose(joints)[:, :3]
-    for row, place in zip(joints, found, strict=True):
-        np.testing.assert_allclose(place, other.pinch(arm.to_radians(row)), atol=1e-6)
-    np.testing.assert_allclose(kinematics().to_radians(joints), arm.to_radians(joints), atol=1e-4)
+    model = mujoco.MjModel.from_xml_path(str(arm.arm_model_path()))
+    data, gripper = mujoco.MjData(model), model.body("gripper").id
+    joints = arm.HOME + np.random.default_rng(0).uniform(-20, 20, (5, 6))
+    found = kinematics(tool_point=arm.PINCH_POINT).pose(joints)[:, :3]
+    for row, position in zip(joints, found, strict=True):
+        data.qpos[:6] = arm.to_radians(row)
+        mujoco.mj_kinematics(model, data)
+        expected = data.xpos[gripper] + data.xmat[gripper].reshape(3, 3) @ arm.PINCH_POINT
+        np.testing.assert_allclose(position, expected, atol=1e-9)
 
 
 def test_the_two_base_frames_differ_by_a_quarter_turn():
-    place = kinematics().pose(HOME[None])[0]
+    position = kinematics().pose(HOME[None])[0]
     other = kinematics(base_frame="genesis").pose(HOME[None])[0]
-    np.testing.assert_allclose([-other[1], other[0], other[2]], place[:3], atol=1e-9)
+    np.testing.assert_allclose([-other[1], other[0], other[2]], position[:3], atol=1e-9)
 
 
-def test_signs_and_offsets_are_undone():
-    arm = kinematics(joint_signs=[1, -1, 1, -1, 1, 1], joint_offsets=[3, -2, 0, 5, 1, 0])
+def test_signs_and_offsets_are_inverted():
+    follower = kinematics(joint_signs=[1, -1, 1, -1, 1, 1], joint_offsets=[3, -2, 0, 5, 1, 0])
     joints = HOME + 7.0
-    np.testing.assert_allclose(arm.from_radians(arm.to_radians(joints)), joints, atol=1e-9)
+    np.testing.assert_allclose(follower.from_radians(follower.to_radians(joints)), joints, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("base_frame", "way"), [("mujoco", [0.02, 0.01, -0.015]), ("genesis", [0.01, -0.02, -0.015])]
+    ("base_frame", "offset"), [("mujoco", [0.02, 0.01, -0.015]), ("genesis", [0.01, -0.02, -0.015])]
 )
-def test_steps_lead_to_the_target_and_a_locked_wrist_stays(base_frame, way):
-    arm = kinematics(base_frame=base_frame)
+def test_steps_lead_to_the_target_and_a_locked_wrist_stays(base_frame, offset):
+    follower = kinematics(base_frame=base_frame)
     for wrist in ([], [85.0, -90.0]):
         joints = HOME.copy()
-        target = arm.pose(joints[None])[0, :3] + way
+        target = follower.pose(joints[None])[0, :3] + offset
         for _ in range(200):
-            joints = arm.step(joints, target, wrist)
-        assert np.linalg.norm(arm.pose(joints[None])[0, :3] - target) < 1e-3
+            joints = follower.step(joints, target, wrist)
+        assert np.linalg.norm(follower.pose(joints[None])[0, :3] - target) < 1e-3
         if wrist:
             np.testing.assert_allclose(joints[3:5], wrist, atol=1e-9)
         assert joints[5] == pytest.approx(HOME[5])
 
 
-def test_joint_deltas_there_and_back():
+def test_joint_deltas_are_converted_and_back():
     scale = [10.0] * 5 + [30.0]
     there = ToActionSpaceStep(space="joint_deltas", scale=scale)
     back = ToJointsStep(space="joint_deltas", scale=scale, relative_step=there)
@@ -270,44 +271,46 @@ def test_joint_deltas_there_and_back():
     torch.testing.assert_close(joints, expected)
 
 
-def test_what_tool_deltas_are_trained_on_adds_up_to_where_the_tool_was_sent(root):
+def test_tool_deltas_in_training_add_up_to_the_recorded_targets(root):
     policy, preprocessor, _, dataset = build("pick101", root)
-    arm, scale = kinematics(tool_point=policy.config.tool_point), policy.config.tool_scale
+    follower, scale = kinematics(tool_point=policy.config.tool_point), policy.config.tool_scale
     for i in (0, 3):
         labels = preprocessor(default_collate([dataset[i]]))
-        sent = arm.pose(dataset[i]["action"].numpy().astype(float))[:, :3]  # of before and now
+        sent = follower.pose(dataset[i]["action"].numpy().astype(float))[:, :3]  # of before and now
         start = (
-            arm.pose(dataset[0]["observation.state"][-1:].numpy().astype(float))[0, :3] if i == 0 else sent[0]
+            follower.pose(dataset[0]["observation.state"][-1:].numpy().astype(float))[0, :3]
+            if i == 0
+            else sent[0]
         )
         expected = np.clip((sent[1] - start) / scale, -1, 1)
         np.testing.assert_allclose(labels["action"][0, 0, :3], expected, atol=1e-4)
         assert labels["action_is_pad"].shape == (1, 1)
 
 
-def test_the_target_of_the_tool_lasts_stays_inside_and_is_forgotten_at_reset(root):
+def test_the_tool_target_accumulates_inside_the_workspace_until_reset(root):
     policy, preprocessor, _, dataset = build("pick101", root)
     head = policy.model.actor.head
     with torch.no_grad():  # always forward, as fast as it goes
         head.weight.zero_()
         head.bias.copy_(torch.tensor([9.0, 0, 0, 0]))
     policy.ema = None
-    places = torch.stack([policy.select_action(preprocessor(observation(dataset[0])))[0] for _ in range(40)])
-    moved = places.diff(dim=0)[:3, 0]
+    targets = torch.stack([policy.select_action(preprocessor(observation(dataset[0])))[0] for _ in range(40)])
+    moved = targets.diff(dim=0)[:3, 0]
     torch.testing.assert_close(moved, torch.full_like(moved, 0.02), rtol=1e-3, atol=1e-4)
-    assert places[-1, 0] == pytest.approx(0.5)
+    assert targets[-1, 0] == pytest.approx(0.5)
     policy.reset()
     again = policy.select_action(preprocessor(observation(dataset[0])))[0]
-    torch.testing.assert_close(again, places[0])
+    torch.testing.assert_close(again, targets[0])
 
 
-def test_actions_last_as_long_as_they_are_repeated(root):
+def test_actions_are_repeated(root):
     policy, preprocessor, _, dataset = build("handoff", root)
     actions = [policy.select_action(preprocessor(observation(dataset[i]))) for i in range(4)]
     assert torch.equal(actions[0], actions[1])
     assert not torch.equal(actions[1], actions[2])
 
 
-def test_a_loaded_checkpoint_moves_alike(root, tmp_path):
+def test_a_loaded_checkpoint_gives_the_same_joint_targets(root, tmp_path):
     policy, *pipelines, dataset = build("pick101", root)
     policy.save_pretrained(tmp_path)
     for pipeline in pipelines:
@@ -324,7 +327,7 @@ def test_a_loaded_checkpoint_moves_alike(root, tmp_path):
         assert torch.equal(left, right)
 
 
-# -- what is refused -------------------------------------------------------------------------------------------
+# -- errors
 
 
 @pytest.mark.parametrize(
@@ -348,7 +351,7 @@ def test_a_loaded_checkpoint_moves_alike(root, tmp_path):
         ("handoff", {"color_order": "gbr"}, r"color_order: found 'gbr', expected one of rgb, bgr"),
     ],
 )
-def test_impossible_combinations_are_named(preset, changes, message):
+def test_invalid_combinations_are_named(preset, changes, message):
     with pytest.raises(ValueError, match=message):
         config(preset, **changes)
 
@@ -361,7 +364,7 @@ def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
     assert message in str(raised.value.__cause__)
 
 
-def test_what_no_square_can_be_cut_from_is_refused():
+def test_images_without_a_square_crop_are_refused():
     made = config("handoff")
     for kind in ("seg", "depth"):
         made.input_features[f"observation.images.wrist_{kind}"] = PolicyFeature(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny policies and batches for segvla and SmolVLA alike."""
+"""Tiny policies and batches for segvla and SmolVLA."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def segvla_config(settings):
 
 
 def make_batch(seed: int = 0, scores: bool = True, size=SIZE) -> dict:
-    """What a pipeline gives a policy, with class ids of both cameras."""
+    """Make the batch of a preprocessor, with class ids for both cameras."""
     generator = torch.Generator().manual_seed(seed)
     batch = {
         "observation.state": torch.randn(BATCH, 6, generator=generator),

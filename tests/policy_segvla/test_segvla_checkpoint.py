@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of segvla: complete in themselves, and started from SmolVLA."""
+"""Checkpoints of segvla load without other files, and start from SmolVLA's."""
 
 import json
 import logging
@@ -105,7 +105,7 @@ def test_the_architecture_comes_from_the_checkpoint(segvla_config, smolvla_check
     assert "init_from: num_vlm_layers = 2, as in the checkpoint (not 1)." in caplog.messages
 
 
-def test_loading_a_checkpoint_does_not_ask_for_its_warm_start(segvla_config, smolvla_checkpoint, tmp_path):
+def test_loading_a_checkpoint_does_not_read_its_warm_start(segvla_config, smolvla_checkpoint, tmp_path):
     start = tmp_path / "start"
     shutil.copytree(smolvla_checkpoint, start)
     policy = SegVLAPolicy(segvla_config(init_from=str(start)))
@@ -124,7 +124,7 @@ def test_the_dtype_of_the_weights_is_kept(segvla_config, tmp_path):
     }
 
 
-def test_what_cannot_be_started_from(segvla_config, smolvla_checkpoint, tmp_path):
+def test_invalid_warm_starts(segvla_config, smolvla_checkpoint, tmp_path):
     with pytest.raises(ValueError, match="there is no such folder"):
         SegVLAPolicy(segvla_config(init_from=str(tmp_path / "nowhere")))
     act = tmp_path / "act"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""segvla without cues is SmolVLA to the last bit, and with them where the form allows it."""
+"""segvla equals SmolVLA bit by bit without cues, and at step 0 with residual cues."""
 
 import pytest
 import torch
@@ -9,9 +9,10 @@ from torch.utils._pytree import tree_map
 
 from lerobot_policy_segvla.configuration_segvla import INJECTIONS
 from lerobot_policy_segvla.modeling_segvla import SegVLAPolicy
+from lerobot_policy_segvla.small_vlm import save_small_vlm
 from tests.tiny import robot_features
 
-from .conftest import make_batch, noise_and_time
+from .conftest import SENTENCES, make_batch, noise_and_time
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def smolvla(settings):
 
 
 def with_weights_of(smolvla, config) -> SegVLAPolicy:
-    """A segvla policy whose SmolVLA has the same weights, and whose cues are drawn anew."""
+    """A segvla policy whose SmolVLA has the same weights, and whose cues are random."""
     torch.manual_seed(7)
     policy = SegVLAPolicy(config).eval()
     missing, unexpected = policy.load_state_dict(smolvla.state_dict(), strict=False)
@@ -30,7 +31,7 @@ def with_weights_of(smolvla, config) -> SegVLAPolicy:
     return policy
 
 
-def answers(policy, batch) -> tuple[torch.Tensor, torch.Tensor]:
+def outputs(policy, batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses per sample and a chunk of actions, with given noise and time."""
     noise, time = noise_and_time()
     batch = tree_map(lambda value: value.clone() if isinstance(value, torch.Tensor) else value, batch)
@@ -54,7 +55,7 @@ def test_cues_off(smolvla, segvla_config, injection):
     )
     policy = with_weights_of(smolvla, config)
     assert set(policy.state_dict()) == set(smolvla.state_dict())
-    assert_equal(answers(policy, make_batch()), answers(smolvla, make_batch()))
+    assert_equal(outputs(policy, make_batch()), outputs(smolvla, make_batch()))
 
 
 @pytest.mark.parametrize("injection", INJECTIONS)
@@ -64,7 +65,7 @@ def test_scores_missing_and_not_required(smolvla, segvla_config, injection):
     )
     assert set(policy.state_dict()) > set(smolvla.state_dict())
     batch = make_batch(scores=False)
-    assert_equal(answers(policy, batch), answers(smolvla, batch))
+    assert_equal(outputs(policy, batch), outputs(smolvla, batch))
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -76,7 +77,28 @@ def test_residual_cues_at_step_0(smolvla, segvla_config, training):
     expected, _ = smolvla.forward(make_batch(), noise=noise, time=time)
     assert torch.equal(found, expected)
     if not training:
-        assert_equal(answers(policy, make_batch()), answers(smolvla, make_batch()))
+        assert_equal(outputs(policy, make_batch()), outputs(smolvla, make_batch()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("padding", ["camera", "empty camera", "prefix"])
+def test_the_prefix_is_laid_out_as_upstreams(settings, segvla_config, tmp_path, padding, dtype):
+    """Every option of upstream's `embed_prefix`: special tokens, masked and empty cameras, a fixed length."""
+    options = {
+        # The root of 96 is inexact in bfloat16, so that another order of rounding would show.
+        "vlm_model_name": save_small_vlm(tmp_path, SENTENCES, width=96),
+        "add_image_special_tokens": True,
+        "empty_cameras": int(padding == "empty camera"),
+        "prefix_length": 64 if padding == "prefix" else -1,
+    }
+    smolvla = SmolVLAPolicy(SmolVLAConfig(**robot_features(), **{**settings, **options})).eval()
+    policy = with_weights_of(smolvla, segvla_config(**options))
+    batch = make_batch()
+    if padding == "camera":
+        batch["observation.images.wrist_padding_mask"] = torch.tensor([True, False, True])
+    for model in (smolvla.model, policy.model):
+        model.vlm_with_expert.vlm.to(dtype)
+    assert_equal(outputs(policy, batch), outputs(smolvla, batch))
 
 
 @pytest.mark.parametrize("injection", INJECTIONS)
@@ -85,7 +107,7 @@ def test_a_step_of_training_uses_the_cues(smolvla, segvla_config, injection):
     policy = with_weights_of(smolvla, config).train()
     noise, time = noise_and_time()
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
-    for _ in range(2):  # what is behind a zero gate learns from the second step on
+    for _ in range(2):  # layers before a zero gate get a gradient from the second step on
         optimizer.zero_grad()
         policy.forward(make_batch(), noise=noise, time=time)[0].backward()
         optimizer.step()
@@ -108,14 +130,14 @@ def test_a_step_of_training_uses_the_cues(smolvla, segvla_config, injection):
 def test_the_sequence_is_as_long_with_dropped_cues(smolvla, segvla_config, injection, monkeypatch):
     policy = with_weights_of(smolvla, segvla_config(segmentation_injection=injection)).train()
     lengths = []
-    embed = type(policy.model).embed_prefix
+    embed = type(policy.model).embed_conditioned_prefix
 
     def counting(self, *args, **kwargs):
         result = embed(self, *args, **kwargs)
         lengths.append(result[0].shape[1])
         return result
 
-    monkeypatch.setattr(type(policy.model), "embed_prefix", counting)
+    monkeypatch.setattr(type(policy.model), "embed_conditioned_prefix", counting)
     for dropout in (0.0, 0.99):
         policy.model.cues.dropout = dropout
         policy.forward(make_batch())
@@ -124,7 +146,7 @@ def test_the_sequence_is_as_long_with_dropped_cues(smolvla, segvla_config, injec
     assert lengths == [plain + extra] * 2
 
 
-def test_dropped_cues_tell_nothing(smolvla, segvla_config):
+def test_dropped_cues_have_no_effect(smolvla, segvla_config):
     policy = with_weights_of(smolvla, segvla_config(segmentation_injection="tokens")).train()
     policy.model.cues.dropout = 1.0 - 1e-9
     noise, time = noise_and_time()

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The segmentation step of segvla: the same scores online and offline, and what the sentence mentions."""
+"""The segmentation step of segvla: equal scores online and offline, and classes that sentences mention."""
 
 import pytest
 import torch
 
 from lerobot_policy_segvla.segmentation_step import MENTIONED, SegVLAAddSegmentationStep
 from lerobot_processor_so101 import resolve_perception
+from lerobot_processor_so101.models import class_names_of, make_segmenter
 from lerobot_processor_so101.precompute.columns import Column
-from lerobot_processor_so101.precompute.perception import _stored
-from lerobot_processor_so101.segmenters import class_names_of, make_segmenter
+from lerobot_processor_so101.precompute.perception import stored_form
 from tests.tiny import tiny_clipseg, tiny_efficientvit_fpn, tiny_mask2former
 
 KEYS = {"top": "observation.seg.top", "wrist": "observation.my_scores"}
@@ -24,7 +24,7 @@ def mask2former(tmp_path_factory):
     return tiny_mask2former(tmp_path_factory.mktemp("mask2former"))
 
 
-def pictures(batch=2):
+def images_of(batch=2):
     generator = torch.Generator().manual_seed(0)
     return {
         f"observation.images.{camera}": torch.rand(batch, 3, 48, 64, generator=generator) for camera in KEYS
@@ -44,12 +44,12 @@ def test_online_equals_offline(kind, mask2former):
     step = SegVLAAddSegmentationStep(
         list(KEYS), size, segmenter=mask2former, keys=KEYS, kind=kind, class_names=names, top_k=4
     )
-    observation = pictures()
+    observation = images_of()
     online = run(step, observation)
     scores = make_segmenter(mask2former).segment(list(observation.values()))
-    for key, answer in zip(KEYS.values(), scores, strict=True):
-        column = Column(key, "", kind, tuple(size), shape, step.model.identity, (32, 32))
-        stored = _stored(column, answer, None)
+    for key, output in zip(KEYS.values(), scores, strict=True):
+        column = Column(key, "", kind, tuple(size), shape, step.live.model.identity, (32, 32))
+        stored = stored_form(column, output, None)
         if kind == "logits":
             stored = stored.float()  # as LeRobot reads it back
         offline = run(step, {**observation, **dict.fromkeys(KEYS.values(), stored)})
@@ -62,8 +62,8 @@ def test_live_kinds(kind, mask2former):
     step = SegVLAAddSegmentationStep(
         list(KEYS), segmenter=mask2former, keys=KEYS, kind=kind, class_names=names
     )
-    found = run(step, pictures())[KEYS["top"]]
-    expected = make_segmenter(mask2former).segment(list(pictures().values()))[0]
+    found = run(step, images_of())[KEYS["top"]]
+    expected = make_segmenter(mask2former).segment(list(images_of().values()))[0]
     if kind == "probs":
         assert torch.equal(found, expected.as_probs())
     else:
@@ -75,23 +75,23 @@ def test_a_time_dimension_is_kept(mask2former):
     step = SegVLAAddSegmentationStep(
         list(KEYS), [8, 8], segmenter=mask2former, keys=KEYS, kind="top_k", class_names=names
     )
-    observation = {key: value[:, None] for key, value in pictures().items()}
+    observation = {key: value[:, None] for key, value in images_of().items()}
     assert run(step, observation)[KEYS["top"]].shape == (2, 1, 6, 8, 8)
 
 
-def test_the_models_run_once_and_late(tmp_path, monkeypatch):
+def test_the_models_run_once_and_deferred(tmp_path, monkeypatch):
     folder = tiny_efficientvit_fpn(tmp_path)
     step = SegVLAAddSegmentationStep(
         list(KEYS), segmenter=folder, keys=KEYS, class_names=list(class_names_of(folder))
     )
     calls = []
-    segment = type(step.model).segment
+    segment = type(step.live.model).segment
     monkeypatch.setattr(
-        type(step.model), "segment", lambda self, images: calls.append(1) or segment(self, images)
+        type(step.live.model), "segment", lambda self, images: calls.append(1) or segment(self, images)
     )
-    waiting = step({"observation": pictures(), "complementary_data": {"task": ""}})["observation"]
+    deferred = step({"observation": images_of(), "complementary_data": {"task": ""}})["observation"]
     assert not calls
-    first, second = resolve_perception(waiting), resolve_perception(waiting)
+    first, second = resolve_perception(deferred), resolve_perception(deferred)
     assert len(calls) == 1
     assert torch.equal(first[KEYS["wrist"]], second[KEYS["wrist"]])
 
@@ -106,7 +106,7 @@ def test_the_sentence_chooses_among_names():
     assert found[MENTIONED].tolist() == [[1, 3, -1], [-1, -1, -1]]
 
 
-def test_the_sentence_is_what_an_open_segmenter_looks_for(tmp_path):
+def test_the_sentence_is_the_prompt_of_an_open_vocabulary_segmenter(tmp_path):
     folder = tiny_clipseg(tmp_path)
     step = SegVLAAddSegmentationStep(
         list(KEYS),
@@ -117,7 +117,7 @@ def test_the_sentence_is_what_an_open_segmenter_looks_for(tmp_path):
         from_instruction=True,
         max_mentions=3,
     )
-    observation = pictures()
+    observation = images_of()
     found = run(step, observation, ["Put the red cube into the bowl.", "Lift the table."])
     assert found[MENTIONED].tolist() == [[0, 1, -1], [0, -1, -1]]
     for camera, key in KEYS.items():
@@ -135,10 +135,10 @@ def test_the_sentence_is_what_an_open_segmenter_looks_for(tmp_path):
 def test_missing_scores(caplog):
     options = {"keys": {"top": "observation.seg.top"}, "class_names": ["a"]}
     with pytest.raises(ValueError, match=r"found no 'observation.seg.top'.*segmentation_required=false"):
-        run(SegVLAAddSegmentationStep(["top"], **options), pictures())
+        run(SegVLAAddSegmentationStep(["top"], **options), images_of())
     step = SegVLAAddSegmentationStep(["top"], required=False, **options)
     for _ in range(3):
-        assert set(run(step, pictures())) == set(pictures())
+        assert set(run(step, images_of())) == set(images_of())
     assert len([record for record in caplog.records if "acts as SmolVLA" in record.message]) == 1
 
 
@@ -160,9 +160,18 @@ def test_rebuilt_from_json(mask2former):
     import json
 
     step = SegVLAAddSegmentationStep(
-        list(KEYS), [8, 8], segmenter=mask2former, keys=KEYS, kind="top_k", class_names=["x"] * 6, top_k=4,
-        synonyms={"x": ["y"]}, from_instruction=True, max_mentions=2, required=False,
-    )  # fmt: skip
+        list(KEYS),
+        [8, 8],
+        segmenter=mask2former,
+        keys=KEYS,
+        kind="top_k",
+        class_names=["x"] * 6,
+        top_k=4,
+        synonyms={"x": ["y"]},
+        from_instruction=True,
+        max_mentions=2,
+        required=False,
+    )
     again = SegVLAAddSegmentationStep(**json.loads(json.dumps(step.get_config())))
     assert again.get_config() == step.get_config()
-    assert again._model is None
+    assert "model" not in vars(again.live)

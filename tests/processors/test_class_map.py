@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes are named; numbers are looked up, and a wrong name is answered with the near ones."""
+"""Ids by class name; numbers are accepted, and an unknown name lists the near ones."""
 
 import logging
 
 import numpy as np
 import pytest
 
-from lerobot_processor_so101.class_map import ClassMap
+from lerobot_processor_so101.perception.class_map import ClassMap
 
 NAMES = ("wall", "door; double door", "pool table", "table", "plate", "rug, carpet", "double door")
 
@@ -33,7 +33,7 @@ def test_several_in_order(classes):
 
 
 @pytest.mark.parametrize("number", [4, "4", np.int64(4)])
-def test_a_number_is_taken_and_its_name_logged(classes, number, caplog):
+def test_a_number_is_accepted_and_its_name_logged(classes, number, caplog):
     with caplog.at_level(logging.WARNING):
         assert classes.id(number) == 4
     assert "'plate'" in caplog.text
@@ -48,7 +48,7 @@ def test_an_unknown_name_lists_the_near_ones(classes, wanted, near):
 
 
 @pytest.mark.parametrize("wanted", ["zzzz", ""])
-def test_a_name_like_no_other_lists_the_classes(classes, wanted):
+def test_a_name_without_near_ones_lists_the_classes(classes, wanted):
     with pytest.raises(ValueError, match=r"it has .*'wall'"):
         classes.id(wanted)
 

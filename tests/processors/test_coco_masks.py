@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101-masks`: COCO annotations painted into PNGs of class ids."""
+"""`so101-masks`: COCO annotations rasterised to PNGs of class ids."""
 
 import errno
 import json
@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle_tools
 
-from lerobot_processor_so101 import coco_masks
-from lerobot_processor_so101.coco_masks import MasksConfig, make_masks
+from lerobot_processor_so101.segmenter_training import coco_masks
+from lerobot_processor_so101.segmenter_training.coco_masks import MasksConfig, make_masks
 
 HEIGHT, WIDTH = 20, 30
 NAMES = ["unlabeled", "background", "table", "cube", "static_finger", "moving_finger"]
 BACKGROUND, TABLE, CUBE, STATIC, MOVING = range(1, 6)
 CATEGORY = 70  # added to a class id, so that nothing passes by taking category ids for class ids
-WHOLE = (0, 0, WIDTH, HEIGHT)
+FULL = (0, 0, WIDTH, HEIGHT)
 
 
 def box_mask(box):
@@ -83,9 +83,9 @@ class Dataset:
         return make_masks(MasksConfig(self.root, **{"class_names": NAMES, **options}))
 
     def mask(self, name):
-        with Image.open(self.root / "masks" / name) as picture:
-            assert (picture.format, picture.mode) == ("PNG", "L")
-            return np.asarray(picture)
+        with Image.open(self.root / "masks" / name) as image:
+            assert (image.format, image.mode) == ("PNG", "L")
+            return np.asarray(image)
 
     def masks(self):
         return sorted(path.name for path in (self.root / "masks").glob("**/*"))
@@ -96,7 +96,7 @@ def dataset(tmp_path):
     return Dataset(tmp_path)
 
 
-# --- what is painted ---------------------------------------------------------------------------------------
+# --- rasterisation -----------------------------------------------------------------------------------------
 
 
 def test_rectangles_are_exact_to_the_pixel(dataset):
@@ -110,16 +110,16 @@ def test_rectangles_are_exact_to_the_pixel(dataset):
 
 
 @pytest.mark.parametrize("form", [uncompressed, compressed])
-def test_polygons_and_both_forms_of_rle_paint_the_same(dataset, form):
+def test_polygons_and_both_forms_of_rle_are_rasterised_alike(dataset, form):
     shape = [[3.0, 2.0, 22.5, 5.5, 12.0, 17.0], [24, 12, 29, 12, 29, 18]]  # two parts of one object
     dataset.add("polygon.jpg", [annotation(CUBE, shape)])
     dataset.run()
-    painted = dataset.mask("polygon.png")
-    assert 50 < np.count_nonzero(painted) < 300
+    mask = dataset.mask("polygon.png")
+    assert 50 < np.count_nonzero(mask) < 300
 
-    dataset.add("rle.jpg", [annotation(CUBE, form(painted == CUBE))])
+    dataset.add("rle.jpg", [annotation(CUBE, form(mask == CUBE))])
     dataset.run(overwrite=True)
-    np.testing.assert_array_equal(dataset.mask("rle.png"), painted)
+    np.testing.assert_array_equal(dataset.mask("rle.png"), mask)
 
 
 @pytest.mark.parametrize("form", [uncompressed, compressed])
@@ -144,11 +144,11 @@ OVERLAPPING = {
     STATIC: (6, 4, 14, 16),
     CUBE: (10, 6, 16, 14),
     TABLE: (0, 9, 30, 20),
-    BACKGROUND: WHOLE,
+    BACKGROUND: FULL,
 }
 
 
-def painted_in(order):
+def rasterised_in(order):
     ids = np.zeros((HEIGHT, WIDTH), np.uint8)
     for class_id in order:
         ids[box_mask(OVERLAPPING[class_id])] = class_id
@@ -160,8 +160,8 @@ def test_the_two_rendering_orders(dataset):
         dataset.add(name, boxes(*OVERLAPPING.items()))
     dataset.marks("selections", {"grasp.jpg": "anything"})
     summary = dataset.run()
-    default = painted_in([BACKGROUND, TABLE, CUBE, STATIC, MOVING])
-    grasp = painted_in([BACKGROUND, TABLE, STATIC, MOVING, CUBE])
+    default = rasterised_in([BACKGROUND, TABLE, CUBE, STATIC, MOVING])
+    grasp = rasterised_in([BACKGROUND, TABLE, STATIC, MOVING, CUBE])
     assert (default != grasp).any()
     np.testing.assert_array_equal(dataset.mask("default.png"), default)
     np.testing.assert_array_equal(dataset.mask("grasp.png"), grasp)
@@ -178,7 +178,7 @@ def test_the_order_of_annotations_does_not_matter(dataset):
 
 def test_own_classes_and_held_class(dataset):
     dataset.coco["categories"] = [{"id": 1, "name": "bowl"}, {"id": 2, "name": "hand"}]
-    layers = [{"category_id": 1, "segmentation": polygon(WHOLE)}]
+    layers = [{"category_id": 1, "segmentation": polygon(FULL)}]
     layers += [{"category_id": 2, "segmentation": polygon((0, 0, 5, 5))}]
     for name in ("free.jpg", "held.jpg"):
         dataset.add(name, layers)
@@ -189,7 +189,7 @@ def test_own_classes_and_held_class(dataset):
 
 
 def test_the_default_classes_are_those_of_the_segmenter(dataset):
-    dataset.add("a.jpg", boxes((MOVING, WHOLE)))
+    dataset.add("a.jpg", boxes((MOVING, FULL)))
     dataset.run()
     summary = make_masks(MasksConfig(dataset.root, overwrite=True))
     assert list(summary.class_names) == NAMES
@@ -201,7 +201,7 @@ def test_the_default_classes_are_those_of_the_segmenter(dataset):
 
 def test_excluded_and_unannotated_images_are_skipped_and_counted(dataset):
     for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
-        dataset.add(name, boxes((TABLE, WHOLE)) if name != "c.jpg" else [])
+        dataset.add(name, boxes((TABLE, FULL)) if name != "c.jpg" else [])
     dataset.marks("excluded", {"b.jpg": "Excluded", "d.jpg": "Excluded"})
     summary = dataset.run()
     assert dataset.masks() == ["a.png"]
@@ -210,7 +210,7 @@ def test_excluded_and_unannotated_images_are_skipped_and_counted(dataset):
 
 def test_marks_match_by_stem_and_never_by_part_of_it(dataset):
     for name in ("frame_1.jpg", "frame_10.jpg", "frame_2.png", "frame_20.png"):
-        dataset.add(name, boxes((CUBE, WHOLE), (STATIC, WHOLE)))
+        dataset.add(name, boxes((CUBE, FULL), (STATIC, FULL)))
     dataset.marks("selections", {"frame_1.png": "Grasp"})
     dataset.marks("excluded", {"frame_2.jpg": "Excluded"})
     dataset.run()
@@ -221,20 +221,20 @@ def test_marks_match_by_stem_and_never_by_part_of_it(dataset):
 
 def test_only_the_suffix_of_an_image_is_cut_off(dataset):
     for name in ("rec.001.jpg", "rec.002.jpg"):
-        dataset.add(name, boxes((TABLE, WHOLE)))
+        dataset.add(name, boxes((TABLE, FULL)))
     dataset.marks("excluded", {"rec.002": "Excluded"})
     dataset.run()
     assert dataset.masks() == ["rec.001.png"]
 
 
 def test_an_image_is_found_under_another_suffix_and_in_both_folders(dataset):
-    dataset.add("a.jpg", boxes((TABLE, WHOLE)), on_disk="a.png")
-    dataset.add("b.jpg", boxes((TABLE, WHOLE)), on_disk="../b.jpg")
+    dataset.add("a.jpg", boxes((TABLE, FULL)), on_disk="a.png")
+    dataset.add("b.jpg", boxes((TABLE, FULL)), on_disk="../b.jpg")
     assert dataset.run().masks == 2
 
 
 def test_marks_without_an_image_are_reported(dataset, caplog):
-    dataset.add("a.jpg", boxes((CUBE, WHOLE)))
+    dataset.add("a.jpg", boxes((CUBE, FULL)))
     dataset.marks("selections", {"a.jpg": "Grasp", "typo_grasp.jpg": "Grasp"})
     dataset.marks("excluded", {"typo_excluded.jpg": "Excluded", "a.jpg": "excluded"})
     with caplog.at_level(logging.WARNING):
@@ -246,8 +246,8 @@ def test_marks_without_an_image_are_reported(dataset, caplog):
 
 
 def test_the_table_shows_shares_and_a_class_that_never_occurs(dataset):
-    dataset.add("a.jpg", boxes((BACKGROUND, WHOLE), (TABLE, (0, 10, 30, 20))))
-    dataset.add("b.jpg", boxes((BACKGROUND, WHOLE)))
+    dataset.add("a.jpg", boxes((BACKGROUND, FULL), (TABLE, (0, 10, 30, 20))))
+    dataset.add("b.jpg", boxes((BACKGROUND, FULL)))
     summary = dataset.run()
     assert summary.pixels.tolist() == [0, 900, 300, 0, 0, 0]
     assert summary.occurrences.tolist() == [0, 2, 1, 0, 0, 0]
@@ -269,22 +269,22 @@ def refused(dataset, error, match, **options):
 
 def test_missing_images_are_counted_and_listed(dataset):
     for index in range(9):
-        dataset.add(f"{index}.jpg", boxes((TABLE, WHOLE)))
+        dataset.add(f"{index}.jpg", boxes((TABLE, FULL)))
     for index in range(1, 8):
         (dataset.root / "images" / "default" / f"{index}.jpg").unlink()
-    message = refused(dataset, FileNotFoundError, r"7 of the 9 images.*1\.jpg, .*5\.jpg and 2 more")
+    message = refused(dataset, FileNotFoundError, r"7 of the 9 annotated images.*1\.jpg, .*5\.jpg and 2 more")
     assert "6.jpg" not in message
 
 
 def test_an_image_of_another_size_names_both(dataset):
-    dataset.add("a.jpg", boxes((TABLE, WHOLE)), size=(HEIGHT, WIDTH))
+    dataset.add("a.jpg", boxes((TABLE, FULL)), size=(HEIGHT, WIDTH))
     refused(dataset, ValueError, r"a\.jpg has 20x30, not 30x20")
 
 
-def test_a_file_that_is_no_picture(dataset):
-    dataset.add("a.jpg", boxes((TABLE, WHOLE)))
-    (dataset.root / "images" / "default" / "a.jpg").write_text("not a picture")
-    refused(dataset, ValueError, r"a\.jpg: found no picture")
+def test_a_file_that_is_not_an_image(dataset):
+    dataset.add("a.jpg", boxes((TABLE, FULL)))
+    (dataset.root / "images" / "default" / "a.jpg").write_text("not an image")
+    refused(dataset, ValueError, r"a\.jpg: found no image")
 
 
 def break_entry(key, **changes):
@@ -326,7 +326,7 @@ BAD_COCO = {
 @pytest.mark.parametrize("name", BAD_COCO)
 def test_a_coco_file_that_contradicts_itself(dataset, name):
     change, match = BAD_COCO[name]
-    dataset.add("a.jpg", boxes((TABLE, WHOLE)))
+    dataset.add("a.jpg", boxes((TABLE, FULL)))
     change(dataset.coco)
     refused(dataset, ValueError, match)
 
@@ -360,9 +360,9 @@ BAD_SEGMENTATIONS = {
 
 
 @pytest.mark.parametrize("name", BAD_SEGMENTATIONS)
-def test_a_segmentation_that_cannot_be_painted(dataset, name):
+def test_an_invalid_segmentation(dataset, name):
     segmentation, match = BAD_SEGMENTATIONS[name]
-    dataset.add("a.jpg", boxes((TABLE, WHOLE)))
+    dataset.add("a.jpg", boxes((TABLE, FULL)))
     dataset.add("b.jpg", [annotation(CUBE, segmentation)])
     refused(dataset, ValueError, rf"annotations\[1\] of b\.jpg: .*{match}")
 
@@ -370,7 +370,7 @@ def test_a_segmentation_that_cannot_be_painted(dataset, name):
 @pytest.mark.parametrize("name", ["annotations/instances_default", "selections", "excluded"])
 @pytest.mark.parametrize("text", ['{"marks": {', "[]", '"\\ud8', "{}"])
 def test_broken_json_names_the_file(dataset, name, text):
-    dataset.add("a.jpg", boxes((TABLE, WHOLE)))
+    dataset.add("a.jpg", boxes((TABLE, FULL)))
     dataset.run()
     path = dataset.root / f"{name}.json"
     path.write_text(text)
@@ -380,7 +380,7 @@ def test_broken_json_names_the_file(dataset, name, text):
 
 def test_files_that_are_not_there(dataset, tmp_path):
     refused(dataset, FileNotFoundError, "--dataset_path: found neither images/default nor images")
-    dataset.add("a.jpg", boxes((TABLE, WHOLE)))
+    dataset.add("a.jpg", boxes((TABLE, FULL)))
     for option in ("annotations", "selections", "excluded"):
         refused(
             dataset,
@@ -392,11 +392,11 @@ def test_files_that_are_not_there(dataset, tmp_path):
     refused(dataset, FileNotFoundError, "--annotations: found 2 .json files.*second.json")
 
 
-def test_options_that_cannot_be(dataset):
-    dataset.add("a.jpg", boxes((TABLE, WHOLE)))
+def test_invalid_options(dataset):
+    dataset.add("a.jpg", boxes((TABLE, FULL)))
     refused(dataset, ValueError, "--class_names", class_names=[*NAMES, "cube"])
     folder = dataset.root / "images" / "default"
-    refused(dataset, ValueError, "--output_dir: .*holds the images", output_dir=folder, overwrite=True)
+    refused(dataset, ValueError, "--output_dir: .*contains the images", output_dir=folder, overwrite=True)
     dataset.marks("selections", {"a.jpg": "Grasp"})
     refused(dataset, ValueError, "--held: class 'cub'.*'cube'", held=["cub"])
 
@@ -405,11 +405,11 @@ def test_options_that_cannot_be(dataset):
 
 
 def test_masks_are_replaced_only_when_asked(dataset, caplog):
-    dataset.add("a.jpg", boxes((TABLE, WHOLE)))
+    dataset.add("a.jpg", boxes((TABLE, FULL)))
     dataset.run()
     old = dataset.mask("a.png")
-    dataset.coco["annotations"] = boxes((CUBE, WHOLE))
-    dataset.add("b.jpg", boxes((CUBE, WHOLE)))
+    dataset.coco["annotations"] = boxes((CUBE, FULL))
+    dataset.add("b.jpg", boxes((CUBE, FULL)))
     with pytest.raises(FileExistsError, match=r"1 of these masks already: a\. .*--overwrite=true"):
         dataset.run()
     assert dataset.masks() == ["a.png"]
@@ -419,12 +419,12 @@ def test_masks_are_replaced_only_when_asked(dataset, caplog):
     (dataset.root / "masks" / "b.png").write_bytes((dataset.root / "masks" / "a.png").read_bytes())
     dataset.run(overwrite=True)
     assert (dataset.mask("a.png") == CUBE).all()
-    assert "1 PNGs are not of this run: b" in caplog.text
+    assert "1 PNGs are not from this run: b" in caplog.text
 
 
 def test_a_full_disk_keeps_the_finished_masks_and_no_half_one(dataset, monkeypatch):
     for name in ("a.jpg", "b.jpg", "c.jpg"):
-        dataset.add(name, boxes((TABLE, WHOLE)))
+        dataset.add(name, boxes((TABLE, FULL)))
     save = Image.Image.save
 
     def full_at_b(image, path, **options):
@@ -454,7 +454,7 @@ def command(monkeypatch, dataset, *flags):
 
 def test_the_command_ends_with_one_line_of_counts(dataset, monkeypatch, capfd):
     for name in ("a.jpg", "b.jpg", "c.jpg"):
-        dataset.add(name, boxes((CUBE, WHOLE)) if name != "c.jpg" else [])
+        dataset.add(name, boxes((CUBE, FULL)) if name != "c.jpg" else [])
     dataset.marks("selections", {"a.jpg": "Grasp"})
     dataset.run()
     capfd.readouterr()
@@ -471,7 +471,7 @@ def test_the_command_ends_with_one_line_of_counts(dataset, monkeypatch, capfd):
 
 @pytest.mark.parametrize("flag", ["--held=[cube]", "--overwrite=maybe"])
 def test_the_command_ends_bad_input_with_one_line_and_code_2(dataset, monkeypatch, capfd, flag):
-    dataset.add("a.jpg", boxes((TABLE, WHOLE)))
+    dataset.add("a.jpg", boxes((TABLE, FULL)))
     dataset.run()
     capfd.readouterr()
     with pytest.raises(SystemExit) as caught:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crop and resize: pictures, ids and depth stay aligned, before perception and after it."""
+"""Crop and resize: images, ids and depth stay aligned, before perception and after it."""
 
 import cv2
 import numpy as np
@@ -54,9 +54,7 @@ def test_a_marked_pixel_stays_under_its_mask():
     bright = result["observation.images.top"][:, 0] > 0.5
     ids = result["observation.images.top_seg"][:, 0] > 0
     assert ids.any()
-    assert (
-        bright ^ ids
-    ).float().mean() < 0.06  # at most the rim, which area averaging may give to either side
+    assert (bright ^ ids).float().mean() < 0.06  # only the rim, where averaging may go either way
 
 
 def test_without_a_size_it_only_crops():
@@ -65,25 +63,25 @@ def test_without_a_size_it_only_crops():
     assert torch.equal(result["observation.images.top"], frames["observation.images.top"][..., 8:56])
 
 
-def test_before_a_model_it_decides_what_is_seen_and_after_it_what_is_left(tmp_path):
+def test_before_a_model_it_crops_the_input_and_after_it_the_output(tmp_path):
     folder = tiny_efficientvit_fpn(tmp_path)
-    pictures = {"observation.images.top": torch.rand(1, 3, 48, 64)}
-    whole = SegmentationProcessorStep(["top"], [48, 64], segmenter=folder)
-    square = SegmentationProcessorStep(["top"], [48, 48], segmenter=folder, identity=whole.identity)
+    images = {"observation.images.top": torch.rand(1, 3, 48, 64)}
+    full_frame = SegmentationProcessorStep(["top"], [48, 64], segmenter=folder)
+    square = SegmentationProcessorStep(["top"], [48, 48], segmenter=folder, identity=full_frame.identity)
     crop = CropResizeProcessorStep(["top"], SQUARE)
 
-    after = resolve_perception(crop.observation(whole.observation(pictures)))
-    before = resolve_perception(square.observation(crop.observation(pictures)))
+    after = resolve_perception(crop.observation(full_frame.observation(images)))
+    before = resolve_perception(square.observation(crop.observation(images)))
 
-    full = resolve_perception(whole.observation(pictures))["observation.seg.top"]
-    assert torch.equal(after["observation.seg.top"], full[..., 8:56])
-    seen = square.model(pictures["observation.images.top"][..., 8:56]).ids((48, 48))
-    assert torch.equal(before["observation.seg.top"], seen)
+    uncropped = resolve_perception(full_frame.observation(images))["observation.seg.top"]
+    assert torch.equal(after["observation.seg.top"], uncropped[..., 8:56])
+    expected = square.live.model(images["observation.images.top"][..., 8:56]).ids((48, 48))
+    assert torch.equal(before["observation.seg.top"], expected)
     assert torch.equal(after["observation.images.top"], before["observation.images.top"])
 
 
 @pytest.mark.parametrize("crop", [[0, 0, 1], [0, 0.5, 1, 0.75], [-0.1, 0, 1, 1], [0, 0, 0, 1]])
-def test_a_crop_outside_the_picture_is_refused(crop):
+def test_a_crop_outside_the_image_is_refused(crop):
     with pytest.raises(ValueError, match="crop or region: found"):
         CropResizeProcessorStep(["top"], crop)
 

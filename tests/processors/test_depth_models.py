@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth models: whatever one predicts becomes inverse depth on the picture, near = large."""
+"""Depth models: every prediction becomes inverse depth aligned with the image, near = large."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers as hf
 
-from lerobot_processor_so101.depth_models import DEPTH_ANYTHING, make_depth_estimator, predicted_quantity
-from lerobot_processor_so101.disparity import inverse_to_disparity
+from lerobot_processor_so101.models.depth import DEPTH_ANYTHING, make_depth_estimator, predicted_quantity
+from lerobot_processor_so101.perception.disparity import inverse_to_disparity
 from tests import tiny
 
 MODELS = {
@@ -36,13 +36,13 @@ def name(request):
     return request.param
 
 
-def pictures(batch=1, size=(48, 64), seed=0):
+def random_images(batch=1, size=(48, 64), seed=0):
     generator = torch.Generator().manual_seed(seed)
     return F.interpolate(torch.rand(batch, 3, 6, 8, generator=generator), size=size, mode="bilinear")
 
 
 def predicted(folder, images):
-    """What transformers' own classes predict, on the prepared picture."""
+    """What transformers' own classes predict for the prepared image."""
     model = hf.AutoModelForDepthEstimation.from_pretrained(folder).eval()
     processor = hf.AutoImageProcessor.from_pretrained(folder)
     with torch.no_grad():
@@ -51,35 +51,35 @@ def predicted(folder, images):
 
 def test_near_is_large_whatever_the_model_predicts(folders, estimators, name):
     estimator = estimators[name]
-    inverse = estimator(pictures(2))
+    inverse = estimator(random_images(2))
     assert inverse.dtype == torch.float32
     assert inverse.ndim == 3
     assert len(inverse) == 2
-    assert inverse.flatten(1).std(-1).min() > 0, "a constant answer tests nothing"
+    assert inverse.flatten(1).std(-1).min() > 0, "a constant output tests nothing"
     assert estimator.quantity == ("depth" if name in INVERTED else "inverse")
     if name == "zoedepth":
         return  # has a border, see below
-    raw = predicted(folders[name], pictures(2))
+    raw = predicted(folders[name], random_images(2))
     expected = raw.clamp(min=1e-3).reciprocal() if name in INVERTED else raw
     torch.testing.assert_close(inverse, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_the_grid_of_depth_anything_keeps_the_pictures_shape(estimators):
-    assert estimators["depth_anything"](pictures(1, (48, 64))).shape == (1, 42, 56)
+def test_the_grid_of_depth_anything_keeps_the_aspect_ratio(estimators):
+    assert estimators["depth_anything"](random_images(1, (48, 64))).shape == (1, 42, 56)
 
 
-def test_depth_pro_orders_pixels_as_its_post_processing_does(folders, estimators):
+def test_depth_pro_orders_pixels_as_its_post_processing(folders, estimators):
     model = hf.AutoModelForDepthEstimation.from_pretrained(folders["depth_pro"]).eval()
     processor = hf.AutoImageProcessor.from_pretrained(folders["depth_pro"])
     with torch.no_grad():
-        outputs = model(**processor(images=pictures(), do_rescale=False, return_tensors="pt"))
+        outputs = model(**processor(images=random_images(), do_rescale=False, return_tensors="pt"))
     depth = processor.post_process_depth_estimation(outputs)[0]["predicted_depth"]
-    inverse = estimators["depth_pro"](pictures())[0]
+    inverse = estimators["depth_pro"](random_images())[0]
     torch.testing.assert_close(depth.reciprocal(), inverse.clamp(1e-4, 1e4), atol=1e-3, rtol=1e-3)
 
 
-def test_the_border_of_zoedepth_is_cut_off_as_its_post_processing_does(folders, estimators):
-    images = pictures(1, (48, 64))
+def test_the_border_of_zoedepth_is_cropped_as_by_its_post_processing(folders, estimators):
+    images = random_images(1, (48, 64))
     model = hf.AutoModelForDepthEstimation.from_pretrained(folders["zoedepth"]).eval()
     processor = hf.AutoImageProcessor.from_pretrained(folders["zoedepth"])
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_one_call_for_cameras_and_stacked_frames(estimators, name, monkeypatch):
         return forward(pixel_values)
 
     monkeypatch.setattr(estimator.model, "forward", counted)
-    top, wrist = pictures(2, seed=1), pictures(1, seed=2)
+    top, wrist = random_images(2, seed=1), random_images(1, seed=2)
     together = estimator.estimate([top, wrist])
     assert batches == [3]
     for images, found in zip((top, wrist), together, strict=True):
@@ -116,17 +116,17 @@ def test_identity_and_frozen(folders, estimators):
     assert estimator.identity.input_size == (56, 56)
     assert make_depth_estimator(folders["dpt"]).identity == estimator.identity
     assert not any(module.training for module in estimator.train().modules())
-    assert not estimator(pictures().requires_grad_()).requires_grad
+    assert not estimator(random_images().requires_grad_()).requires_grad
 
 
 def test_half_precision_weights_work_on_the_cpu(tmp_path):
     estimator = make_depth_estimator(tiny.tiny_depth_anything(tmp_path, dtype=torch.float16))
-    assert torch.isfinite(estimator(pictures())).all()
+    assert torch.isfinite(estimator(random_images())).all()
     assert {parameter.dtype for parameter in estimator.parameters()} == {torch.float32}
 
 
 def test_bfloat16_autocast_works(estimators, name):
-    inputs = estimators[name].prepare(pictures())
+    inputs = estimators[name].prepare(random_images())
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         inverse = estimators[name].inverse_depth(inputs)
     assert inverse.dtype == torch.float32
@@ -139,8 +139,8 @@ def test_the_default_is_the_freely_licensed_depth_anything():
         make_depth_estimator()
 
 
-def test_models_whose_answer_is_unclear_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="2 heads lets the pictures of a batch vote"):
+def test_models_with_an_unknown_output_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="2 heads selects one by a majority of the batch"):
         make_depth_estimator(tiny.tiny_zoedepth(tmp_path / "two", heads=2))
     with pytest.raises(ValueError, match="found a 'segformer' model, expected one of depth_anything"):
         make_depth_estimator(tiny.tiny_segformer(tmp_path / "segformer"))
@@ -148,6 +148,6 @@ def test_models_whose_answer_is_unclear_are_refused(tmp_path):
         predicted_quantity("facebook/dpt-dinov2", hf.DPTConfig(add_projection=True))
 
 
-def test_nan_pictures_are_refused(estimators):
+def test_nan_images_are_refused(estimators):
     with pytest.raises(ValueError, match="without NaN"):
         estimators["dpt"].estimate([torch.full((1, 3, 8, 8), float("nan"))])

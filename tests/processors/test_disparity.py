@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth to disparity: near is 255, and what was not measured is far."""
+"""Depth to disparity: near is 255, and unmeasured pixels are far."""
 
 import cv2
 import numpy as np
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lerobot_processor_so101 import depth_to_disparity
-from lerobot_processor_so101.disparity import inverse_to_disparity
-from lerobot_processor_so101.stored import decode_disparity, encode_disparity
+from lerobot_processor_so101.perception.disparity import inverse_to_disparity
+from lerobot_processor_so101.perception.stored import decode_disparity, encode_disparity
 
 
 def test_near_is_255_and_far_is_0_in_every_frame():
@@ -25,7 +25,7 @@ def test_the_unit_does_not_matter():
 
 
 @pytest.mark.parametrize("hole", [0.0, -1.0, float("nan"), float("inf"), -float("inf"), 1e-42])
-def test_a_hole_is_far_and_does_not_move_the_rest(hole):
+def test_a_hole_is_far_and_does_not_change_the_rest(hole):
     depth = torch.linspace(100, 900, 64).reshape(8, 8)
     holed = depth.clone()
     holed[3, 3] = hole
@@ -64,11 +64,11 @@ def test_numpy_in_numpy_out():
     )
 
 
-# Region, size and interpolation, for depth and for what depth models answer
+# Region, size and interpolation, for depth and for the output of depth models
 
 
 def plane(size=(480, 640)):
-    """Metres to a tilted table: inverse depth is linear over the picture."""
+    """Metres to a tilted table: inverse depth is linear over the image."""
     row, column = torch.meshgrid(torch.linspace(0, 1, size[0]), torch.linspace(0, 1, size[1]), indexing="ij")
     return 1 / (1.0 + 1.5 * row + 0.3 * column)
 
@@ -80,7 +80,7 @@ REGION = (0.0, 0.125, 1.0, 0.75)  # the central square of 480 x 640
 @pytest.mark.parametrize("interpolation", ["area", "linear"])
 @pytest.mark.parametrize("size", [(84, 84), (60, 80)])
 def test_estimated_and_recorded_depth_of_a_scene_agree(size, interpolation, region):
-    """The model's grid is another one than the camera's, and its scale and offset are its own."""
+    """The model's grid differs from the camera's, and it has its own scale and offset."""
     recorded = depth_to_disparity((plane() * 1000).to(torch.uint16), None, size, region, interpolation)
     estimated = inverse_to_disparity(
         7 * plane((392, 518)).reciprocal()[None] + 3, size, region, interpolation
@@ -96,17 +96,17 @@ def test_recorded_depth_in_metres_and_millimetres_agree_with_a_size():
 
 
 @pytest.mark.parametrize(("interpolation", "flag"), [("area", cv2.INTER_AREA), ("linear", cv2.INTER_LINEAR)])
-def test_stretched_first_then_resized_as_opencv_does(interpolation, flag):
+def test_normalised_first_then_resized_as_by_opencv(interpolation, flag):
     depth = plane()
     depth[100, 100] = 0.05  # one near pixel, which sets the scale although averaging hides it
     ours = depth_to_disparity(depth, size=(84, 84), region=REGION, interpolation=interpolation)
     cropped = 1 / depth.numpy()[:, 80:560]
-    stretched = 255 * (cropped - cropped.min()) / (cropped.max() - cropped.min())
-    expected = cv2.resize(stretched, (84, 84), interpolation=flag)
+    normalised = 255 * (cropped - cropped.min()) / (cropped.max() - cropped.min())
+    expected = cv2.resize(normalised, (84, 84), interpolation=flag)
     np.testing.assert_allclose(ours, expected, atol=1 / 32 + 1e-3)
 
 
-def test_the_region_sets_the_stretch():
+def test_the_region_is_normalised():
     depth = plane()
     depth[:, :40] = 0.01  # the gripper, outside the region
     with_gripper = depth_to_disparity(depth, size=(84, 84))
@@ -115,7 +115,7 @@ def test_the_region_sets_the_stretch():
     assert without.max() > 250
 
 
-def test_what_is_read_live_is_what_is_stored():
+def test_live_equals_stored():
     live = inverse_to_disparity(torch.rand(2, 37, 52), (84, 84))
     assert torch.equal(decode_disparity(encode_disparity(live)), live)
     assert live.dtype == torch.float32
@@ -129,12 +129,12 @@ def test_enlarging_is_smooth():
     assert steps.max() < 255 / 7 / 3
 
 
-def test_a_constant_answer_is_zeros():
+def test_a_constant_output_is_zeros():
     assert not inverse_to_disparity(torch.full((2, 8, 8), 0.7), (4, 4)).any()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_damaged_answer_is_refused(value):
+def test_a_damaged_output_is_refused(value):
     inverse = torch.rand(2, 8, 8)
     inverse[1, 3, 3] = value
     with pytest.raises(ValueError, match="NaN or infinite"):
@@ -144,8 +144,8 @@ def test_a_damaged_answer_is_refused(value):
 @pytest.mark.parametrize(
     "region", [(0, 0, 1), (0, 0.5, 1, 0.75), (-0.1, 0, 1, 1), (0, 0, 0, 1), (80, 0, 480, 480)]
 )
-def test_a_region_outside_the_picture_is_refused(region):
-    with pytest.raises(ValueError, match=r"region: found .*fractions of the picture"):
+def test_a_region_outside_the_image_is_refused(region):
+    with pytest.raises(ValueError, match=r"region: found .*fractions of the image"):
         depth_to_disparity(plane(), region=region)
 
 

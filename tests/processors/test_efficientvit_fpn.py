@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForSemanticSegmentation
 
-from lerobot_processor_so101.efficientvit_fpn import (
+from lerobot_processor_so101.models.efficientvit_fpn import (
     CLASS_NAMES,
     EfficientViTFPNConfig,
     EfficientViTFPNForSemanticSegmentation,
     soft_iou_loss,
 )
-from lerobot_processor_so101.efficientvit_fpn.initial_weights import initialise
-from lerobot_processor_so101.efficientvit_fpn.lightning import image_size, import_lightning
+from lerobot_processor_so101.models.efficientvit_fpn.initial_weights import initialise
+from lerobot_processor_so101.models.efficientvit_fpn.lightning import import_lightning, training_image_size
 
 
 def make(**options) -> EfficientViTFPNForSemanticSegmentation:
@@ -28,7 +28,7 @@ def make(**options) -> EfficientViTFPNForSemanticSegmentation:
 
 @pytest.fixture(scope="module")
 def original() -> EfficientViTFPNForSemanticSegmentation:
-    """A model with the original's parameters, its statistics moved away from their defaults."""
+    """A model with the original's parameters, with statistics that are not the defaults."""
     model = make(unused_convs=True)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -50,7 +50,7 @@ def checkpoint(original) -> dict:
     return {"state_dict": dict(original.state_dict()), "hyper_parameters": hyper, "epoch": 3}
 
 
-def test_parameter_counts_of_seed_001():
+def test_parameter_counts_of_the_original():
     assert sum(p.numel() for p in make(unused_convs=True).parameters()) == 846_838
     assert sum(p.numel() for p in make().parameters()) == 735_670
 
@@ -59,7 +59,7 @@ def test_parameter_counts_of_seed_001():
 def test_classifying_before_enlarging_gives_the_original_order(original):
     images = torch.randn(1, 3, 480, 640)
     enlarged = F.interpolate(original(images).logits, size=(480, 640), mode="bilinear")
-    features = original._decode(original.backbone(images))
+    features = original.decode(original.backbone(images))
     expected = original.seg_head(F.interpolate(features, size=(480, 640), mode="bilinear"))
     torch.testing.assert_close(enlarged, expected, atol=1e-5, rtol=0)
 
@@ -92,15 +92,15 @@ def test_soft_iou_is_that_of_the_formula_over_present_classes():
     exp = np.exp(logits.numpy())
     p = exp / exp.sum(1, keepdims=True)
     values = []
-    for picture, truth in zip(p, labels.numpy(), strict=True):
+    for predicted, truth in zip(p, labels.numpy(), strict=True):
         for class_id in np.unique(truth):
             y = truth == class_id
-            inter = (picture[class_id] * y).sum()
-            values.append(inter / (picture[class_id].sum() + y.sum() - inter))
+            inter = (predicted[class_id] * y).sum()
+            values.append(inter / (predicted[class_id].sum() + y.sum() - inter))
     assert soft_iou_loss(logits, labels).item() == pytest.approx(1 - np.mean(values), abs=1e-6)
 
 
-def test_a_perfect_answer_loses_nothing():
+def test_a_perfect_output_has_no_loss():
     labels = torch.randint(0, 6, (2, 8, 8))
     assert soft_iou_loss(100.0 * F.one_hot(labels, 6).movedim(-1, 1), labels).item() == pytest.approx(
         0, abs=1e-5
@@ -129,17 +129,18 @@ def test_unknown_loss_is_named():
         EfficientViTFPNConfig(loss="dice")
 
 
-# --- checkpoints of the original ------------------------------------------------------------------------------
+# --- checkpoints of the original
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("unused_convs", [True, False])
 @torch.no_grad()
-def test_an_original_checkpoint_answers_as_before(original, checkpoint, tmp_path, unused_convs):
+def test_an_original_checkpoint_gives_the_same_output(original, checkpoint, tmp_path, unused_convs):
     torch.save(checkpoint, tmp_path / "best.ckpt")
     model = import_lightning(tmp_path / "best.ckpt", unused_convs=unused_convs)
     images = torch.randn(1, 3, 84, 96)
     torch.testing.assert_close(model(images).logits, original(images).logits, rtol=0, atol=0)
-    assert image_size(model) == (84, 96)
+    assert training_image_size(model) == (84, 96)
     assert tuple(model.config.id2label.values()) == CLASS_NAMES
     assert sum(p.numel() for p in model.parameters()) == (846_838 if unused_convs else 735_670)
 
@@ -152,7 +153,7 @@ def test_a_training_starts_from_an_original_checkpoint(checkpoint, tmp_path):
         torch.testing.assert_close(value, checkpoint["state_dict"][name])
 
 
-def test_a_head_of_other_classes_starts_anew(tmp_path):
+def test_a_head_of_other_classes_stays_random(tmp_path):
     torch.manual_seed(1)
     source = EfficientViTFPNForSemanticSegmentation(EfficientViTFPNConfig())
     source.save_pretrained(tmp_path)
@@ -163,7 +164,7 @@ def test_a_head_of_other_classes_starts_anew(tmp_path):
     torch.testing.assert_close(model.lateral_convs[0].weight, source.lateral_convs[0].weight)
 
 
-def test_initial_weights_that_cannot_be_had_are_named(tmp_path):
+def test_missing_initial_weights_are_named(tmp_path):
     with pytest.raises(ValueError, match="--init_from: 'no/such-model'"):
         initialise(make(), "no/such-model")
     with pytest.raises(ValueError, match="--init_from=none"):  # tests are offline
@@ -186,7 +187,7 @@ def test_initial_weights_that_cannot_be_had_are_named(tmp_path):
         (lambda c: c["state_dict"].pop("lateral_convs.2.bias"), "no 'lateral_convs.2.bias'"),
     ],
 )
-def test_what_is_not_recognised_is_named(checkpoint, tmp_path, change, message):
+def test_unknown_entries_are_named(checkpoint, tmp_path, change, message):
     change(checkpoint)
     torch.save(checkpoint, tmp_path / "best.ckpt")
     with pytest.raises(ValueError, match=message):

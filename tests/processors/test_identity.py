@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identity of a perception model: another model is refused, the same one elsewhere is not."""
+"""The identity of a perception model: another model is refused, a copy is not."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lerobot_processor_so101.identity import ModelIdentity, weights_hash
+from lerobot_processor_so101.perception.identity import ModelIdentity, weights_hash
 
 IDENTITY = ModelIdentity("models/a", "5c" * 32, ("table", "cube"), (480, 640))
 
@@ -18,7 +18,7 @@ def network(seed=0):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
 
 
-def test_through_json_and_back():
+def test_json_round_trip():
     assert ModelIdentity.from_dict(json.loads(json.dumps(IDENTITY.to_dict()))) == IDENTITY
 
 
@@ -45,7 +45,7 @@ def test_another_model_is_refused(change, match):
         IDENTITY.check(replace(IDENTITY, name="other", **change), "checkpoint x")
 
 
-def test_of_many_classes_the_message_shows_the_first_that_differ():
+def test_the_message_shows_the_first_of_many_classes_that_differ():
     names = tuple(f"class {i}" for i in range(150))
     other = (*names[:57], "bowl", *names[58:])
     with pytest.raises(ValueError, match=r"150 entries, from 57 on .*class 57") as error:
@@ -54,8 +54,8 @@ def test_of_many_classes_the_message_shows_the_first_that_differ():
     assert "'class 3'" not in str(error.value)
 
 
-def test_hash_knows_each_parameter_buffer_dtype_and_name():
-    seen = {weights_hash(network())}
+def test_hash_depends_on_each_parameter_buffer_dtype_and_name():
+    hashes = {weights_hash(network())}
     for change in ("weight", "buffer", "dtype", "name"):
         model = network()
         if change == "weight":
@@ -66,13 +66,13 @@ def test_hash_knows_each_parameter_buffer_dtype_and_name():
             model.half()
         else:
             model = nn.ModuleDict({"a": model[0], "b": model[1]})
-        seen.add(weights_hash(model))
-    assert len(seen) == 5
-    assert weights_hash(network()) in seen
-    assert weights_hash(network(seed=1)) not in seen
+        hashes.add(weights_hash(model))
+    assert len(hashes) == 5
+    assert weights_hash(network()) in hashes
+    assert weights_hash(network(seed=1)) not in hashes
 
 
-def test_hash_is_that_of_the_numbers_not_of_their_layout():
+def test_hash_does_not_depend_on_the_memory_layout():
     model = network()
     expected = weights_hash(model)
     assert weights_hash(model.to(memory_format=torch.channels_last)) == expected

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mask geometry against an independent reference, and the properties that make it usable."""
+"""Mask geometry: agreement with an independent reference, and invariances."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ INDEX = {name: i for i, name in enumerate(GEOMETRY_FEATURES)}
 SUB = 16  # sub-samples per pixel side in the reference
 
 
-def picture(height=84, width=84, blobs=((3, 20, 30, 12, 12),)):
+def id_map(height=84, width=84, blobs=((3, 20, 30, 12, 12),)):
     """Ids (1, H, W) with one rectangle per (class, row, column, height, width)."""
     ids = torch.zeros(1, height, width, dtype=torch.uint8)
     for class_id, row, column, h, w in blobs:
@@ -20,7 +20,7 @@ def picture(height=84, width=84, blobs=((3, 20, 30, 12, 12),)):
 
 
 def rotated_shape(angle_deg, side=0.3, size=168, triangle=False):
-    """A square or triangle about the centre, turned by `angle_deg` (x right, y down)."""
+    """A square or triangle about the centre, rotated by `angle_deg` (x right, y down)."""
     axis = (2 * np.arange(size) + 1 - size) / size
     x, y = np.meshgrid(axis, axis)
     turn = np.deg2rad(angle_deg)
@@ -34,7 +34,7 @@ def rotated_shape(angle_deg, side=0.3, size=168, triangle=False):
 
 
 def reference(ids, disparity, class_id):
-    """The same numbers by brute force: every pixel becomes SUB x SUB points in float64."""
+    """Compute the same numbers by brute force: every pixel becomes SUB x SUB points in float64."""
     height, width = ids.shape
     rows, columns = np.nonzero(ids == class_id)
     if rows.size == 0:
@@ -84,10 +84,10 @@ def test_agrees_with_per_pixel_reference(size):
             np.testing.assert_allclose(geometry[b, c], expected, atol=2e-3)
 
 
-def test_small_object_in_a_corner_keeps_its_digits():
-    ids = picture(blobs=((3, 0, 80, 3, 4),))
+def test_small_object_in_a_corner_is_precise():
+    ids = id_map(blobs=((3, 0, 80, 3, 4),))
     disparity = torch.ones(1, 84, 84)
-    centred = picture(blobs=((3, 40, 40, 3, 4),))
+    centred = id_map(blobs=((3, 40, 40, 3, 4),))
     shape = slice(INDEX["spread_x"], INDEX["sin4"] + 1)
     torch.testing.assert_close(
         mask_geometry(ids, disparity, [3])[..., shape],
@@ -99,8 +99,8 @@ def test_small_object_in_a_corner_keeps_its_digits():
 
 def test_translation_moves_only_position_and_extent():
     disparity = torch.full((1, 84, 84), 0.5)
-    before = mask_geometry(picture(blobs=((3, 10, 20, 9, 14),)), disparity, [3])[0, 0]
-    after = mask_geometry(picture(blobs=((3, 31, 41, 9, 14),)), disparity, [3])[0, 0]
+    before = mask_geometry(id_map(blobs=((3, 10, 20, 9, 14),)), disparity, [3])[0, 0]
+    after = mask_geometry(id_map(blobs=((3, 31, 41, 9, 14),)), disparity, [3])[0, 0]
     moved = torch.zeros(len(GEOMETRY_FEATURES))
     moved[[INDEX[name] for name in ("x", "y", "x_min", "x_max", "y_min", "y_max")]] = 2 * 21 / 84
     torch.testing.assert_close(after - before, moved, atol=1e-5, rtol=0)
@@ -128,7 +128,7 @@ def test_scaling_keeps_the_angular_moments():
 
 @pytest.mark.parametrize("angle", [0, 10, 30, 44, 60, 80])
 @pytest.mark.parametrize(("folds", "triangle"), [(3, True), (4, False)])
-def test_angular_moments_turn_with_the_object(angle, folds, triangle):
+def test_angular_moments_rotate_with_the_object(angle, folds, triangle):
     disparity = torch.zeros(1, 168, 168)
 
     def phase(turn):
@@ -143,7 +143,7 @@ def test_angular_moments_turn_with_the_object(angle, folds, triangle):
 
 
 def test_absent_class_is_all_zeros():
-    geometry = mask_geometry(picture(), torch.rand(1, 84, 84), [5, 3, 300])
+    geometry = mask_geometry(id_map(), torch.rand(1, 84, 84), [5, 3, 300])
     assert not geometry[0, 0].any()
     assert not geometry[0, 2].any()
     assert geometry[0, 1, INDEX["presence"]] == 1
@@ -151,7 +151,7 @@ def test_absent_class_is_all_zeros():
 
 @pytest.mark.parametrize("blob", [(3, 0, 0, 1, 1), (3, 0, 0, 84, 84), (3, 0, 0, 1, 84), (3, 83, 83, 1, 1)])
 def test_extreme_masks_stay_finite_and_bounded(blob):
-    geometry = mask_geometry(picture(blobs=(blob,)), torch.ones(1, 84, 84), [3])
+    geometry = mask_geometry(id_map(blobs=(blob,)), torch.ones(1, 84, 84), [3])
     assert torch.isfinite(geometry).all()
     geometry[..., INDEX["log_area"]] = 0
     assert geometry.abs().max() <= 1 + 1e-5
@@ -168,14 +168,14 @@ def test_batch_equals_single():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int64])
 def test_any_integer_dtype(dtype):
-    ids, disparity = picture(), torch.rand(1, 84, 84)
+    ids, disparity = id_map(), torch.rand(1, 84, 84)
     torch.testing.assert_close(
         mask_geometry(ids.to(dtype), disparity, [3]), mask_geometry(ids, disparity, [3])
     )
 
 
 def test_masks_are_one_where_the_class_is():
-    masks = class_masks(picture(), [0, 3])
+    masks = class_masks(id_map(), [0, 3])
     assert masks.dtype == torch.float32
     assert masks[0, 1].sum() == 144
     assert (masks.sum(1) == 1).all()
@@ -187,4 +187,4 @@ def test_wrong_inputs_are_named():
     with pytest.raises(ValueError, match=r"ids: found shape \(8, 8\)"):
         mask_geometry(torch.zeros(8, 8, dtype=torch.uint8), torch.zeros(8, 8), [1])
     with pytest.raises(ValueError, match=r"disparity: found \(1, 4, 4\)"):
-        mask_geometry(picture(), torch.zeros(1, 4, 4), [1])
+        mask_geometry(id_map(), torch.zeros(1, 4, 4), [1])

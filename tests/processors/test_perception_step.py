@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps that add masks and disparity: from a dataset, an observation or a model, now or later."""
+"""The steps that add masks and disparity: stored, observed or from a live model, immediate or deferred."""
 
 import json
 
@@ -16,7 +16,7 @@ from lerobot_processor_so101 import (
     resolve_all,
     resolve_perception,
 )
-from lerobot_processor_so101.stored import encode_disparity, encode_ids
+from lerobot_processor_so101.perception.stored import encode_disparity, encode_ids
 from tests.conftest import count_pictures
 from tests.tiny import tiny_depth_anything, tiny_efficientvit_fpn
 
@@ -32,7 +32,7 @@ def observation(batch=(2,), size=(84, 84), cameras=("top", "wrist"), dtype=torch
     return frames
 
 
-def colours(batch=(2,), size=(64, 96), cameras=("top", "wrist")):
+def rgb_images(batch=(2,), size=(64, 96), cameras=("top", "wrist")):
     return {f"observation.images.{camera}": torch.rand(*batch, 3, *size) for camera in cameras}
 
 
@@ -49,13 +49,15 @@ def depth_model(tmp_path_factory):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Number of pictures in each call of the segmenter."""
-    from lerobot_processor_so101.efficientvit_fpn import EfficientViTFPNForSemanticSegmentation as Model
+    """Number of images in each call of the segmenter."""
+    from lerobot_processor_so101.models.efficientvit_fpn import (
+        EfficientViTFPNForSemanticSegmentation as Model,
+    )
 
     return count_pictures(monkeypatch, Model)
 
 
-# --- what comes with the observation -----------------------------------------------------------------------
+# --- observed ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint16, torch.int32])
@@ -95,7 +97,7 @@ def test_leading_dimensions_are_kept(batch):
     assert result["observation.seg.top"].shape == (*batch, 84, 84)
 
 
-def test_missing_key_names_the_key_what_was_found_and_the_fix():
+def test_a_missing_key_is_named_with_the_command():
     with pytest.raises(ValueError, match="wrist_seg") as error:
         SegmentationProcessorStep(CAMERAS).observation(observation(cameras=("top",)))
     assert "observation.images.top_seg" in str(error.value)
@@ -136,7 +138,7 @@ def test_no_gradient_is_recorded():
     assert not DisparityProcessorStep(["top"]).observation(frames)["observation.disparity.top"].requires_grad
 
 
-# --- what was precomputed ----------------------------------------------------------------------------------
+# --- stored ------------------------------------------------------------------------------------------------
 
 
 def test_stored_features_are_decoded_and_no_model_runs(segmenter, calls):
@@ -154,7 +156,7 @@ def test_stored_features_are_decoded_and_no_model_runs(segmenter, calls):
 
 def test_live_and_stored_are_equal_to_the_bit(segmenter):
     step = SegmentationProcessorStep(["top"], segmenter=segmenter, disparity=True, defer=False)
-    live = step.observation(colours(cameras=("top",)))
+    live = step.observation(rgb_images(cameras=("top",)))
     stored = {
         "observation.seg.top": encode_ids(live["observation.seg.top"]).float(),
         "observation.disparity.top": encode_disparity(live["observation.disparity.top"]).float(),
@@ -163,35 +165,35 @@ def test_live_and_stored_are_equal_to_the_bit(segmenter):
     assert all(torch.equal(read[key], live[key]) for key in stored)
 
 
-def test_disparity_without_fractions_is_that_of_bytes_live_and_stored(segmenter, depth_model):
-    frames = colours(cameras=("top",))
-    for step, whole in (
+def test_floored_disparity_is_equal_live_and_stored(segmenter, depth_model):
+    frames = rgb_images(cameras=("top",))
+    for exact, floored in (
         [
             SegmentationProcessorStep(["top"], segmenter=segmenter, disparity=True, defer=False, whole=w)
             for w in (0, 1)
         ],
         [DisparityProcessorStep(["top"], depth=depth_model, defer=False, whole=w) for w in (0, 1)],
     ):
-        fine, cut = (s.observation(frames)["observation.disparity.top"] for s in (step, whole))
-        assert not torch.equal(fine, cut)
-        assert torch.equal(fine.floor(), cut)
-        seen = {"observation.seg.top": torch.zeros(2, 1, 84, 84)}
-        seen["observation.disparity.top"] = encode_disparity(cut).float()
-        assert torch.equal(whole.observation(seen)["observation.disparity.top"], cut)
+        values, integers = (s.observation(frames)["observation.disparity.top"] for s in (exact, floored))
+        assert not torch.equal(values, integers)
+        assert torch.equal(values.floor(), integers)
+        stored = {"observation.seg.top": torch.zeros(2, 1, 84, 84)}
+        stored["observation.disparity.top"] = encode_disparity(integers).float()
+        assert torch.equal(floored.observation(stored)["observation.disparity.top"], integers)
 
 
-def test_stored_ids_without_stored_disparity_say_what_to_precompute(segmenter):
+def test_stored_ids_without_stored_disparity_name_the_command(segmenter):
     step = SegmentationProcessorStep(["top"], segmenter=segmenter, disparity=True)
     with pytest.raises(ValueError, match="so101-precompute --depth=segmenter"):
         step.observation({"observation.seg.top": torch.zeros(1, 1, 84, 84)})
 
 
-# --- models ------------------------------------------------------------------------------------------------
+# --- live models -------------------------------------------------------------------------------------------
 
 
 def test_a_model_runs_once_for_all_cameras_and_frames_when_resolved(segmenter, calls):
     step = SegmentationProcessorStep(CAMERAS, [32, 48], segmenter=segmenter, disparity=True)
-    batch = step.observation(colours((2, 3)))
+    batch = step.observation(rgb_images((2, 3)))
     assert not calls
     assert set(batch) == {"observation.images.top", "observation.images.wrist", PERCEPTION}
 
@@ -206,18 +208,18 @@ def test_a_model_runs_once_for_all_cameras_and_frames_when_resolved(segmenter, c
     assert resolve_perception(resolved) is resolved
 
 
-def test_blue_first_is_turned_round(segmenter):
-    frames = colours(cameras=("top",))
-    turned = {"observation.images.top": frames["observation.images.top"].flip(1)}
-    red_first = SegmentationProcessorStep(["top"], segmenter=segmenter, defer=False).observation(frames)
+def test_bgr_is_converted(segmenter):
+    frames = rgb_images(cameras=("top",))
+    bgr = {"observation.images.top": frames["observation.images.top"].flip(1)}
+    rgb = SegmentationProcessorStep(["top"], segmenter=segmenter, defer=False).observation(frames)
     step = SegmentationProcessorStep(["top"], segmenter=segmenter, defer=False, color_order="bgr")
-    assert torch.equal(step.observation(turned)["observation.seg.top"], red_first["observation.seg.top"])
+    assert torch.equal(step.observation(bgr)["observation.seg.top"], rgb["observation.seg.top"])
     with pytest.raises(ValueError, match="color_order: found 'gbr', expected 'rgb' or 'bgr'"):
         SegmentationProcessorStep(["top"], color_order="gbr")
 
 
 def test_deferred_equals_immediate(segmenter):
-    frames = colours()
+    frames = rgb_images()
     later = resolve_perception(SegmentationProcessorStep(CAMERAS, segmenter=segmenter).observation(frames))
     now = SegmentationProcessorStep(CAMERAS, segmenter=segmenter, defer=False).observation(frames)
     assert set(later) == set(now)
@@ -226,7 +228,7 @@ def test_deferred_equals_immediate(segmenter):
 
 def test_a_stack_of_ticks_is_one_call_and_old_ticks_are_free(segmenter, calls):
     step = SegmentationProcessorStep(CAMERAS, segmenter=segmenter)
-    ticks = [step.observation(colours((1,)))[PERCEPTION] for _ in range(3)]
+    ticks = [step.observation(rgb_images((1,)))[PERCEPTION] for _ in range(3)]
     first = ticks[0].resolve()
     stack = resolve_all([*ticks, ticks[-1]])
     assert calls == [2, 4]
@@ -234,8 +236,8 @@ def test_a_stack_of_ticks_is_one_call_and_old_ticks_are_free(segmenter, calls):
     assert torch.equal(stack[2]["observation.seg.top"], stack[3]["observation.seg.top"])
 
 
-def test_two_models_share_one_promise(segmenter, depth_model):
-    batch = SegmentationProcessorStep(CAMERAS, segmenter=segmenter).observation(colours())
+def test_two_models_share_one_deferred_value(segmenter, depth_model):
+    batch = SegmentationProcessorStep(CAMERAS, segmenter=segmenter).observation(rgb_images())
     batch = DisparityProcessorStep(CAMERAS, depth=depth_model).observation(batch)
     resolved = resolve_perception(batch)
     disparity = resolved["observation.disparity.top"]
@@ -244,7 +246,7 @@ def test_two_models_share_one_promise(segmenter, depth_model):
     assert disparity.min() >= 0
 
 
-def test_a_failure_is_not_remembered_as_an_answer(segmenter):
+def test_a_failure_is_not_cached(segmenter):
     batch = SegmentationProcessorStep(["top"], segmenter=segmenter).observation(
         {"observation.images.top": torch.full((1, 3, 64, 96), torch.nan)}
     )
@@ -253,11 +255,11 @@ def test_a_failure_is_not_remembered_as_an_answer(segmenter):
             resolve_perception(batch)
 
 
-def test_missing_pictures_are_named(segmenter):
+def test_missing_images_are_named(segmenter):
     with pytest.raises(
         ValueError, match=r"'observation.images.wrist' among the images \['observation.images.top'\]"
     ):
-        SegmentationProcessorStep(CAMERAS, segmenter=segmenter).observation(colours(cameras=("top",)))
+        SegmentationProcessorStep(CAMERAS, segmenter=segmenter).observation(rgb_images(cameras=("top",)))
 
 
 def test_wrong_names_fail_when_the_pipeline_is_built(tmp_path, depth_model):
@@ -294,13 +296,13 @@ def test_rebuilt_from_json(step, name, tmp_path):
     assert ProcessorStepRegistry.get(name) is type(step)
 
 
-def test_a_checkpoint_has_the_identity_and_loads_no_model(segmenter, tmp_path):
+def test_a_checkpoint_contains_the_identity_and_loads_no_model(segmenter, tmp_path):
     step = SegmentationProcessorStep(CAMERAS, segmenter=segmenter, disparity=True)
     saved, loaded = saved_and_loaded(step, tmp_path / "checkpoint")
     assert len(saved[0]["config"]["identity"]["weights"]) == 64
     assert not list((tmp_path / "checkpoint").glob("*.safetensors"))
-    assert loaded._model is None
-    frames = colours()
+    assert "model" not in vars(loaded.live)
+    frames = rgb_images()
     ours, theirs = (resolve_perception(s.observation(frames)) for s in (step, loaded))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
@@ -310,7 +312,7 @@ def test_another_segmenter_than_the_checkpoints_is_refused(segmenter, tmp_path):
     config["segmenter"] = tiny_efficientvit_fpn(tmp_path, decoder_dim=32)
     step = SegmentationProcessorStep(**config)
     with pytest.raises(ValueError, match=r"expects the perception model .* weights"):
-        resolve_perception(step.observation(colours()))
+        resolve_perception(step.observation(rgb_images()))
 
 
 def test_masks_of_another_segmenter_in_the_dataset_are_refused(segmenter, tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101-precompute`: what is stored is what the models answer live, and the rest of the dataset stays as it was."""
+"""`so101-precompute`: stored values equal live ones, and the rest of the dataset is unchanged."""
 
 import json
 import os
@@ -14,17 +14,17 @@ import torch
 from lerobot.datasets import LeRobotDataset
 from lerobot.scripts.lerobot_dataset_viz import visualize_dataset
 
-from lerobot_processor_so101.depth_models import make_depth_estimator
-from lerobot_processor_so101.disparity import inverse_to_disparity
-from lerobot_processor_so101.identity import ModelIdentity
+from lerobot_processor_so101.models import make_segmenter
+from lerobot_processor_so101.models.depth import make_depth_estimator
+from lerobot_processor_so101.perception.disparity import inverse_to_disparity
+from lerobot_processor_so101.perception.identity import ModelIdentity
+from lerobot_processor_so101.perception.stored import decode_disparity, decode_ids, decode_top_k
 from lerobot_processor_so101.precompute import assemble
 from lerobot_processor_so101.precompute.columns import Column, Tally
 from lerobot_processor_so101.precompute.command import precompute
-from lerobot_processor_so101.precompute.config import PrecomputeConfig
 from lerobot_processor_so101.precompute.frames import read_batches
+from lerobot_processor_so101.precompute.perception import PrecomputeConfig
 from lerobot_processor_so101.precompute.source import Source
-from lerobot_processor_so101.segmenters import make_segmenter
-from lerobot_processor_so101.stored import decode_disparity, decode_ids, decode_top_k
 from tests.tiny import tiny_depth_anything, tiny_efficientvit_fpn, tiny_segformer
 from tests.tiny_dataset import tiny_dataset
 
@@ -39,13 +39,13 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module", params=["image", "h264", "libsvtav1"])
 def source(request, tmp_path_factory) -> Path:
-    """A dataset for each way to store pictures."""
+    """A dataset for each way to store images."""
     return tiny_dataset(tmp_path_factory.mktemp("source") / "d", request.param, lengths=(5, 3), depth=True)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """A dataset with pictures in Parquet."""
+    """A dataset with images in Parquet."""
     return tiny_dataset(tmp_path_factory.mktemp("images") / "d")
 
 
@@ -70,14 +70,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_frames_are_those_of_lerobot_bit_for_bit(source):
     frames = dataset(source)
-    seen = 0
+    index = 0
     for batch in read_batches(Source(source), Source(source).episodes, CAMERAS, batch_size=2):
         for row in range(batch.length):
             for camera in CAMERAS:
-                expected = frames[seen][f"observation.images.{camera}"]
-                assert torch.equal(batch.pictures[camera][row], expected)
-            seen += 1
-    assert seen == len(frames)
+                expected = frames[index][f"observation.images.{camera}"]
+                assert torch.equal(batch.images[camera][row], expected)
+            index += 1
+    assert index == len(frames)
 
 
 def test_stored_is_live(source, model, tmp_path):
@@ -94,7 +94,7 @@ def test_stored_is_live(source, model, tmp_path):
                 for key in ("seg.", "disparity.", "seg_top_k.", "seg_logits_")
             }
             ids = decode_ids(stored["seg."])
-            assert len(ids.unique()) > 1, "the model should tell pixels apart, or this says little"
+            assert len(ids.unique()) > 1, "a constant output tests nothing"
             assert torch.equal(ids, scores.ids((24, 32)))
             assert torch.equal(decode_disparity(stored["disparity."]), scores.disparity_map((24, 32)))
             classes, shares = decode_top_k(stored["seg_top_k."], (4, 4))
@@ -109,7 +109,7 @@ def test_stored_is_live(source, model, tmp_path):
 
 
 def test_one_frame_at_a_time_gives_the_same(images, model, tmp_path):
-    """A model rounds differently in another batch, so a last bit may differ, and nothing more."""
+    """A model rounds differently in another batch, so only the last bit may differ."""
     precompute(config(images, tmp_path / "out", model, depth="segmenter", batch_size=8))
     result, segmenter = dataset(tmp_path / "out"), make_segmenter(model)
     other = 0
@@ -122,14 +122,16 @@ def test_one_frame_at_a_time_gives_the_same(images, model, tmp_path):
     assert other <= 1e-3 * len(result) * 24 * 32
 
 
-def test_disparity_may_be_cut_off_as_bytes_are(images, model, tmp_path):
-    for whole in (False, True):
-        precompute(config(images, tmp_path / f"{whole}", model, depth="segmenter", whole_disparity=whole))
-    fine, cut = dataset(tmp_path / "False"), dataset(tmp_path / "True")
+def test_disparity_may_be_floored(images, model, tmp_path):
+    for floored in (False, True):
+        precompute(config(images, tmp_path / f"{floored}", model, depth="segmenter", whole_disparity=floored))
+    fine, floored = dataset(tmp_path / "False"), dataset(tmp_path / "True")
     key = "observation.disparity.top"
-    assert torch.equal(decode_disparity(fine[0][key]).floor(), decode_disparity(cut[0][key]))
-    assert cut.features[key]["info"]["whole"]
-    assert cut.features[key]["info"]["pictures"] == list(cut.features["observation.images.top"]["shape"][:2])
+    assert torch.equal(decode_disparity(fine[0][key]).floor(), decode_disparity(floored[0][key]))
+    assert floored.features[key]["info"]["whole"]
+    assert floored.features[key]["info"]["pictures"] == list(
+        floored.features["observation.images.top"]["shape"][:2]
+    )
     assert "whole" not in fine.features[key]["info"]
 
 
@@ -144,10 +146,12 @@ def test_depth_model_beside_a_segmenter(images, tmp_path):
         (inverse,) = estimator.estimate([item["observation.images.wrist"][None]])
         stored = decode_disparity(item["observation.disparity.wrist"])
         torch.testing.assert_close(stored, inverse_to_disparity(inverse, (24, 32))[0], rtol=0, atol=1 / 16)
-    made_by = {key: ModelIdentity.from_dict(result.features[key]["info"]["perception"]) for key in
-               ("observation.seg.wrist", "observation.disparity.wrist")}  # fmt: skip
-    assert made_by["observation.seg.wrist"] == make_segmenter(segmenter).identity
-    assert made_by["observation.disparity.wrist"] == estimator.identity
+    identities = {
+        key: ModelIdentity.from_dict(result.features[key]["info"]["perception"])
+        for key in ("observation.seg.wrist", "observation.disparity.wrist")
+    }
+    assert identities["observation.seg.wrist"] == make_segmenter(segmenter).identity
+    assert identities["observation.disparity.wrist"] == estimator.identity
 
 
 def test_videos_are_linked_and_may_be_left_out(video, model, tmp_path, monkeypatch):
@@ -244,7 +248,7 @@ def _split_data_file(root: Path) -> None:
     pq.write_table(episodes.set_column(column, "data/file_index", pa.array([0, 0, 1])), meta)
 
 
-def test_opens_in_lerobot_dataset_viz(images, model, tmp_path):
+def test_lerobot_dataset_viz_opens_it(images, model, tmp_path):
     precompute(config(images, tmp_path / "out", model, depth="segmenter"))
     path = visualize_dataset(dataset(tmp_path / "out"), 0, save=True, output_dir=tmp_path / "viz")
     assert path is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101-precompute` and bad input: one clear error, and what is finished stays."""
+"""`so101-precompute` with invalid input: one clear error, and finished work stays."""
 
 import shutil
 import sys
@@ -9,9 +9,10 @@ import av
 import pytest
 import torch
 
+from lerobot_processor_so101.cli import describe_error
 from lerobot_processor_so101.precompute import command, job, perception
 from lerobot_processor_so101.precompute.command import main, precompute
-from lerobot_processor_so101.precompute.config import PrecomputeConfig
+from lerobot_processor_so101.precompute.perception import PrecomputeConfig
 from tests.tiny import tiny_efficientvit_fpn, tiny_segformer
 from tests.tiny_dataset import tiny_dataset
 
@@ -61,7 +62,14 @@ def test_options(changes, message, source, model, tmp_path):
     settings = {"root": source, "output": tmp_path / "out", "segmenter": model, **changes}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         precompute(config(**settings))
-    assert not list(tmp_path.iterdir()), "nothing was begun"
+    assert not list(tmp_path.iterdir()), "nothing was started"
+
+
+def test_a_second_command_with_the_same_output_is_refused(source, model, tmp_path, own_elsewhere):
+    pid = own_elsewhere(tmp_path / "out")
+    with pytest.raises(BlockingIOError, match=rf"out is in use by process {pid}\b"):
+        precompute(config(source, tmp_path / "out", segmenter=model))
+    assert not list(tmp_path.iterdir())
 
 
 def test_output_exists(source, model, tmp_path):
@@ -77,9 +85,9 @@ def test_key_in_the_source(source, model, tmp_path):
     precompute(config(tmp_path / "once", tmp_path / "twice", segmenter=model, cameras=["wrist"]))
 
 
-def test_source_without_colours(source, model, tmp_path):
+def test_source_without_rgb(source, model, tmp_path):
     precompute(config(source, tmp_path / "blind", segmenter=model, cameras=["top"], drop_rgb=True))
-    with pytest.raises(ValueError, match="found no colour camera"):
+    with pytest.raises(ValueError, match="found no RGB camera"):
         precompute(config(tmp_path / "blind", tmp_path / "out", segmenter=model))
 
 
@@ -91,42 +99,52 @@ def test_damaged_dataset(source, model, tmp_path):
 
 
 def keep_frames(path: Path, count: int) -> None:
-    """Cut a video after some frames, as an interrupted copy through a player would."""
-    cut = path.with_suffix(".cut.mp4")
-    with av.open(str(path)) as old, av.open(str(cut), "w") as new:
+    """Truncate a video after some frames but keep it valid."""
+    short = path.with_suffix(".short.mp4")
+    with av.open(str(path)) as old, av.open(str(short), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for number, packet in enumerate(p for p in old.demux(video=0) if p.dts is not None):
             if number < count:
                 packet.stream = stream
                 new.mux(packet)
-    cut.replace(path)
+    short.replace(path)
 
 
-@pytest.mark.parametrize("cut", ["frames", "bytes"])
-def test_truncated_video(cut, video, model, tmp_path):
+def test_a_short_video_is_refused_before_any_work(video, model, tmp_path):
+    root = shutil.copytree(video, tmp_path / "d")
+    keep_frames(root / "videos/observation.images.wrist/chunk-000/file-000.mp4", 15)
+    with pytest.raises(ValueError, match=r"videos lack frames.*wrist.*mp4: found 15 frames, expected 21"):
+        precompute(config(root, tmp_path / "out", segmenter=model))
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("damage", ["frames", "bytes"])
+def test_a_video_damaged_during_the_work(damage, video, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "check_videos", lambda root: None)  # the damage comes after this check
     root = shutil.copytree(video, tmp_path / "d")
     file = root / "videos/observation.images.wrist/chunk-000/file-000.mp4"
-    whole = file.read_bytes()
-    if cut == "frames":
+    original = file.read_bytes()
+    if damage == "frames":
         keep_frames(file, 15)  # episodes of 7, 5 and 9 frames: the third has 3 left
         message, finished = "wrist.*mp4: episode 2: found 3 frames, expected 9", 2
     else:
-        file.write_bytes(whole[:500])  # not even the index is left
+        file.write_bytes(original[:500])  # not even the index is left
         message, finished = "wrist.*mp4: episode 0: found 0 frames, expected 7", 0
     settings = config(root, tmp_path / "out", segmenter=model)
     with pytest.raises(ValueError, match=message):
         precompute(settings)
     assert len(list((tmp_path / "out.partial/episodes").glob("*.json"))) == finished
     assert not (tmp_path / "out").exists()
-    file.write_bytes(whole)
+    file.write_bytes(original)
+    monkeypatch.undo()
     assert precompute(settings).startswith(f"{sum((7, 5, 9)[finished:])} frames")
 
 
-def test_full_disk_and_on(source, model, tmp_path, monkeypatch):
-    """A real "no space left on device", from the device that always says so."""
-    temporary = job.PartWriter._path
+def test_a_full_disk_and_resuming(source, model, tmp_path, monkeypatch):
+    """A real "no space left on device", from the device that is always full."""
+    temporary = job.PartWriter._temporary
 
-    def second_is_full(self):
+    def full_for_second(self):
         path = temporary(self)
         if self.episode.index == 1:
             path.symlink_to("/dev/full")
@@ -134,10 +152,10 @@ def test_full_disk_and_on(source, model, tmp_path, monkeypatch):
 
     settings = config(source, tmp_path / "out", segmenter=model)
     with monkeypatch.context() as patch:
-        patch.setattr(job.PartWriter, "_path", second_is_full)
+        patch.setattr(job.PartWriter, "_temporary", full_for_second)
         with pytest.raises(OSError, match="No space left on device") as full:
             precompute(settings)
-    assert "make room and give the same command again" in job.explain(full.value)
+    assert "make room and give the same command again" in describe_error(full.value)
     assert [path.name for path in (tmp_path / "out.partial/episodes").glob("*.json")] == ["000000.json"]
     precompute(settings)
     precompute(config(source, tmp_path / "undisturbed", segmenter=model))
@@ -157,7 +175,7 @@ def test_logits_that_do_not_fit(source, model, tmp_path):
     [
         ({"drop_rgb": True}, "was made with --drop_rgb=false"),
         ({"height": 12}, "another size, form or model for 'observation.seg.top'"),
-        ({"cameras": ["top"]}, "made with 'observation.seg.wrist', which is not asked for now"),
+        ({"cameras": ["top"]}, "made with 'observation.seg.wrist', which is not requested now"),
         ({"forms": ["ids", "top_k"]}, "made with no 'observation.seg_top_k.top'"),
     ],
 )
@@ -199,7 +217,7 @@ def test_nan(source, tmp_path, monkeypatch):
         precompute(config(source, tmp_path / "out", segmenter=folder))
 
 
-def test_the_command_says_it_in_one_line(source, model, tmp_path, monkeypatch, capsys):
+def test_the_command_prints_one_line(source, model, tmp_path, monkeypatch, capsys):
     arguments = [f"--root={source}", f"--output={tmp_path / 'out'}", f"--segmenter={model}", "--height=24"]
     monkeypatch.setattr(sys, "argv", ["so101-precompute", *arguments, "--cameras=[front]"])
     with pytest.raises(SystemExit) as stop:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`so101-precompute` with several workers: here, on Ray and on Slurm, the result is that of one worker."""
+"""`so101-precompute` with several local workers, on Ray and on Slurm: the same result as one worker."""
 
 import logging
 import os
@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lerobot_processor_so101.precompute.command import precompute
-from lerobot_processor_so101.precompute.config import PrecomputeConfig, SlurmConfig
+from lerobot_processor_so101.precompute.config import SlurmConfig
+from lerobot_processor_so101.precompute.perception import PrecomputeConfig
 from tests.tiny import tiny_segformer
 from tests.tiny_dataset import tiny_dataset
 
@@ -41,6 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_local_workers(options, expected, tmp_path, capfd):
     summary = precompute(PrecomputeConfig(output=tmp_path / "out", workers=2, **options))
     assert summary.startswith("9 frames of 2 cameras")
@@ -52,18 +54,19 @@ def test_local_workers(options, expected, tmp_path, capfd):
 
 
 def damaged(root: Path, tmp_path: Path) -> Path:
-    """A dataset whose second episode has a picture that is none."""
+    """A dataset whose second episode has an unreadable image."""
     copy = shutil.copytree(root, tmp_path / "damaged")
     file = copy / "data/chunk-000/file-000.parquet"
     table = pq.read_table(file)
     key = "observation.images.top"
-    pictures = table[key].to_pylist()
-    pictures[4]["bytes"] = pictures[4]["bytes"][:40]
-    column = pa.array(pictures, table.schema.field(key).type)
+    images = table[key].to_pylist()
+    images[4]["bytes"] = images[4]["bytes"][:40]
+    column = pa.array(images, table.schema.field(key).type)
     pq.write_table(table.set_column(table.column_names.index(key), table.schema.field(key), column), file)
     return copy
 
 
+@pytest.mark.slow
 def test_ray(options, expected, tmp_path):
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -84,7 +87,7 @@ def test_ray(options, expected, tmp_path):
 
 
 SBATCH = """#!/bin/bash
-# Stands in for Slurm: keeps the script and its arguments, and answers as sbatch does.
+# Stands in for Slurm: stores the script and its arguments, and prints what sbatch prints.
 number=$(ls "$SUBMITTED" | wc -l)
 echo "# arguments: ${@:1:$#-1}" > "$SUBMITTED/$number"
 cat "${@: -1}" >> "$SUBMITTED/$number"
@@ -92,8 +95,9 @@ echo "Submitted batch job $((100 + number))"
 """
 
 
+@pytest.mark.slow
 def test_slurm(options, expected, tmp_path, monkeypatch):
-    """The scripts are read as text; then what they start is started by hand, as Slurm would."""
+    """Check the scripts as text; then start their commands as Slurm would."""
     tools, submitted = tmp_path / "bin", tmp_path / "submitted"
     submitted.mkdir()
     tools.mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 from lerobot.scripts import lerobot_train
 
 from lerobot_processor_so101.precompute.command import precompute
-from lerobot_processor_so101.precompute.config import PrecomputeConfig
+from lerobot_processor_so101.precompute.perception import PrecomputeConfig
 from tests.tiny import tiny_efficientvit_fpn
 from tests.tiny_dataset import tiny_dataset
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resizing agrees with OpenCV, which is what wrote most of the world's masks."""
+"""Resizing agrees with OpenCV."""
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("source", "target"), [*SIZES, ((30, 50), (84, 84))])
-def test_ids_pick_the_pixels_opencv_picks(source, target):
+def test_ids_are_those_of_opencvs_nearest_neighbour(source, target):
     ids = torch.randint(0, 256, (2, *source), dtype=torch.uint8)
     resized = resize_ids(ids, target)
     for frame, expected in zip(resized, ids, strict=True):
@@ -27,7 +27,7 @@ def test_ids_pick_the_pixels_opencv_picks(source, target):
 
 
 @pytest.mark.parametrize(("source", "target"), SIZES)
-def test_area_averages_as_opencv_does(source, target):
+def test_area_averages_as_opencv(source, target):
     values = torch.rand(2, *source) * 255
     resized = resize_area(values, target)
     for frame, expected in zip(resized, values, strict=True):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores mean the same whatever their kind."""
+"""Scores of every kind give consistent logits, probabilities and ids."""
 
 import pytest
 import torch
 
-from lerobot_processor_so101.scores import Scores
+from lerobot_processor_so101.perception.scores import Scores
 
 NAMES = ("floor", "table", "cube", "gripper")
 
@@ -22,14 +22,14 @@ def test_softmax_of_the_logits_of_evidence_normalises_it():
     torch.testing.assert_close(scores.as_probs(), expected, atol=3e-6, rtol=0)
 
 
-def test_no_evidence_for_any_class_is_an_even_guess():
+def test_no_evidence_gives_equal_probabilities():
     scores = Scores(torch.zeros(1, 4, 2, 2), "probs", NAMES)
     assert torch.isfinite(scores.as_logits()).all()
     torch.testing.assert_close(scores.as_probs(), torch.full((1, 4, 2, 2), 0.25))
 
 
 @pytest.mark.parametrize("kind", ["logits", "log_scores"])
-def test_logits_are_left_as_they_are(kind):
+def test_logits_are_unchanged(kind):
     values = evidence().half()
     scores = Scores(values, kind, NAMES)
     torch.testing.assert_close(scores.as_logits(), values.float())
@@ -44,7 +44,7 @@ def test_ids_are_the_classes_with_most_evidence(kind):
 
 
 @pytest.mark.parametrize("size", [(12, 16), (48, 64), (7, 9)])
-def test_evidence_is_interpolated_before_the_decision(size):
+def test_evidence_is_interpolated_before_the_argmax(size):
     larger = torch.nn.functional.interpolate(evidence(), size=size, mode="bilinear", align_corners=False)
     torch.testing.assert_close(Scores(evidence(), "logits", NAMES).ids(size).long(), larger.argmax(1))
 
@@ -57,7 +57,7 @@ def test_more_than_256_classes_need_wider_ids():
     assert (ids == 299).all()
 
 
-def test_ids_come_back_exactly():
+def test_ids_are_returned_exactly():
     ids = torch.randint(0, 4, (2, 1, 12, 16))
     scores = Scores(ids, "ids", NAMES)
     torch.testing.assert_close(scores.ids(), ids[:, 0].to(torch.uint8))
@@ -87,7 +87,7 @@ def test_top_k_are_the_classes_that_cover_most():
     assert Scores(values, "probs", NAMES).top_k(9, (4, 4))[0].shape == (2, 4)
 
 
-def test_rows_are_some_of_the_pictures():
+def test_rows_are_some_of_the_images():
     scores = Scores(evidence(3), "probs", NAMES, torch.rand(3, 12, 16))
     rows = scores.rows(1, 3)
     torch.testing.assert_close(rows.values, scores.values[1:])

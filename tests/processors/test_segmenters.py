@@ -10,11 +10,11 @@ import torch.nn.functional as F
 import transformers as hf
 from PIL import Image
 
-from lerobot_processor_so101.efficientvit_fpn import CLASS_NAMES
-from lerobot_processor_so101.perception_model import cut_region, in_batches
-from lerobot_processor_so101.scores import Scores
-from lerobot_processor_so101.segmenters import make_segmenter, registry
-from lerobot_processor_so101.segmenters.huggingface import query_scores
+from lerobot_processor_so101.models import make_segmenter, registry
+from lerobot_processor_so101.models.base import crop_interpolated, run_batched
+from lerobot_processor_so101.models.efficientvit_fpn import CLASS_NAMES
+from lerobot_processor_so101.models.huggingface import query_scores
+from lerobot_processor_so101.perception.scores import Scores
 from tests import tiny
 
 MODELS = {
@@ -42,8 +42,8 @@ def segmenter(request, segmenters):
     return segmenters[request.param]
 
 
-def pictures(batch=1, size=(48, 64), seed=0):
-    """Smooth random pictures of whole 255ths, (B, 3, H, W) in [0, 1]."""
+def random_images(batch=1, size=(48, 64), seed=0):
+    """Smooth random images of multiples of 1/255, (B, 3, H, W) in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(batch, 3, 6, 8, generator=generator)
     return (F.interpolate(coarse, size=size, mode="bilinear") * 255).round() / 255
@@ -56,7 +56,7 @@ def as_pil(images):
 
 
 class Calls:
-    """Counts the calls of a model and the pictures of each."""
+    """Count the calls of a model and the images of each."""
 
     def __init__(self, segmenter, monkeypatch):
         self.batches = []
@@ -81,54 +81,54 @@ GRIDS = {
 
 def test_scores_lie_on_the_models_own_grid(segmenters):
     for name, segmenter in segmenters.items():
-        scores = segmenter(pictures(2))
+        scores = segmenter(random_images(2))
         names = CLASS_NAMES if name == "efficientvit_fpn" else tiny.LABELS
         assert scores.class_names == segmenter.class_names == names
         assert scores.kind == ("logits" if name in ("segformer", "efficientvit_fpn") else "probs")
         assert scores.values.shape == (2, len(names), *GRIDS[name])
         assert scores.values.dtype == torch.float32
         assert scores.ids((48, 64)).shape == (2, 48, 64)
-        assert scores.values.flatten(2).std(-1).min() > 1e-4, f"{name} answers a constant"
+        assert scores.values.flatten(2).std(-1).min() > 1e-4, f"{name} has a constant output"
 
 
-def test_classes_are_looked_up_by_name(segmenters):
+def test_ids_by_class_name(segmenters):
     assert segmenters["mask2former"].class_map.ids(["plate", "flask"]) == [3, 5]
     with pytest.raises(ValueError, match=r"class 'bowl'.*6 classes of .*the nearest are \['bottle'\]"):
         segmenters["mask2former"].class_map.id("bowl")
 
 
-def test_normalisation_is_that_of_the_image_processor_given_ordinary_pictures(segmenter):
-    images = pictures(2)
+def test_normalisation_is_that_of_the_image_processor_for_uint8_images(segmenter):
+    images = random_images(2)
     ordinary = segmenter.processor(images=as_pil(images), return_tensors="pt")["pixel_values"]
     ours = segmenter.prepare(images)["pixel_values"]
-    # 8-bit pictures are resized in 8 bits; ours are not. One level of 255, over a deviation of at least 0.224.
+    # uint8 images are resized as uint8; ours are not. One level of 255, over a deviation of at least 0.224.
     torch.testing.assert_close(ours, ordinary, atol=1.01 / 255 / 0.224, rtol=0)
     assert (ours - ordinary).abs().mean() < 0.5 / 255 / 0.224
 
 
 def test_without_a_resize_the_input_is_that_of_the_image_processor(tmp_path):
     segmenter = make_segmenter(tiny.tiny_mask2former(tmp_path, size=64))
-    images = pictures(2, (64, 64))
+    images = random_images(2, (64, 64))
     ordinary = segmenter.processor(images=as_pil(images), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(segmenter.prepare(images)["pixel_values"], ordinary, atol=1e-5, rtol=0)
 
 
 def test_the_layout_in_memory_does_not_matter(segmenter):
-    images = pictures(2)
+    images = random_images(2)
     strided = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     assert not strided.is_contiguous()
     torch.testing.assert_close(segmenter(strided).values, segmenter(images).values)
 
 
-def test_a_batch_is_its_pictures(segmenter):
-    images = pictures(3)
+def test_a_batch_equals_its_images(segmenter):
+    images = random_images(3)
     one_by_one = torch.cat([segmenter(image[None]).values for image in images])
     torch.testing.assert_close(segmenter(images).values, one_by_one, atol=1e-4, rtol=1e-4)
 
 
 def test_one_call_for_cameras_and_stacked_frames(segmenter, monkeypatch):
     calls = Calls(segmenter, monkeypatch)
-    top, wrist = pictures(2, seed=1), pictures(3, seed=2)
+    top, wrist = random_images(2, seed=1), random_images(3, seed=2)
     scores = segmenter.segment([top, wrist])
     windows = 2 if type(segmenter).__name__ == "SlidingWindowSegmenter" else 1
     assert calls.batches == [5 * windows]
@@ -137,7 +137,7 @@ def test_one_call_for_cameras_and_stacked_frames(segmenter, monkeypatch):
 
 
 def test_cameras_of_different_shape(segmenter, monkeypatch):
-    cameras = [pictures(2, (48, 64), 1), pictures(1, (64, 48), 2), pictures(1, (40, 40), 3)]
+    cameras = [random_images(2, (48, 64), 1), random_images(1, (64, 48), 2), random_images(1, (40, 40), 3)]
     expected = [segmenter(images).values for images in cameras]
     calls = Calls(segmenter, monkeypatch)
     scores = segmenter.segment(cameras)
@@ -146,20 +146,20 @@ def test_cameras_of_different_shape(segmenter, monkeypatch):
         torch.testing.assert_close(found.values, values, atol=1e-4, rtol=1e-4)
 
 
-def test_pictures_of_different_prepared_size_go_separately():
-    seen = []
+def test_images_of_different_prepared_size_are_separate_batches():
+    shapes = []
 
     def run(inputs):
-        seen.append(tuple(inputs["pixel_values"].shape))
+        shapes.append(tuple(inputs["pixel_values"].shape))
         return inputs["pixel_values"]
 
     batches = [torch.rand(2, 3, 4, 4), torch.rand(1, 3, 4, 8), torch.rand(3, 3, 4, 4)]
-    answers = in_batches(
-        run, lambda answer, a, b: answer[a:b], [{"pixel_values": batch} for batch in batches]
+    outputs = run_batched(
+        run, lambda output, a, b: output[a:b], [{"pixel_values": batch} for batch in batches]
     )
-    assert seen == [(5, 3, 4, 4), (1, 3, 4, 8)]
-    for answer, batch in zip(answers, batches, strict=True):
-        assert torch.equal(answer, batch)
+    assert shapes == [(5, 3, 4, 4), (1, 3, 4, 8)]
+    for output, batch in zip(outputs, batches, strict=True):
+        assert torch.equal(output, batch)
 
 
 def test_nothing_to_segment(segmenter):
@@ -177,7 +177,7 @@ def mask2former_outputs(segmenter, images):
 def test_mask2former_evidence_has_the_argmax_of_transformers(segmenters):
     """On the same enlarged masks, since transformers enlarges mask logits to 384 x 384 first."""
     segmenter = segmenters["mask2former"]
-    outputs = mask2former_outputs(segmenter, pictures(2))
+    outputs = mask2former_outputs(segmenter, random_images(2))
     expected = torch.stack(segmenter.processor.post_process_semantic_segmentation(outputs))
     masks = F.interpolate(outputs.masks_queries_logits, size=(384, 384), mode="bilinear", align_corners=False)
     ours = query_scores(outputs.class_queries_logits, masks).argmax(1)
@@ -188,7 +188,7 @@ def test_mask2former_evidence_has_the_argmax_of_transformers(segmenters):
 def test_mask2former_ids_are_those_of_transformers(tmp_path):
     """End to end: at an input of 1536 the model's own grid is the 384 x 384 that transformers enlarges to."""
     segmenter = make_segmenter(tiny.tiny_mask2former(tmp_path, size=1536))
-    images = pictures(1, (96, 128))
+    images = random_images(1, (96, 128))
     outputs = mask2former_outputs(segmenter, images)
     scores = segmenter(images)
     assert len(scores.ids().unique()) > 2
@@ -200,9 +200,9 @@ def test_mask2former_ids_are_those_of_transformers(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (40, 40), (32, 150), (37, 61)])
-def test_eomt_windows_are_merged_as_transformers_merges_them(segmenters, size):
+def test_eomt_windows_are_merged_as_in_transformers(segmenters, size):
     segmenter = segmenters["eomt"]
-    images = pictures(2, size)
+    images = random_images(2, size)
     inputs = segmenter.prepare(images)
     with torch.no_grad():
         outputs = segmenter.model(pixel_values=inputs["pixel_values"])
@@ -221,10 +221,10 @@ def test_eomt_windows_are_merged_as_transformers_merges_them(segmenters, size):
 def test_coarse_windows_are_merged_within_a_cell(tmp_path):
     """With ordinary patches masks are coarser than pixels and windows begin between cells."""
     segmenter = make_segmenter(tiny.tiny_eomt(tmp_path, patch_size=8))
-    ramp = torch.linspace(0, 1, 75)  # prepared pictures are 32 x 75, three windows of 32
+    ramp = torch.linspace(0, 1, 75)  # prepared images are 32 x 75, three windows of 32
 
     def looked_at(inputs):
-        """The ramp itself, on the grid of the masks: evidence that tells where a cell lies."""
+        """The ramp itself, on the grid of the masks: evidence that is the position of a cell."""
         cells = F.avg_pool2d(inputs["pixel_values"][:, :1], 2)
         return Scores(cells.expand(-1, 6, -1, -1), "probs", tiny.LABELS)
 
@@ -240,11 +240,11 @@ def test_coarse_windows_are_merged_within_a_cell(tmp_path):
 # Padding
 
 
-def test_padding_is_cut_off(tmp_path):
-    """A Mask2Former that pads to a fixed size sees the same picture as one that does not, on the same grid."""
+def test_padding_is_cropped(tmp_path):
+    """A Mask2Former that pads to a fixed size has the output of one that does not, on the same grid."""
     folder = tiny.tiny_mask2former(tmp_path, pad_size={"height": 96, "width": 128})
     segmenter = make_segmenter(folder)
-    images = pictures(2)
+    images = random_images(2)
     inputs = segmenter.prepare(images)
     assert inputs["pixel_values"].shape[-2:] == (96, 128)
     with torch.no_grad():
@@ -252,31 +252,31 @@ def test_padding_is_cut_off(tmp_path):
     torch.testing.assert_close(segmenter(images).values, padded[..., :16, :16], atol=1e-4, rtol=1e-3)
 
 
-def test_the_padding_of_eomt_is_cut_off(segmenters):
+def test_the_padding_of_eomt_is_cropped(segmenters):
     segmenter = segmenters["eomt_padded"]
-    images = pictures(1)
+    images = random_images(1)
     with torch.no_grad():
         padded = segmenter.score(segmenter.prepare(images)).values
     assert padded.shape[-2:] == (32, 32)
     torch.testing.assert_close(segmenter(images).values, padded[..., :24, :], atol=1e-4, rtol=1e-3)
 
 
-def test_the_middle_is_not_cut_out(tmp_path):
-    """An image processor that crops the centre would leave the scores on another picture."""
+def test_the_centre_is_not_cropped(tmp_path):
+    """An image processor that crops the centre would misalign the scores with the image."""
     segmenter = make_segmenter(tiny.tiny_efficientvit_fpn(tmp_path))
-    expected = segmenter(pictures(1)).values
+    expected = segmenter(random_images(1)).values
     segmenter.processor.do_center_crop = True
     segmenter.processor.crop_size = {"height": 32, "width": 32}
-    torch.testing.assert_close(segmenter(pictures(1)).values, expected)
+    torch.testing.assert_close(segmenter(random_images(1)).values, expected)
 
 
-def test_a_region_between_cells_is_cut_out_in_place():
+def test_a_region_between_cells_is_cropped_in_place():
     ramp = torch.arange(16.0).expand(2, 3, 8, 16)
-    cut = cut_region(ramp, (0.0, 0.1, 1.0, 0.6))
-    assert cut.shape == (2, 3, 8, 10)
+    cropped = crop_interpolated(ramp, (0.0, 0.1, 1.0, 0.6))
+    assert cropped.shape == (2, 3, 8, 10)
     step = 16 * 0.6 / 10
     expected = 16 * 0.1 + step * (torch.arange(10) + 0.5) - 0.5
-    torch.testing.assert_close(cut[0, 0, 0], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(cropped[0, 0, 0], expected, atol=1e-4, rtol=0)
 
 
 # Weights and identity
@@ -288,7 +288,7 @@ def test_half_precision_weights_work_on_the_cpu_and_keep_their_identity(tmp_path
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
     model = hf.Mask2FormerForUniversalSegmentation.from_pretrained(folder, dtype=torch.float32)
     full = make_segmenter(tiny.save(tmp_path / "full", model, half.processor, gain=None))
-    images = pictures(1)
+    images = random_images(1)
     torch.testing.assert_close(half(images).values, full(images).values)
     assert half.weights != full.weights
     assert make_segmenter(folder).identity == half.identity
@@ -316,23 +316,23 @@ def test_a_segmenter_is_frozen(segmenter):
     segmenter.train()
     assert not any(module.training for module in segmenter.modules())
     assert not any(parameter.requires_grad for parameter in segmenter.parameters())
-    images = pictures(1).requires_grad_()
+    images = random_images(1).requires_grad_()
     scores = segmenter(images)
     assert not scores.values.requires_grad
     assert not scores.values.is_inference()
 
 
-def test_disparity_comes_with_the_scores(tmp_path):
+def test_scores_contain_disparity(tmp_path):
     segmenter = make_segmenter(tiny.tiny_efficientvit_fpn(tmp_path, disparity_head=True))
-    assert segmenter.gives_disparity
-    both = segmenter.segment([pictures(2), pictures(1)])
+    assert segmenter.predicts_disparity
+    both = segmenter.segment([random_images(2), random_images(1)])
     assert [scores.disparity.shape for scores in both] == [(2, 16, 24), (1, 16, 24)]
     assert both[0].disparity_map((48, 64)).shape == (2, 48, 64)
 
 
 def test_bfloat16_autocast_changes_little(segmenter):
-    """What a GPU does, on the CPU: every model must get through autocast, with float32 answers."""
-    inputs = segmenter.prepare(pictures(1))
+    """As on a GPU, but on the CPU: every model must get through autocast, with float32 outputs."""
+    inputs = segmenter.prepare(random_images(1))
     with torch.no_grad():
         exact = segmenter.score(inputs).values
         with torch.autocast("cpu", torch.bfloat16):
@@ -357,9 +357,9 @@ def test_bfloat16_autocast_changes_little(segmenter):
         (torch.zeros(0, 3, 8, 8), "found none"),
     ],
 )
-def test_bad_pictures_are_refused(segmenters, images, match):
+def test_invalid_images_are_refused(segmenters, images, match):
     with pytest.raises(ValueError, match=match):
-        segmenters["segformer"].segment([pictures(1), images])
+        segmenters["segformer"].segment([random_images(1), images])
 
 
 def test_a_missing_folder_is_named():
@@ -386,7 +386,7 @@ def test_a_depth_model_does_not_segment(tmp_path):
         make_segmenter(tiny.tiny_depth_anything(tmp_path))
 
 
-def test_weights_of_another_task_are_refused_and_not_filled_with_random_numbers(tmp_path):
+def test_weights_of_another_task_are_refused_not_completed_randomly(tmp_path):
     with pytest.raises(ValueError, match=r"lack .* parameters of DPTForSemanticSegmentation.*another task"):
         make_segmenter(tiny.tiny_dpt(tmp_path))
 

@@ -16,23 +16,23 @@ from torchvision import tv_tensors
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, EvalPrediction
 
 from lerobot_processor_so101 import depth_to_disparity
-from lerobot_processor_so101.efficientvit_fpn import CLASS_NAMES
-from lerobot_processor_so101.training.augment import make_augmentation
-from lerobot_processor_so101.training.config import TrainConfig
-from lerobot_processor_so101.training.data import (
+from lerobot_processor_so101.models.efficientvit_fpn import CLASS_NAMES
+from lerobot_processor_so101.segmenter_training.augment import make_augmentation
+from lerobot_processor_so101.segmenter_training.config import TrainConfig
+from lerobot_processor_so101.segmenter_training.data import (
     FrameDataset,
     Frames,
     class_table,
     load_frames,
     split_by_recording,
 )
-from lerobot_processor_so101.training.metrics import (
+from lerobot_processor_so101.segmenter_training.metrics import (
     ValidationMetrics,
     full_size_predictions,
     mean_disparity_error,
 )
-from lerobot_processor_so101.training.sources import FrameInfo, open_source, recording_of
-from lerobot_processor_so101.training.train import train
+from lerobot_processor_so101.segmenter_training.sources import FrameInfo, open_source, recording_of
+from lerobot_processor_so101.segmenter_training.train import train
 
 SIZE = (32, 48)
 
@@ -47,12 +47,12 @@ def blobs(seed: int) -> np.ndarray:
 
 
 def coloured(ids: np.ndarray) -> np.ndarray:
-    """A picture whose red tells the class."""
+    """An image whose red encodes the class."""
     return np.stack([ids * 60, 255 - ids * 60, np.zeros_like(ids)], -1).astype(np.uint8)
 
 
 def make_folder(folder: Path, recordings: int = 4, frames: int = 2) -> Path:
-    """A folder as so101-masks leaves it."""
+    """A folder as so101-masks writes it."""
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     for recording in range(recordings):
@@ -72,9 +72,12 @@ def folder(tmp_path_factory) -> Path:
 def dataset(tmp_path_factory) -> Path:
     """A LeRobotDataset of two episodes and two cameras, with ids and depth."""
     root = tmp_path_factory.mktemp("data") / "demos"
-    pictures = {f"{camera}{kind}": (*SIZE, channels) for camera in ("top", "wrist")
-                for kind, channels in (("", 3), ("_seg", 1), ("_depth", 1))}  # fmt: skip
-    features = hw_to_dataset_features(pictures, "observation", use_video=False)
+    images = {
+        f"{camera}{kind}": (*SIZE, channels)
+        for camera in ("top", "wrist")
+        for kind, channels in (("", 3), ("_seg", 1), ("_depth", 1))
+    }
+    features = hw_to_dataset_features(images, "observation", use_video=False)
     data = LeRobotDataset.create("local/demos", 30, features, root=root, use_videos=False)
     for episode in range(2):
         for tick in range(3):
@@ -101,7 +104,7 @@ def load(path: Path, cache: Path, disparity: bool = False, **options) -> Frames:
     return load_frames([source], options.pop("size", SIZE), [table], disparity, cache)
 
 
-# --- reading --------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_read_exactly(folder, tmp_path):
@@ -198,7 +201,7 @@ def test_frames_are_decoded_once(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "images" / "demo1_00001.png").unlink(), r"demo1_00001\.png: found no picture"),
+        (lambda d: (d / "images" / "demo1_00001.png").unlink(), r"demo1_00001\.png: found no demo1_00001"),
         (
             lambda d: Image.new("L", (9, 9)).save(d / "masks" / "demo1_00001.png"),
             r"demo1_00001\.png: found 9x9",
@@ -223,7 +226,7 @@ def _halve(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_a_full_disk_is_told_before_anything_is_written(folder, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
     with pytest.raises(OSError, match=r"0\.0 GB free"):
@@ -244,7 +247,7 @@ def test_depth_and_ids_that_are_missing_are_named(folder, dataset, tmp_path):
         open_source(root)
 
 
-# --- split ----------------------------------------------------------------------------------------------------
+# --- split --------------------------------------------------------------------------------------------------
 
 
 def infos(*recordings: tuple[str, str], frames: int = 3) -> list[FrameInfo]:
@@ -276,11 +279,11 @@ def test_one_recording_cannot_be_split():
         split_by_recording(infos(("demo0", "x")), 0.15, seed=0)
 
 
-# --- augmentation ---------------------------------------------------------------------------------------------
+# --- augmentation -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["full", "upright", "flips"])
-def test_picture_mask_and_disparity_stay_aligned(name):
+def test_image_mask_and_disparity_stay_aligned(name):
     mask = np.zeros((80, 120), np.uint8)
     mask[10:60, 20:50] = 1
     mask[30:40, 60:110] = 1
@@ -295,10 +298,9 @@ def test_picture_mask_and_disparity_stay_aligned(name):
                 "disparity_labels": tv_tensors.Mask(torch.from_numpy(mask * 0.5)),
             }
         )
-        seen = sample["pixel_values"].float().mean(0) > 110  # jitter moves black and white, but not past this
-        assert (
-            seen == (sample["labels"] == 1)
-        ).float().mean() > 0.97  # edges are smoothed in the picture only
+        # Jitter changes black and white by less than this; only the image's edges are smoothed.
+        bright = sample["pixel_values"].float().mean(0) > 110
+        assert (bright == (sample["labels"] == 1)).float().mean() > 0.97
         torch.testing.assert_close(sample["disparity_labels"], sample["labels"] * 0.5, check_dtype=False)
         moved |= not bool((sample["labels"].numpy() == mask).all())
     assert moved
@@ -309,12 +311,12 @@ def test_upright_never_mirrors():
     mask[:, 30:], mask[32:] = 1, 2
     augment = make_augmentation("upright", (40, 40))
     for _ in range(20):
-        seen = augment({"x": tv_tensors.Image(torch.zeros(3, 40, 40)), "y": tv_tensors.Mask(mask)})["y"]
-        assert (seen == 1).nonzero()[:, 1].float().mean() > 20
-        assert (seen == 2).nonzero()[:, 0].float().mean() > 20
+        moved = augment({"x": tv_tensors.Image(torch.zeros(3, 40, 40)), "y": tv_tensors.Mask(mask)})["y"]
+        assert (moved == 1).nonzero()[:, 1].float().mean() > 20
+        assert (moved == 2).nonzero()[:, 0].float().mean() > 20
 
 
-def test_disparity_is_stretched_to_what_is_in_view(dataset, tmp_path):
+def test_disparity_is_normalised_over_the_visible_part(dataset, tmp_path):
     frames = load(dataset, tmp_path, disparity=True)
     rows = range(len(frames.infos))
     torch.manual_seed(0)
@@ -326,23 +328,25 @@ def test_disparity_is_stretched_to_what_is_in_view(dataset, tmp_path):
     assert sample["pixel_values"].dtype == torch.float32
 
 
-# --- measuring ------------------------------------------------------------------------------------------------
+# --- measuring ----------------------------------------------------------------------------------------------
 
 
 def test_metrics_are_those_of_all_batches_together():
     rng = np.random.default_rng(0)
     names = ["zero", "one", "two", "never"]
-    truth, answer = rng.integers(0, 3, (6, 8, 8)), rng.integers(0, 4, (6, 8, 8))
+    truth, predicted = rng.integers(0, 3, (6, 8, 8)), rng.integers(0, 4, (6, 8, 8))
     disparity, guess = rng.random((2, 6, 8, 8)).astype(np.float32)
     measure = ValidationMetrics(names)
     for _ in range(2):  # the second epoch begins anew
         for batch in (slice(0, 4), slice(4, 6)):
             prediction = EvalPrediction(
-                tuple(torch.from_numpy(a[batch]) for a in (answer, guess)),
+                tuple(torch.from_numpy(a[batch]) for a in (predicted, guess)),
                 tuple(torch.from_numpy(a[batch]) for a in (truth, disparity)),
             )
             result = measure(prediction, compute_result=batch.stop == 6)
-    expected = [((truth == c) & (answer == c)).sum() / ((truth == c) | (answer == c)).sum() for c in range(3)]
+    expected = [
+        ((truth == c) & (predicted == c)).sum() / ((truth == c) | (predicted == c)).sum() for c in range(3)
+    ]
     assert [result[f"iou_{name}"] for name in names[:3]] == pytest.approx(expected)
     assert np.isnan(result["iou_never"])
     assert result["iou"] == pytest.approx(np.mean(expected))
@@ -368,7 +372,7 @@ def test_the_plain_disparity_is_the_mean_of_each_camera():
     )
 
 
-# --- training -------------------------------------------------------------------------------------------------
+# --- training -----------------------------------------------------------------------------------------------
 
 
 def config(data: Path, output: Path, **options) -> TrainConfig:
@@ -401,25 +405,25 @@ def test_best_weights_load_offline_and_reach_the_reported_iou(trained, dataset, 
     frames = load(dataset, tmp_path)
     rows = [i for i, info in enumerate(frames.infos) if info.recording in result["recordings"]["validation"]]
     assert len(rows) == result["frames"]["validation"] == 6
-    answers = []
+    predictions = []
     with torch.no_grad():
         for row in rows:
             inputs = processor(images=frames.images[row].copy(), return_tensors="pt")
             logits = model(**inputs).logits
-            answers.append(
+            predictions.append(
                 full_size_predictions(logits, torch.from_numpy(frames.masks[row].copy())[None])[0][0].numpy()
             )
-    answer, truth = np.stack(answers), frames.masks[rows]
+    predicted, truth = np.stack(predictions), frames.masks[rows]
     for class_id, name in model.config.id2label.items():
         if class_id in truth:
-            either = (answer == class_id) | (truth == class_id)
-            expected = ((answer == class_id) & (truth == class_id)).sum() / either.sum()
+            either = (predicted == class_id) | (truth == class_id)
+            expected = ((predicted == class_id) & (truth == class_id)).sum() / either.sum()
             assert result["classes_iou"][name] == pytest.approx(expected, abs=1e-3)
         else:
             assert result["classes_iou"][name] is None
 
 
-def test_metrics_say_how_they_came_about(trained):
+def test_metrics_contain_seed_command_and_recordings(trained):
     result = json.loads((trained / "metrics.json").read_text())
     assert set(result["recordings"]["training"]) & set(result["recordings"]["validation"]) == set()
     assert result["seed"] == 42
@@ -471,7 +475,7 @@ def test_a_finished_or_other_training_is_left_as_it_is(trained, dataset, tmp_pat
         ({"workers": -1}, "--workers"),
     ],
 )
-def test_options_that_cannot_be_are_named(folder, tmp_path, options, message):
+def test_invalid_options_are_named(folder, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         train(config(folder, tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doctor: what is wrong gets a line with its fix, and nothing stops the page."""
+"""`so101-doctor`: each finding is a line with its fix, and a check that fails does not stop the others."""
 
 import json
 import sys
@@ -8,31 +8,31 @@ from types import SimpleNamespace
 import pytest
 
 from lerobot_robot_so101 import doctor
-from lerobot_robot_so101.doctor import DoctorConfig, Finding, page
+from lerobot_robot_so101.doctor import DoctorConfig, Finding, report
 
 
 def findings(check, **options):
     return list(check(DoctorConfig(**options)))
 
 
-def test_a_page_has_a_line_for_each_thing_and_one_for_each_fix():
-    lines = page([Finding("python", "3.12"), Finding("serial", "/dev/x", "do this")]).splitlines()
+def test_the_report_has_a_line_for_each_finding_and_each_fix():
+    lines = report([Finding("python", "3.12"), Finding("serial", "/dev/x", "do this")]).splitlines()
     assert lines == ["ok   python  3.12", "fix  serial  /dev/x", "             -> do this"]
 
 
-def test_a_check_that_fails_is_a_line(monkeypatch):
+def test_a_check_that_raises_is_a_finding(monkeypatch):
     def broken(config):
         raise OSError("no such thing")
         yield
 
     monkeypatch.setattr(doctor, "CHECKS", (broken, doctor.disk))
     monkeypatch.setattr(doctor.importlib.metadata, "entry_points", lambda group: [])
-    first, second = doctor.examine(DoctorConfig())
-    assert first == Finding("broken", "not found out", "OSError: no such thing")
+    first, second = doctor.run_checks(DoctorConfig())
+    assert first == Finding("broken", "the check failed", "OSError: no such thing")
     assert second.what == "disk"
 
 
-def test_plugins_that_lerobot_passes_by_or_cannot_import_are_named(monkeypatch):
+def test_plugins_that_lerobot_does_not_discover_or_cannot_import_are_named(monkeypatch):
     names = ["lerobot_policy_hlrp", "lerobot-policy-dashed", "lerobot_robot_absent", "numpy"]
     found = [SimpleNamespace(metadata={"Name": name}) for name in names]
     monkeypatch.setattr(doctor.importlib.metadata, "distributions", lambda: found)
@@ -43,7 +43,7 @@ def test_plugins_that_lerobot_passes_by_or_cannot_import_are_named(monkeypatch):
     assert "ModuleNotFoundError" in absent.fix
 
 
-def test_a_port_that_is_not_there_or_not_ours(tmp_path, monkeypatch):
+def test_a_port_that_is_missing_or_forbidden(tmp_path, monkeypatch):
     (absent,) = findings(doctor.serial_ports, port=str(tmp_path / "ttyACM0"))
     assert "lerobot-find-port" in absent.fix
     port = tmp_path / "ttyACM1"
@@ -89,7 +89,7 @@ def test_calibration_is_missing_narrow_or_good(calibrations):
     assert not good.fix
 
 
-def test_a_dataset_tells_its_units(tmp_path, calibrations):
+def test_units_of_a_dataset_are_inferred(tmp_path, calibrations):
     (absent,) = findings(doctor.units, root=tmp_path)
     assert "meta/stats.json" in absent.fix
     (tmp_path / "meta").mkdir()
@@ -102,15 +102,15 @@ def test_a_dataset_tells_its_units(tmp_path, calibrations):
         return found
 
     assert units(-100 * step, 200 * step)[1:] == ("degrees", "")
-    assert units(-1.234, 5.678).found == "degrees or -100..100: its numbers do not tell"
+    assert units(-1.234, 5.678).found == "unknown units: degrees or -100..100"
     percent = units(-100.5 * 200 / 4095, 5.5 * 200 / 4095)
     assert "--robot.use_degrees=false" in percent.fix
     write_calibration(calibrations)
     assert "shoulder_pan" in units(-100.5 * step, 200 * step, id="arm").fix
-    assert "with the calibration of arm" in units(-100 * step, 200 * step, id="arm").found
+    assert "consistent with the calibration of arm" in units(-100 * step, 200 * step, id="arm").found
 
 
-def test_the_command_says_by_its_exit_whether_there_is_something_to_do(monkeypatch, capsys):
+def test_the_exit_code_is_1_if_a_finding_has_a_fix(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["so101-doctor", "--cameras=false"])
     monkeypatch.setattr(doctor, "CHECKS", (lambda config: iter([Finding("a", "b")]),))
     monkeypatch.setattr(doctor.importlib.metadata, "entry_points", lambda group: [])
@@ -124,10 +124,10 @@ def test_the_command_says_by_its_exit_whether_there_is_something_to_do(monkeypat
     assert "-> c" in capsys.readouterr().out
 
 
-def test_the_workbench_has_a_line_of_its_own():
-    from lerobot_env_so101_workbench.doctor_line import rendering
+def test_the_workbench_adds_its_own_check():
+    from lerobot_env_so101_workbench.sim.rendering import doctor_check
 
-    (line,) = rendering(DoctorConfig())
+    (line,) = doctor_check(DoctorConfig())
     what, found, fix = Finding(*line)
     assert what == "rendering"
     assert bool(fix) == (found == "the ray-caster")

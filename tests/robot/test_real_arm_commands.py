@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of docs/real_arm.md, one after the other: from new servos to an evaluation, on two emulated arms.
+"""The commands of docs/real_arm.md in order, from new servos to an evaluation, on two emulated arms.
 
-The arms run as a process of their own, as `so101-virtual-arm` in another terminal does; LeRobot's commands are called by
-their main functions with the words of a command line.
+The arms run in a process of their own, as `so101-virtual-arm` does. LeRobot's commands are called through
+their main functions, in this process, because importing LeRobot takes longer than most of them.
 """
 
 import builtins
@@ -22,24 +22,27 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.motors import motors_bus
 from lerobot.motors.feetech import feetech
 
-from lerobot_env_so101_workbench import arm
 from lerobot_env_so101_workbench.camera import SO101VirtualCamera
-from lerobot_env_so101_workbench.virtual_calibration import FOLLOWER, LEADER, calibration_file
-from lerobot_robot_so101 import human_operator
+from lerobot_env_so101_workbench.sim import servos
+from lerobot_env_so101_workbench.virtual_arm.calibration import FOLLOWER, LEADER, calibration_file
+from lerobot_processor_so101 import arm
+from lerobot_robot_so101.real_env import operator as human_operator
 
 ID = "from-new-servos"
 SIZE = "width: 32, height: 24, fps: 30"
-# A hand that hurries: 20 s of moving joints through their ranges would be most of this test.
+COMMANDS = ("setup_motors", "calibrate", "teleoperate", "record", "replay", "train", "rollout", "eval")
+# Joints move fast through their ranges, which takes 20 s for each arm by default, but rest at the ends until
+# LeRobot has read them, also on a busy machine.
 ARMS = """
-from lerobot_env_so101_workbench import virtual_arm_console, virtual_joints
-virtual_joints._HAND_SPEED *= 6
-virtual_joints._HAND_PAUSE /= 2
-virtual_arm_console.main()
+from lerobot_env_so101_workbench.virtual_arm import console, joints
+joints._HAND_SPEED *= 12
+joints._HAND_PAUSE = 0.3
+console.main()
 """
 
 
 class Arms:
-    """Two emulated arms in a process of their own, and the person who types there."""
+    """Two emulated arms in a process of their own, and its console."""
 
     def __init__(self, folder):
         self.follower, self.leader = folder / "follower", folder / "leader"
@@ -54,29 +57,30 @@ class Arms:
             env={**os.environ, "MUJOCO_GL": "disable"},
         )
         self._lines = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._read_output, daemon=True).start()
+        for name in COMMANDS:  # LeRobot is imported while the process imports the workbench
+            importlib.import_module(f"lerobot.scripts.lerobot_{name}")
         self.wait_for("Type")
 
-    def _listen(self):
+    def _read_output(self):
         for line in self._process.stdout:
             self._lines.put(line.strip())
 
-    def says(self, words):
-        """Whether it has said this meanwhile."""
+    def has_printed(self, text):
+        """Whether it has printed a line that contains this since the last call."""
         with contextlib.suppress(queue.Empty):
-            while words not in self._lines.get_nowait():
+            while text not in self._lines.get_nowait():
                 pass
             return True
         return False
 
-    def wait_for(self, *words):
-        """Wait until it says one of these."""
-        while not (line := self._lines.get(timeout=120)).startswith(words):
+    def wait_for(self, *beginnings):
+        """Wait until it prints a line with one of these beginnings."""
+        while not self._lines.get(timeout=120).startswith(beginnings):
             pass
-        return line
 
     def do(self, line):
-        """Type a line, and wait for its answer."""
+        """Type a command, and wait for its reply."""
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
         self.wait_for("ok", "On the cable")
@@ -86,36 +90,45 @@ class Arms:
         self._process.communicate()
 
 
-@pytest.fixture
-def arms(tmp_path, monkeypatch):
-    """The arms; driver and cameras wait for a busy machine, and signals are heard by who heard them before."""
+def wait_for_replies(monkeypatch, seconds):
+    """Set how long the driver waits for a reply; its 50 ms are too short on a busy machine."""
 
     def set_timeout(self, packet_length):
         self.packet_start_time = self.getCurrentTime()
-        self.packet_timeout = 2000
+        self.packet_timeout = 1000 * seconds
 
     monkeypatch.setattr(feetech, "patch_setPacketTimeout", set_timeout)
-    look = SO101VirtualCamera.read_latest
-    monkeypatch.setattr(SO101VirtualCamera, "read_latest", lambda camera: look(camera, max_age_ms=60_000))
-    heard = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    running = Arms(tmp_path)
-    yield running
-    running.close()
-    for name, handler in heard.items():
+
+
+@pytest.fixture
+def arms(tmp_path, monkeypatch):
+    """The arms; driver and cameras have long timeouts for a busy machine. Signal handlers are restored."""
+
+    wait_for_replies(monkeypatch, seconds=2)
+    read_latest = SO101VirtualCamera.read_latest
+    monkeypatch.setattr(
+        SO101VirtualCamera, "read_latest", lambda camera: read_latest(camera, max_age_ms=60_000)
+    )
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    arms = Arms(tmp_path)
+    yield arms
+    arms.close()
+    for name, handler in handlers.items():
         signal.signal(name, handler)
 
 
 @pytest.fixture
 def run(monkeypatch):
-    """`run("lerobot-record", "--robot.type=...", ...)`: the command."""
+    """`run("lerobot-record", "--robot.type=...", ...)`: run a command in this process."""
 
-    def command(name, *words):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+    def command(name, *options):
+        monkeypatch.setattr(sys, "argv", [name, *options])
         importlib.import_module(f"lerobot.scripts.{name.replace('-', '_')}").main()
 
     return command
 
 
+@pytest.mark.slow
 def test_from_new_servos_to_an_evaluation(arms, run, tmp_path, monkeypatch):
     follower = ("--robot.type=so101_guarded", f"--robot.port={arms.follower}", f"--robot.id={ID}")
     leader = ("--teleop.type=so101_leader", f"--teleop.port={arms.leader}", f"--teleop.id={ID}")
@@ -131,8 +144,8 @@ def test_from_new_servos_to_an_evaluation(arms, run, tmp_path, monkeypatch):
     for folder in (FOLLOWER, LEADER):
         found = json.loads(calibration_file(folder, ID).read_text())
         for number, joint in enumerate(arm.JOINTS):
-            if joint != "wrist_roll":  # which LeRobot takes for a full turn
-                turned = (found[joint]["range_max"] - found[joint]["range_min"]) * arm.ENCODER_STEP
+            if joint != "wrist_roll":  # LeRobot takes a full turn as its range
+                turned = (found[joint]["range_max"] - found[joint]["range_min"]) * servos.ENCODER_STEP
                 assert turned == pytest.approx(arm.UPPER[number] - arm.LOWER[number], abs=0.03), joint
 
     arms.do("leader release")
@@ -170,63 +183,70 @@ def test_from_new_servos_to_an_evaluation(arms, run, tmp_path, monkeypatch):
 
 def set_up_motors(run, arms, device, side, monkeypatch):
     """Attach the motors that LeRobot asks for, one at a time, and in the end all."""
-    asked = []
+    attached = []
 
-    def connect_it(prompt):
-        asked.append(prompt.split("'")[1])
-        arms.do(f"{side} attach {asked[-1]}")
+    def attach(prompt):
+        attached.append(prompt.split("'")[1])
+        arms.do(f"{side} attach {attached[-1]}")
 
-    monkeypatch.setattr(builtins, "input", connect_it)
+    monkeypatch.setattr(builtins, "input", attach)
+    wait_for_replies(
+        monkeypatch, seconds=0.3
+    )  # at its end LeRobot waits for the motors that are not attached
     run("lerobot-setup-motors", *device)
-    assert asked == list(reversed(arm.JOINTS))
+    wait_for_replies(monkeypatch, seconds=2)
+    assert attached == list(reversed(arm.JOINTS))
     arms.do(f"{side} attach all")
 
 
 def calibrate(run, arms, device, side, monkeypatch):
-    """Do with the arm what LeRobot asks for."""
+    """Move the arm as LeRobot asks for."""
     begun = []
 
-    def bring_to_the_middle(prompt):
+    def move_to_the_middle(prompt):
         assert "middle of its range" in prompt
         arms.do(f"{side} middle")
-        arms.wait_for("so101-virtual-arm: the limp joints are there")
+        arms.wait_for("so101-virtual-arm: joints without torque are held")
 
     def moved_through_ranges():
         if not begun:
-            begun.append(arms.do(f"{side} ranges"))
-        return arms.says("been through their ranges")
+            arms.do(f"{side} ranges")
+            begun.append(True)
+        return arms.has_printed("through their ranges")
 
-    monkeypatch.setattr(builtins, "input", bring_to_the_middle)
+    monkeypatch.setattr(builtins, "input", move_to_the_middle)
     monkeypatch.setattr(motors_bus, "enter_pressed", moved_through_ranges)
     run("lerobot-calibrate", *device)
 
 
 def check_recording(root):
-    """Three episodes in which the arm follows its leader, seen by two cameras."""
+    """Check that the arm follows its leader in three episodes, and that both cameras have images."""
     recorded = LeRobotDataset("local/virtual", root=root)
     rows = recorded.hf_dataset.with_format("numpy")
-    told, seen = np.stack(rows["action"]), np.stack(rows["observation.state"])
+    actions, states = np.stack(rows["action"]), np.stack(rows["observation.state"])
     assert set(rows["episode_index"]) == {0, 1, 2}
-    assert np.abs(told - seen)[:, :5].mean() < 15  # deg; the leader moves on while the arm follows
-    assert np.ptp(seen, axis=0).max() > 0.5
+    assert np.abs(actions - states)[:, :5].mean() < 15  # deg; the leader moves on while the arm follows
+    assert np.ptp(states, axis=0).max() > 0.5
     for camera in ("top", "wrist"):
-        picture = recorded[0][f"observation.images.{camera}"]
-        assert picture.shape == (3, 24, 32)
-        assert picture.std() > 0.02  # something can be seen
+        image = recorded[0][f"observation.images.{camera}"]
+        assert image.shape == (3, 24, 32)
+        assert image.std() > 0.02  # not uniform
 
 
 def evaluate(run, checkpoint, robot, folder, monkeypatch):
-    """Have one start laid out, and call what came of it a success."""
-    start = {"name": "s0", "description": "cube at 25 cm", "instruction": "Lift the cube."}
-    (folder / "starts.json").write_text(json.dumps([start]))
+    """Evaluate one initial state, and judge it a success."""
+    state = {"name": "s0", "description": "cube at 25 cm", "instruction": "Lift the cube."}
+    (folder / "starts.json").write_text(json.dumps([state]))
     answers = ["", "y"]
     monkeypatch.setattr(
-        human_operator.Operator.__init__, "__defaults__", (lambda words: answers.pop(0), lambda heard: None)
+        human_operator.Operator.__init__,
+        "__defaults__",
+        (lambda question: answers.pop(0), lambda on_key: None),
     )
     files = (f"--env.starts={folder}/starts.json", f"--env.results={folder}/results.jsonl")
     times = ("--env.episode_time_s=1", "--env.home_time_s=0.5")
     length = ("--eval.n_episodes=1", "--eval.batch_size=1", "--eval.use_async_envs=false")
-    robot = [f"--env.{word.removeprefix('--')}" for word in robot]
+    robot = [f"--env.{option.removeprefix('--')}" for option in robot]
     output = f"--output_dir={folder}/evaluated"
     run("lerobot-eval", *checkpoint, "--env.type=so101_real", *robot, *files, *times, *length, output)
     (result,) = map(json.loads, (folder / "results.jsonl").read_text().splitlines())

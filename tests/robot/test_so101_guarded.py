@@ -1,87 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guarded follower on emulated servos with the real physics: what reaches them, and what a fault is called."""
+"""The guarded follower on emulated servos: the goals that reach them, and how faults are reported."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from lerobot.motors.feetech import feetech
 from lerobot.robots import make_robot_from_config
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
-from lerobot_env_so101_workbench import virtual_bus, virtual_calibration
-from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
-from lerobot_processor_so101.guard import JOINTS, Guard, GuardLimits, reach
-from lerobot_robot_so101 import SO101GuardedConfig, doctor, patient_bus, so101_guarded
+from lerobot_env_so101_workbench.virtual_arm import bus as virtual_bus
+from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArmConfig
+from lerobot_processor_so101 import arm
+from lerobot_processor_so101.arm import JOINTS
+from lerobot_processor_so101.guard import GuardLimits, reach
+from lerobot_robot_so101 import SO101GuardedConfig, bus as retrying_bus, doctor, so101_guarded
 
 TICK = 1 / 30
-HOME = dict(zip(JOINTS, [0.0, -80.0, 30.0, 85.0, -90.0, 50.0], strict=True))
-
-
-class Clock:
-    """Time that passes when told."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch):
-    """The driver's 50 ms are short on a busy machine: wait for 2 s."""
-
-    def set_timeout(self, packet_length):
-        self.packet_start_time = self.getCurrentTime()
-        self.packet_timeout = 2000
-
-    monkeypatch.setattr(feetech, "patch_setPacketTimeout", set_timeout)
-
-
-@pytest.fixture
-def virtual_arm(tmp_path, monkeypatch):
-    """An arm whose time passes in `advance` only."""
-    from lerobot.robots import robot
-
-    for module in (robot, virtual_calibration):
-        monkeypatch.setattr(module, "HF_LEROBOT_CALIBRATION", tmp_path / "calibration")
-    arm = VirtualArm(VirtualArmConfig(leader="none", follower_port=tmp_path / "follower"))
-    arm.plug_in()
-    yield arm
-    arm.close()
-
-
-@pytest.fixture
-def connect(virtual_arm):
-    """`connect(...)`: the guarded robot on the port of the arm; its guard's clock is told the time."""
-    robots = []
-
-    def make(**options):
-        port = str(virtual_arm.follower.bus.port)
-        robot = make_robot_from_config(SO101GuardedConfig(port=port, id="virtual", **options))
-        robots.append(robot)
-        robot.connect()
-        clock = Clock()
-        standing = robot.guard._last.joints
-        robot.guard = Guard(robot.limits, clock)
-        robot.guard.stand(standing)
-        return robot, clock
-
-    yield make
-    for robot in robots:
-        if robot.is_connected:
-            robot.disconnect()
+HOME = dict(zip(JOINTS, arm.HOME.tolist(), strict=True))
 
 
 def goals(robot, virtual_arm) -> np.ndarray:
-    """What the servos are told, (6,) in encoder steps."""
-    robot.bus.ping("gripper")  # commands have no answer; this one's comes after them
+    """Goals of the servos, (6,) in encoder steps."""
+    robot.bus.ping("gripper")  # commands have no reply; that to a ping comes after them
     return np.array([servo.get("Goal_Position") for servo in virtual_arm.follower.bus.servos])
 
 
 def degrees(robot, steps) -> np.ndarray:
-    """(6,) in degrees and percent, by the robot's calibration."""
+    """Encoder steps (6,) in degrees and percent, by the robot's calibration."""
     found = [robot.calibration[joint] for joint in JOINTS]
     middles = np.array([(joint.range_min + joint.range_max) / 2 for joint in found])
     made = (steps - middles) * 360 / 4095
@@ -93,7 +42,7 @@ def command(**changes) -> dict:
     return {f"{joint}.pos": value for joint, value in {**HOME, **changes}.items()}
 
 
-def test_nothing_leaps_when_it_connects(virtual_arm, connect):
+def test_connecting_moves_nothing(virtual_arm, connect):
     before = virtual_arm.world.joints()
     for servo in virtual_arm.follower.bus.servos:
         servo.set("Goal_Position", 1000)
@@ -107,7 +56,7 @@ def test_adversarial_commands_reach_the_servos_within_all_limits(virtual_arm, co
     limits = GuardLimits(velocity=90, acceleration=900, gripper_velocity=200, table=0.02)
     robot, clock = connect(limits=limits)
     rng = np.random.default_rng(0)
-    limits, told, step = robot.limits, degrees(robot, goals(robot, virtual_arm)), 0.09  # of an encoder
+    limits, last, step = robot.limits, degrees(robot, goals(robot, virtual_arm)), 0.09  # of an encoder
     for number in range(200):
         clock.now += TICK
         match number % 5:
@@ -126,13 +75,13 @@ def test_adversarial_commands_reach_the_servos_within_all_limits(virtual_arm, co
         new = degrees(robot, goals(robot, virtual_arm))
         assert (new >= np.array(limits.lower) - step).all()
         assert (new <= np.array(limits.upper) + step).all()
-        assert (np.abs(new - told) <= limits.velocities * TICK + 2 * step).all()
+        assert (np.abs(new - last) <= limits.velocities * TICK + 2 * step).all()
         assert reach(new[None])[1][0] > 0.02 - 0.002
-        told = new
+        last = new
     assert set(robot.guard.counts) >= {"hold", "clamp", "velocity", "joint range", "no six finite positions"}
 
 
-def test_the_stock_follower_sends_what_the_guard_would_not(virtual_arm):
+def test_the_stock_follower_sends_what_the_guard_limits(virtual_arm):
     robot = SO101Follower(SO101FollowerConfig(port=str(virtual_arm.follower.bus.port), id="virtual"))
     robot.connect()
     before = degrees(robot, goals(robot, virtual_arm))
@@ -151,7 +100,7 @@ def test_the_stock_follower_sends_what_the_guard_would_not(virtual_arm):
         command(elbow_flex=1j),
     ],
 )
-def test_what_is_no_number_holds(virtual_arm, connect, action):
+def test_a_command_without_six_numbers_holds(virtual_arm, connect, action):
     robot, clock = connect()
     before = goals(robot, virtual_arm)
     clock.now += TICK
@@ -160,7 +109,7 @@ def test_what_is_no_number_holds(virtual_arm, connect, action):
     assert robot.guard.counts["no six finite positions"] == 1
 
 
-def test_both_units_mean_the_same(virtual_arm, connect):
+def test_degrees_and_percent_give_the_same_goals(virtual_arm, connect):
     robot, clock = connect()
     clock.now += TICK
     robot.send_action(command(shoulder_pan=2.0))
@@ -187,26 +136,26 @@ def test_limits_stay_within_the_calibration(virtual_arm, connect, use_degrees):
     assert robot.limits.upper[5] == 100
 
 
-def test_a_silent_servo_is_named(virtual_arm, connect, monkeypatch):
+def test_a_silent_servo_is_named(virtual_arm, connect):
     robot, _ = connect(num_read_retries=0)
     robot.get_observation()
-    monkeypatch.setattr(feetech, "patch_setPacketTimeout", _short)
+    limit_waiting(robot, 0.3)
     virtual_arm.follower.faults.silence("elbow_flex")
-    with pytest.raises(ConnectionError, match=r"no answer from elbow_flex \(id 3\)"):
+    with pytest.raises(ConnectionError, match=r"no reply from elbow_flex \(id 3\)"):
         robot.get_observation()
     virtual_arm.follower.faults.clear()
 
 
-def test_a_servo_that_complains_is_not_called_silent(virtual_arm, connect):
+def test_a_servo_with_an_error_status_is_not_reported_as_silent(virtual_arm, connect):
     robot, _ = connect()
-    hurry(robot, 0.3)
+    limit_waiting(robot, 0.3)
     gripper = virtual_arm.follower.bus.servo("gripper")
     gripper.temperature = 90
     virtual_arm.advance(0.05)
     assert gripper.get("Status") == 4
     assert robot.bus.ping("gripper") == 777
     virtual_arm.follower.faults.silence("elbow_flex")
-    with pytest.raises(ConnectionError, match=r"no answer from elbow_flex \(id 3\)\. "):
+    with pytest.raises(ConnectionError, match=r"no reply from elbow_flex \(id 3\)\. "):
         robot.get_observation()
     virtual_arm.follower.faults.clear()
     robot.bus.disconnect(disable_torque=False)
@@ -217,15 +166,10 @@ def test_a_servo_that_complains_is_not_called_silent(virtual_arm, connect):
     assert last.fix
 
 
-def hurry(robot, seconds):
-    """From now on the driver waits for answers no longer than that."""
+def limit_waiting(robot, seconds):
+    """Limit how long the driver waits for replies from now on."""
     port = robot.bus.port_handler
     port.setPacketTimeout = lambda _: port.setPacketTimeoutMillis(1000 * seconds)
-
-
-def _short(self, packet_length):
-    self.packet_start_time = self.getCurrentTime()
-    self.packet_timeout = 100
 
 
 def test_lost_torque_is_named(virtual_arm, connect):
@@ -237,42 +181,40 @@ def test_lost_torque_is_named(virtual_arm, connect):
         robot.get_observation()
 
 
-def test_a_pulled_cable_ends_in_a_sentence_and_lets_go(virtual_arm, connect, monkeypatch, caplog):
+def test_an_unplugged_cable_raises_one_line_and_disconnects(virtual_arm, connect, caplog):
     robot, _ = connect(num_read_retries=0)
-    monkeypatch.setattr(feetech, "patch_setPacketTimeout", _short)
-    virtual_arm.follower.bus.pull_cable()
-    with pytest.raises(ConnectionError, match=r"so101_guarded: .*(is gone|no answer from)"):
+    limit_waiting(robot, 0.3)
+    virtual_arm.follower.bus.unplug()
+    with pytest.raises(ConnectionError, match=r"so101_guarded: .*(is gone|no reply from)"):
         robot.get_observation()
     robot.disconnect()
     assert not robot.is_connected
 
 
-def test_answers_that_are_lost_now_and_then_are_no_fault(virtual_arm, connect, monkeypatch):
+def test_replies_that_are_lost_now_and_then_are_no_fault(virtual_arm, connect):
     robot, _ = connect(torque_check_s=0)
-    monkeypatch.setattr(feetech, "patch_setPacketTimeout", _short)
+    limit_waiting(robot, 0.3)
     virtual_arm.follower.faults.rate("lost", 0.03)
     for _ in range(20):
         robot.get_observation()
     virtual_arm.follower.faults.clear()
 
 
-def test_an_answer_that_comes_late_is_not_taken_for_the_next_one(virtual_arm, connect, monkeypatch):
+def test_a_late_reply_is_not_taken_for_the_next_one(virtual_arm, connect, monkeypatch):
     robot, _ = connect(torque_check_s=0)
-    hurry(robot, 0.2)
+    limit_waiting(robot, 0.2)
     monkeypatch.setattr(virtual_bus, "_LATE", 0.3)
-    monkeypatch.setattr(patient_bus, "_LATE_S", 0.3)
+    monkeypatch.setattr(retrying_bus, "_LATE_REPLY_S", 0.3)
     before = robot.get_observation()
-    for late in (1, 2, 1):  # of the reading of positions; of torque after that
+    for late in (1, 2, 1):  # while positions are read; while torque is read
         virtual_arm.follower.faults.next("late", late)
         for _ in range(2):
             assert robot.get_observation() == pytest.approx(before, abs=0.5)
 
 
-def test_a_servo_that_does_not_hear_does_not_keep_the_others_from_letting_go(
-    virtual_arm, connect, monkeypatch, caplog
-):
+def test_a_silent_servo_does_not_prevent_the_others_from_losing_torque(virtual_arm, connect, caplog):
     robot, _ = connect(num_read_retries=0)
-    monkeypatch.setattr(feetech, "patch_setPacketTimeout", _short)
+    limit_waiting(robot, 0.3)
     servos = virtual_arm.follower.bus.servos
     servos[2].power_off()
     robot.disconnect()
@@ -280,7 +222,7 @@ def test_a_servo_that_does_not_hear_does_not_keep_the_others_from_letting_go(
     assert "elbow_flex" in caplog.text
 
 
-def test_an_overloaded_servo_is_named_and_lets_go(virtual_arm, connect, caplog):
+def test_an_overloaded_servo_is_named_and_loses_torque(virtual_arm, connect, caplog):
     robot, clock = connect(torque_check_s=0)
     virtual_arm.follower.faults.jam("elbow_flex")
     for _ in range(120):
@@ -295,34 +237,34 @@ def test_an_overloaded_servo_is_named_and_lets_go(virtual_arm, connect, caplog):
 
 
 class Camera:
-    """Is there, or is not."""
+    """A camera that is connected or not, and fails to disconnect."""
 
     def __init__(self, is_connected: bool = True) -> None:
-        self.is_connected, self.let_go = is_connected, False
+        self.is_connected, self.released = is_connected, False
 
     def disconnect(self):
-        self.let_go = True
+        self.released = True
         raise OSError("stuck")
 
 
-def test_a_camera_that_is_gone_or_fails_does_not_keep_the_arm_from_letting_go(virtual_arm, connect, caplog):
+def test_a_camera_that_is_gone_or_fails_does_not_keep_torque_on(virtual_arm, connect, caplog):
     robot, _ = connect()
     robot.cameras = {"top": Camera(is_connected=False), "wrist": Camera(), "front": Camera()}
     assert robot.is_connected  # LeRobot's commands disconnect nothing else
     robot.disconnect()
     assert not any(servo.get("Torque_Enable") for servo in virtual_arm.follower.bus.servos)
     assert not robot.is_connected
-    assert [camera.let_go for camera in robot.cameras.values()] == [False, True, True]
+    assert [camera.released for camera in robot.cameras.values()] == [False, True, True]
     assert "camera front: stuck" in caplog.text
 
 
-def test_limits_that_leave_nothing_are_told_before_anything_is_written(virtual_arm):
+def test_limits_without_range_are_refused_before_anything_is_written(virtual_arm):
     limits = GuardLimits(lower=(109.5, -100, -97, -95, -160, 0))
     port, servos = str(virtual_arm.follower.bus.port), virtual_arm.follower.bus.servos
     robot = make_robot_from_config(SO101GuardedConfig(port=port, id="virtual", limits=limits))
     for servo in servos:
         servo.set("Goal_Position", 1000)
-    with pytest.raises(ValueError, match=r"limits: shoulder_pan .* leaves nothing"):
+    with pytest.raises(ValueError, match=r"limits: shoulder_pan .* leaves no range"):
         robot.connect()
     assert [(servo.get("Torque_Enable"), servo.get("Goal_Position")) for servo in servos] == [(0, 1000)] * 6
     robot.disconnect()
@@ -342,12 +284,70 @@ def test_an_arm_without_calibration_can_be_calibrated(virtual_arm):
 
 
 def test_a_policy_of_another_arm_is_refused_before_anything_moves(virtual_arm, tmp_path, monkeypatch):
-    seen = []
+    checked = []
     monkeypatch.setattr("sys.argv", ["lerobot-rollout", f"--policy.path={tmp_path}"])
-    monkeypatch.setattr(so101_guarded, "check_recorded_on", lambda *found: seen.append(found) or 1 / 0)
+    monkeypatch.setattr(so101_guarded, "check_calibration", lambda *found: checked.append(found) or 1 / 0)
     config = SO101GuardedConfig(port=str(virtual_arm.follower.bus.port), id="virtual", use_degrees=False)
     robot = make_robot_from_config(config)
     with pytest.raises(ZeroDivisionError):
         robot.connect()
     assert not robot.is_connected
-    assert seen == [(tmp_path, robot.calibration, False, False)]
+    assert checked == [(tmp_path, robot.calibration, False, False)]
+
+
+def test_a_port_has_one_owner(virtual_arm, connect):
+    robot, _ = connect()
+    port = str(virtual_arm.follower.bus.port)
+    second = make_robot_from_config(SO101GuardedConfig(port=port, id="virtual"))
+    with pytest.raises(ConnectionError, match=rf"port: .* in use by process {os.getpid()}"):
+        second.connect()
+    script = "import sys; from lerobot_processor_so101.lock import Lock; Lock(sys.argv[1])"
+    other = subprocess.run([sys.executable, "-c", script, port], capture_output=True, text=True)
+    assert f"in use by process {os.getpid()}" in other.stderr
+    finding = next(iter(doctor.servos(doctor.DoctorConfig(port=port))))
+    assert f"in use by process {os.getpid()}" in finding.fix + finding.found
+    robot.disconnect()
+    second.connect()
+    second.disconnect()
+
+
+def close_gripper_on_an_object(virtual_arm, robot, clock):
+    """Let the gripper be overloaded."""
+    virtual_arm.follower.faults.jam("gripper")
+    for _ in range(120):
+        clock.now += TICK
+        robot.send_action(command(gripper=0))
+        virtual_arm.advance(TICK)
+    assert virtual_arm.follower.bus.servo("gripper").get("Status") == 32
+
+
+def test_an_arm_with_an_overloaded_gripper_can_be_connected_again(virtual_arm, connect, monkeypatch, caplog):
+    robot, clock = connect()
+    close_gripper_on_an_object(virtual_arm, robot, clock)
+    robot.bus.close()  # as after kill -9: torque stays on
+    assert virtual_arm.follower.bus.servo("gripper").get("Torque_Enable") == 1
+    monkeypatch.setattr(retrying_bus.time, "sleep", virtual_arm.advance)
+    virtual_arm.follower.faults.clear()
+    again, _ = connect()
+    assert "gripper reports: overloaded. Torque of these servos is disabled" in caplog.text
+    again.get_observation()
+    assert all(servo.get("Torque_Enable") for servo in virtual_arm.follower.bus.servos)
+
+
+def test_an_error_that_does_not_end_names_the_servo(virtual_arm, monkeypatch):
+    virtual_arm.follower.bus.servo("elbow_flex").temperature = 90
+    virtual_arm.advance(0.05)
+    monkeypatch.setattr(retrying_bus, "_CLEAR_S", 0.05)
+    port = str(virtual_arm.follower.bus.port)
+    robot = make_robot_from_config(SO101GuardedConfig(port=port, id="virtual"))
+    with pytest.raises(RuntimeError, match=r"elbow_flex reports: too hot, also without torque. Check"):
+        robot.connect()
+    robot.disconnect()
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "", "a\\b"])
+def test_a_name_that_leaves_the_calibration_folder_is_refused(name):
+    with pytest.raises(ValueError, match=r"--robot.id: found .* expected a name without '/'"):
+        make_robot_from_config(SO101GuardedConfig(port="none", id=name))
+    with pytest.raises(ValueError, match=r"--id: found .* expected a name without '/'"):
+        VirtualArmConfig(id=name).check()

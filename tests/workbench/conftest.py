@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worlds that several tests share, and a graphics library where the machine has one."""
+"""Fixtures: shared worlds, the OpenGL backend of this machine, and LeRobot's loggers."""
 
 import functools
+import logging
 import os
+import signal
 
 import pytest
 
-from lerobot_env_so101_workbench import rendering
 from lerobot_env_so101_workbench.names import LEVELS, TASK_NAMES
-from lerobot_env_so101_workbench.world import World
+from lerobot_env_so101_workbench.sim import rendering
+from lerobot_env_so101_workbench.sim.world import World
 
 SCENES = [(task, level) for task in TASK_NAMES for level in LEVELS]
 
@@ -36,7 +38,24 @@ def gl() -> str:
         world.close()
 
 
+@pytest.fixture
+def process_state():
+    """Restore the signal handlers and loggers that a console command sets."""
+    root, package = logging.getLogger(), logging.getLogger("lerobot_env_so101_workbench")
+    loggers = [
+        (logger, logger.handlers[:], logger.level) for logger in (root, package, logging.getLogger("lerobot"))
+    ]
+    # A job in the background ignores Ctrl-C.
+    handlers = {s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+    for logger, before, level in loggers:
+        logger.handlers[:] = before
+        logger.setLevel(level)
+
+
 def pytest_generate_tests(metafunc):
-    """Every test that takes `scene_name` runs for each task at each level."""
+    """Run every test that takes `scene_name` for each task at each level."""
     if "scene_name" in metafunc.fixturenames:
         metafunc.parametrize("scene_name", SCENES, ids=["-".join(scene) for scene in SCENES])

@@ -1,39 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Gymnasium environment: what it shows, when an episode ends, and what it refuses."""
+"""The Gymnasium environment: observations, ends of episodes, and refused options."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from lerobot_env_so101_workbench import SO101SimEnvConfig, View
-from lerobot_env_so101_workbench.arm import FPS, HOME
+from lerobot_env_so101_workbench import CameraSetup, SO101SimEnvConfig
 from lerobot_env_so101_workbench.env import WorkbenchEnv
 from lerobot_env_so101_workbench.env_config import gym_id
-from lerobot_env_so101_workbench.expert import Expert
-from lerobot_env_so101_workbench.start import evaluation_start
+from lerobot_env_so101_workbench.sim.expert import Expert
+from lerobot_env_so101_workbench.sim.initial_states import evaluation_initial_state
 from lerobot_env_so101_workbench.tasks import LiftCube
+from lerobot_processor_so101.arm import FPS, HOME
 from lerobot_processor_so101.guard import GuardLimits
 
 TINY = {"height": 32, "width": 40}
 
 
-def make(task: str = "lift_cube", level: str = "clean", starts: str = "eval", **view) -> WorkbenchEnv:
-    view = View(**{"cameras": ("top",), **TINY, **view})
-    return WorkbenchEnv(task, level, starts, view, renderer="ray")
+def make(task: str = "lift_cube", level: str = "clean", starts: str = "eval", **images) -> WorkbenchEnv:
+    cameras = CameraSetup(**{"cameras": ("top",), **TINY, **images})
+    return WorkbenchEnv(task, level, starts, cameras, renderer="ray")
 
 
 @pytest.fixture
 def env():
-    """One that shows nothing but a tiny picture."""
+    """An environment with one tiny image."""
     env = make()
     yield env
     env.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*Box:UserWarning")  # joints have no bounds
-def test_gymnasium_finds_nothing_wrong():
-    env = gym.make(gym_id("lift_cube"), view=View(("top",), 32, 32), renderer="ray", render_mode="rgb_array")
+def test_gymnasiums_checker_passes():
+    env = gym.make(
+        gym_id("lift_cube"), cameras=CameraSetup(("top",), 32, 32), renderer="ray", render_mode="rgb_array"
+    )
     check_env(env.unwrapped)
     env.close()
 
@@ -53,7 +55,7 @@ def test_observations_are_in_their_space(kinds):
     env.close()
 
 
-def test_without_pictures_only_the_joints_are_left():
+def test_without_images_only_the_joints_are_observed():
     env = make(rgb=False)
     observation, _ = env.reset(seed=0)
     assert list(observation) == ["agent_pos"]
@@ -67,15 +69,15 @@ def test_lerobot_gets_every_declared_feature():
 
     config = SO101SimEnvConfig(cameras=["top", "wrist"], seg=True, depth=True, renderer="ray", **TINY)
     envs = config.create_envs(2)["lift_cube-clean"][0]
-    seen = preprocess_observation(envs.reset(seed=[0, 1])[0])
+    observations = preprocess_observation(envs.reset(seed=[0, 1])[0])
     declared = env_to_policy_features(config)
-    assert set(declared) == {*seen, "action"}
-    for key, value in seen.items():
+    assert set(declared) == {*observations, "action"}
+    for key, value in observations.items():
         assert tuple(value.shape[1:]) == tuple(declared[key].shape), key
     envs.close()
 
 
-def test_info_tells_success_and_progress_all_the_way(env):
+def test_info_contains_success_and_progress_at_every_tick(env):
     _, info = env.reset(seed=0)
     expert, ended, rewards, first = Expert(env.world), False, [], info["progress"]
     while not ended:
@@ -89,7 +91,7 @@ def test_info_tells_success_and_progress_all_the_way(env):
     assert sum(rewards) == pytest.approx(1.0 - first)
 
 
-def test_an_episode_is_truncated_when_the_time_is_up(env, monkeypatch):
+def test_an_episode_is_truncated_at_the_time_limit(env, monkeypatch):
     monkeypatch.setattr(LiftCube, "time_limit_s", 0.2)
     env.reset(seed=0)
     ends = [env.step(HOME)[2:4] for _ in range(6)]
@@ -121,37 +123,37 @@ def test_a_diverged_state_ends_the_episode_as_a_failure(env):
 
 
 @pytest.mark.parametrize("level", ["clean", "randomised"])
-def test_evaluation_starts_repeat_after_two_hundred_seeds(level):
+def test_evaluation_initial_states_repeat_after_two_hundred_seeds(level):
     env = make(level=level)
-    seen = [env.reset(seed=seed)[0] for seed in (5, 205, 6)]
-    np.testing.assert_array_equal(seen[0]["agent_pos"], seen[1]["agent_pos"])
-    np.testing.assert_array_equal(seen[0]["pixels"]["top"], seen[1]["pixels"]["top"])
-    assert (seen[0]["agent_pos"] != seen[2]["agent_pos"]).any()
-    assert env.world.start == evaluation_start("lift_cube", level, 6)
+    observations = [env.reset(seed=seed)[0] for seed in (5, 205, 6)]
+    np.testing.assert_array_equal(observations[0]["agent_pos"], observations[1]["agent_pos"])
+    np.testing.assert_array_equal(observations[0]["pixels"]["top"], observations[1]["pixels"]["top"])
+    assert (observations[0]["agent_pos"] != observations[2]["agent_pos"]).any()
+    assert env.world.initial_state == evaluation_initial_state("lift_cube", level, 6)
     env.close()
 
 
-def test_training_starts_are_other_starts_and_a_reset_without_seed_takes_the_next():
+def test_training_initial_states_differ_and_a_reset_without_seed_takes_the_next():
     env = make(starts="train")
     env.reset(seed=5)
-    fifth = env.world.start
-    assert fifth != evaluation_start("lift_cube", "clean", 5)
+    fifth = env.world.initial_state
+    assert fifth != evaluation_initial_state("lift_cube", "clean", 5)
     env.reset(seed=4)
     env.reset()
-    assert env.world.start == fifth
+    assert env.world.initial_state == fifth
 
 
-def test_the_film_shows_three_views(env):
+def test_the_video_has_three_views(env):
     env.reset(seed=0)
-    film = env.render()
-    assert (film.shape, film.dtype) == ((360, 540, 3), np.uint8)
+    video = env.render()
+    assert (video.shape, video.dtype) == ((360, 540, 3), np.uint8)
     masked = make(seg=True)
     masked.reset(seed=0)
-    assert (masked.render()[:, :360] == film[:, :360]).all()
-    assert (masked.render()[:, 360:] != film[:, 360:]).any()
+    assert (masked.render()[:, :360] == video[:, :360]).all()
+    assert (masked.render()[:, 360:] != video[:, 360:]).any()
 
 
-def test_the_instruction_is_what_the_policy_is_told():
+def test_the_instruction_contains_the_goal():
     env = make("sort_cubes")
     env.reset(seed=0)
     goal = env.world.goal
@@ -174,12 +176,12 @@ def test_the_instruction_is_what_the_policy_is_told():
         ({"fps": 50}, r"--env\.fps: found 50, expected 30"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_flag(options, message):
+def test_invalid_options_are_refused_with_their_flags(options, message):
     with pytest.raises(ValueError, match=message):
         SO101SimEnvConfig(**options).create_envs(1)
 
 
-def test_every_task_and_level_named_gets_its_own_environments():
+def test_every_task_and_level_gets_its_own_environments():
     config = SO101SimEnvConfig(task="lift_cube, sort_cubes", level="clean,randomised", **TINY)
     made = config.create_envs(2)
     assert list(made) == [f"{t}-{lv}" for t in ("lift_cube", "sort_cubes") for lv in ("clean", "randomised")]
@@ -189,7 +191,7 @@ def test_every_task_and_level_named_gets_its_own_environments():
         envs[0].close()
 
 
-def test_environments_run_in_processes_of_their_own():
+def test_environments_run_in_separate_processes():
     config = SO101SimEnvConfig(cameras=["top"], renderer="ray", **TINY)
     envs = config.create_envs(2, use_async_envs=True)["lift_cube-clean"][0]
     try:
@@ -202,10 +204,12 @@ def test_environments_run_in_processes_of_their_own():
         envs.close()
 
 
-def test_a_guarded_environment_holds_actions_to_the_limits(caplog):
+def test_a_guarded_environment_limits_actions(caplog):
     caplog.set_level("INFO")
     limits = GuardLimits(velocity=30)
-    env = WorkbenchEnv("lift_cube", view=View(("top",), 32, 32, rgb=False), renderer="ray", limits=limits)
+    env = WorkbenchEnv(
+        "lift_cube", cameras=CameraSetup(("top",), 32, 32, rgb=False), renderer="ray", limits=limits
+    )
     env.reset(seed=0)
     before = env.world.joints()
     env.step(np.full(6, np.nan))

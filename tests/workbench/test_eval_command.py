@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lerobot-eval` runs on the workbench: an untrained policy fails, the expert is seen to succeed."""
+"""`lerobot-eval` runs on the workbench: an untrained policy fails, the expert succeeds."""
 
 import json
 
@@ -11,7 +11,7 @@ from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.scripts import lerobot_eval
 
 from lerobot_env_so101_workbench import SO101SimEnvConfig
-from lerobot_env_so101_workbench.expert import Expert
+from lerobot_env_so101_workbench.sim.expert import Expert
 from lerobot_env_so101_workbench.tasks import LiftCube, PlaceCube
 from tests.tiny import tiny_act
 
@@ -45,7 +45,7 @@ def test_an_untrained_policy_never_succeeds(batch_size, checkpoint, short, tmp_p
     assert len(list(tmp_path.glob("videos/**/*.mp4"))) == 2
 
 
-def test_every_task_and_level_named_is_evaluated_by_itself(checkpoint, short, tmp_path):
+def test_every_task_and_level_is_evaluated_separately(checkpoint, short, tmp_path):
     config = EvalPipelineConfig(
         env=SO101SimEnvConfig(task="lift_cube,place_cube", level="clean,randomised", **SMALL),
         eval=EvalConfig(n_episodes=1, batch_size=1, use_async_envs=False),
@@ -78,7 +78,7 @@ class ExpertPolicy(torch.nn.Module):
         return torch.from_numpy(np.array(actions, dtype=np.float32))
 
 
-def test_success_is_counted_where_the_expert_works_and_nowhere_else(monkeypatch):
+def test_success_is_counted_only_where_the_expert_acts(monkeypatch):
     monkeypatch.setattr(LiftCube, "time_limit_s", 3.0)
     config = SO101SimEnvConfig(renderer="ray", **SMALL)
     envs = config.create_envs(3)["lift_cube-clean"][0]

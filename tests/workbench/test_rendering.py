@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures agree between backends, and renderers do not disturb each other."""
+"""Images agree between backends, and renderers do not affect each other."""
 
 import gc
 import logging
@@ -8,33 +8,33 @@ import mujoco
 import numpy as np
 import pytest
 
-from lerobot_env_so101_workbench import rendering
-from lerobot_env_so101_workbench.raycast import RayRenderer
-from lerobot_env_so101_workbench.rendering import make_renderer
-from lerobot_env_so101_workbench.scene import CAMERAS
-from lerobot_env_so101_workbench.start import evaluation_start
-from lerobot_env_so101_workbench.world import World
+from lerobot_env_so101_workbench.sim import rendering
+from lerobot_env_so101_workbench.sim.initial_states import evaluation_initial_state
+from lerobot_env_so101_workbench.sim.raycast import RayRenderer
+from lerobot_env_so101_workbench.sim.rendering import make_renderer
+from lerobot_env_so101_workbench.sim.scene import CAMERAS
+from lerobot_env_so101_workbench.sim.world import World
 
 ALL = {"rgb": True, "ids": True, "depth": True}
 
 
 def start_world(backend: str, number: int = 0) -> World:
     world = World("place_cube", "distractors", renderer=backend)
-    world.reset(evaluation_start("place_cube", "distractors", number))
+    world.reset(evaluation_initial_state("place_cube", "distractors", number))
     return world
 
 
 @pytest.fixture
-def fresh_log(caplog, monkeypatch):
-    """The lines announced from here on."""
-    monkeypatch.setattr(rendering, "_announced", set())
+def fresh_log(caplog):
+    """`fresh_log()`: the lines logged from here on."""
+    rendering._log_once.cache_clear()
     caplog.set_level(logging.INFO, logger=rendering.logger.name)
     return lambda: [r.getMessage() for r in caplog.records if r.name == rendering.logger.name]
 
 
 def assert_same(found, expected):
-    for picture, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(picture, other)
+    for image, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(image, other)
 
 
 def test_shapes_and_kinds_of_the_ray_caster(world_of):
@@ -46,7 +46,7 @@ def test_shapes_and_kinds_of_the_ray_caster(world_of):
 
 
 @pytest.mark.parametrize("camera", CAMERAS)
-def test_ray_caster_and_opengl_see_the_same(gl, camera):
+def test_ray_caster_and_opengl_agree(gl, camera):
     world = start_world(gl)
     drawn = world.render(camera, 84, 84, **ALL)
     cast = make_renderer(world.model, world._classes, "ray").render(world.data, camera, 84, 84, **ALL)
@@ -80,7 +80,7 @@ def test_table_depth_is_the_distance_to_the_table_plane(backend):
 
 
 @pytest.mark.parametrize("how", ["closed", "garbage-collected"])
-def test_the_end_of_one_renderer_leaves_another_as_it_was(gl, how):
+def test_closing_one_renderer_does_not_affect_another(gl, how):
     kept, gone = start_world(gl, 0), start_world(gl, 1)
     before = kept.render("top", 64, 64, **ALL)
     gone.render("top", 64, 64, **ALL)
@@ -96,7 +96,7 @@ def test_the_end_of_one_renderer_leaves_another_as_it_was(gl, how):
     kept.close()
 
 
-def test_larger_pictures_in_between_change_nothing(gl):
+def test_larger_images_in_between_change_nothing(gl):
     world = start_world(gl)
     before = world.render("top", 84, 84, **ALL)
     for height, width in ((480, 640), (700, 500)):
@@ -108,7 +108,7 @@ def test_larger_pictures_in_between_change_nothing(gl):
     world.close()
 
 
-def test_a_closed_renderer_says_so(gl):
+def test_a_closed_renderer_raises(gl):
     world = start_world(gl)
     renderer = world.renderer
     world.close()
@@ -118,7 +118,7 @@ def test_a_closed_renderer_says_so(gl):
 
 
 @pytest.mark.parametrize("value", ["disable", "off", " Disable "])
-def test_mujoco_gl_disable_takes_the_ray_caster_and_says_it_once(value, world_of, fresh_log, monkeypatch):
+def test_mujoco_gl_disable_selects_the_ray_caster_and_logs_it_once(value, world_of, fresh_log, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", value)
     world = world_of()
     made = [make_renderer(world.model, world._classes) for _ in range(2)]
@@ -142,24 +142,24 @@ def broken_driver(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
 
 
-def test_a_named_backend_that_fails_is_an_error_with_the_way_out(broken_driver, world_of):
+def test_a_named_backend_that_fails_is_an_error_with_a_remedy(broken_driver, world_of):
     with pytest.raises(RuntimeError, match=r"egl does not work.*driver is broken.*MUJOCO_GL=disable"):
         make_renderer(world_of().model, world_of()._classes, "egl")
 
 
-def test_auto_falls_back_to_the_ray_caster_and_says_why(broken_driver, world_of, fresh_log):
+def test_auto_falls_back_to_the_ray_caster_and_logs_why(broken_driver, world_of, fresh_log):
     assert isinstance(make_renderer(world_of().model, world_of()._classes), RayRenderer)
     (line,) = fresh_log()
     assert "driver is broken" in line
 
 
-def test_a_variation_reaches_the_pictures(backend):
+def test_a_variation_changes_the_images(backend):
     world = World("lift_cube", "randomised", renderer=backend)
-    pictures = []
+    images = []
     for number in (0, 1):
-        world.reset(evaluation_start("lift_cube", "randomised", number))
+        world.reset(evaluation_initial_state("lift_cube", "randomised", number))
         world.data.qpos[:6] = 0.0
         mujoco.mj_forward(world.model, world.data)
-        pictures.append(world.render("front", 32, 32).rgb.astype(float))
-    assert np.abs(pictures[0] - pictures[1]).mean() > 5
+        images.append(world.render("front", 32, 32).rgb.astype(float))
+    assert np.abs(images[0] - images[1]).mean() > 5
     world.close()

@@ -13,10 +13,10 @@ from lerobot.scripts import lerobot_record, lerobot_replay, lerobot_teleoperate
 from lerobot.teleoperators import make_teleoperator_from_config
 
 from lerobot_env_so101_workbench import SO101ExpertConfig, SO101SimConfig, demos
-from lerobot_env_so101_workbench.arm import ACTION_NAMES, HOME
 from lerobot_env_so101_workbench.robot import find_robot
-from lerobot_env_so101_workbench.start import training_start
+from lerobot_env_so101_workbench.sim.initial_states import training_initial_state
 from lerobot_env_so101_workbench.teleop import SO101Expert
+from lerobot_processor_so101.arm import ACTION_NAMES, HOME
 
 SMALL = {"height": 32, "width": 40, "renderer": "ray"}
 
@@ -77,7 +77,7 @@ def run(robot, teleop, ticks: int) -> None:
         robot.send_action(teleop.get_action())
 
 
-# -- robot -----------------------------------------------------------------------------------------------------
+# -- robot -----------------------------------------------------------------------------------------
 
 
 def test_observations_are_as_declared(connected):
@@ -105,13 +105,13 @@ def test_a_missing_joint_and_a_nan_are_named(connected):
         robot.send_action({**action, "gripper.pos": float("nan")})
 
 
-def test_a_guarded_robot_holds_where_it_is_told_nonsense(connected, caplog):
+def test_a_guarded_robot_holds_at_invalid_commands(connected, caplog):
     robot, _ = connected({"guarded": True})
     before = robot.world.joints()
-    told = robot.send_action(as_action([np.nan] * 6))
-    np.testing.assert_allclose([told[name] for name in ACTION_NAMES], before)
-    told = robot.send_action(as_action(before + 90))
-    assert max(abs(told[name] - joint) for name, joint in zip(ACTION_NAMES, before, strict=True)) < 15
+    executed = robot.send_action(as_action([np.nan] * 6))
+    np.testing.assert_allclose([executed[name] for name in ACTION_NAMES], before)
+    executed = robot.send_action(as_action(before + 90))
+    assert max(abs(executed[name] - joint) for name, joint in zip(ACTION_NAMES, before, strict=True)) < 15
     with caplog.at_level(logging.INFO):
         robot.disconnect()
     assert "guard: 2 commands, 0 passed, 1 clamped, 1 held" in caplog.text
@@ -128,61 +128,61 @@ def test_an_unconnected_robot_and_a_name_in_use_are_refused(connected):
         robot.get_observation()
 
 
-def test_the_table_is_laid_anew_when_the_arm_was_away_and_is_home_again(connected):
+def test_the_scene_is_reset_when_the_arm_was_away_and_returns(connected):
     robot, _ = connected({"seed": 5, "level": "randomised"})
-    start = robot.world.start
-    assert start == training_start("lift_cube", "randomised", 5)
+    state = robot.world.initial_state
+    assert state == training_initial_state("lift_cube", "randomised", 5)
     drive(robot, HOME, 40)
-    assert robot.world.start is start  # home, but never away
+    assert robot.world.initial_state is state  # home, but never away
     away = HOME + [40.0, 0, 0, 0, 0, 0]
     drive(robot, away, 40)
-    assert robot.world.start is start  # away
+    assert robot.world.initial_state is state  # away
     drive(robot, HOME + [8.0, 0, 0, 0, 0, 0], 40)
-    assert robot.world.start is start  # on the way
+    assert robot.world.initial_state is state  # on the way
     drive(robot, HOME, 30)
-    assert robot.world.start == training_start("lift_cube", "randomised", 6)
+    assert robot.world.initial_state == training_initial_state("lift_cube", "randomised", 6)
     assert np.abs(robot.world.joints() - HOME)[:5].max() < 3.0  # the arm was left where it was
     drive(robot, HOME, 40)
-    assert robot.world.start == training_start("lift_cube", "randomised", 6)
+    assert robot.world.initial_state == training_initial_state("lift_cube", "randomised", 6)
 
 
-def test_passing_through_home_is_not_coming_home(connected):
+def test_passing_through_home_resets_nothing(connected):
     robot, _ = connected()
-    start = robot.world.start
+    state = robot.world.initial_state
     for side in (1, -1, 1, -1):
         drive(robot, HOME + [side * 30.0, 0, 0, 0, 0, 0], 12)
-    assert robot.world.start is start
+    assert robot.world.initial_state is state
 
 
-def test_only_starts_with_the_instruction_asked_for_are_laid_out(connected):
+def test_only_initial_states_with_the_chosen_instruction_are_used(connected):
     wanted = "Put the green cube into the white bowl."
     robot, _ = connected({"task": "sort_cubes", "instruction": wanted})
     for _ in range(3):
         assert robot.world.instruction() == wanted
-        start = robot.world.start
+        state = robot.world.initial_state
         drive(robot, HOME + [40.0, 0, 0, 0, 0, 0], 20)
         drive(robot, HOME, 40)
-        assert robot.world.start != start
+        assert robot.world.initial_state != state
 
 
-def test_an_instruction_the_task_never_gives_is_refused_with_those_it_gives():
+def test_an_unknown_instruction_is_refused_with_those_of_the_task():
     robot = make_robot_from_config(SO101SimConfig(**SMALL, instruction="Dance."))
     with pytest.raises(ValueError, match=r"--robot\.instruction: found 'Dance\.'.*Lift the cube\."):
         robot.connect()
 
 
-def test_a_diverged_world_is_laid_anew(connected):
+def test_a_diverged_world_is_reset(connected):
     robot, _ = connected({"seed": 2})
     robot.world.data.qvel[:] = np.nan
     drive(robot, HOME, 1)
-    assert robot.world.start == training_start("lift_cube", "clean", 3)
+    assert robot.world.initial_state == training_initial_state("lift_cube", "clean", 3)
     assert np.isfinite(list(robot.get_observation().values())[:6]).all()
 
 
-# -- teleoperator ----------------------------------------------------------------------------------------------
+# -- teleoperator ----------------------------------------------------------------------------------
 
 
-def test_the_expert_without_a_robot_says_which_flags_to_set():
+def test_the_expert_without_a_robot_names_the_flags_to_set():
     teleop = make_teleoperator_from_config(SO101ExpertConfig())
     with pytest.raises(ConnectionError, match="connect"):
         teleop.get_action()
@@ -201,17 +201,17 @@ def test_the_expert_finds_the_robot_of_its_world(connected):
 
 
 @pytest.mark.parametrize("disturbance", [0.0, 1.2])
-def test_without_announcements_the_expert_goes_round(connected, disturbance):
+def test_without_announcements_the_expert_repeats_the_task(connected, disturbance):
     robot, teleop = connected(teleop={"disturbance": disturbance})
-    starts, succeeded = [robot.world.start], set()
+    states, succeeded = [robot.world.initial_state], set()
     for _ in range(700):
         run(robot, teleop, 1)
-        if robot.world.start is not starts[-1]:
-            starts.append(robot.world.start)
+        if robot.world.initial_state is not states[-1]:
+            states.append(robot.world.initial_state)
         if robot.world.is_success():
-            succeeded.add(len(starts))
-    assert len(starts) >= 4
-    assert starts == [training_start("lift_cube", "clean", seed) for seed in range(len(starts))]
+            succeeded.add(len(states))
+    assert len(states) >= 4
+    assert states == [training_initial_state("lift_cube", "clean", seed) for seed in range(len(states))]
     assert {1, 2, 3} <= succeeded
 
 
@@ -221,15 +221,15 @@ def test_the_expert_follows_lerobots_announcements(connected):
         logging.info(f"Recording episode {episode}")
         run(robot, teleop, 200)
         assert robot.world.is_success()  # and holds on to it, however long the episode
-        assert robot.world.start == training_start("lift_cube", "clean", episode)
+        assert robot.world.initial_state == training_initial_state("lift_cube", "clean", episode)
         logging.info("Reset the environment")
         run(robot, teleop, 90)
-        assert robot.world.start == training_start("lift_cube", "clean", episode + 1)
+        assert robot.world.initial_state == training_initial_state("lift_cube", "clean", episode + 1)
         assert not robot.world.is_success()
         assert np.abs(robot.world.joints() - HOME)[:5].max() < 3.0
 
 
-def test_a_disconnected_expert_listens_no_more(root_logger):
+def test_a_disconnected_expert_removes_its_log_handler(root_logger):
     teleop = make_teleoperator_from_config(SO101ExpertConfig())
     before = root_logger.handlers[:]
     teleop.connect()
@@ -243,7 +243,7 @@ def test_too_strong_a_disturbance_is_refused():
         make_teleoperator_from_config(SO101ExpertConfig(disturbance=11))
 
 
-# -- LeRobot's commands ----------------------------------------------------------------------------------------
+# -- LeRobot's commands ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +330,7 @@ def test_demonstrations_have_the_features_of_lerobot_record(recorded, tmp_path):
         )
     )
     features = LeRobotDataset("local/set", root=written.root).features
-    # What lerobot-record has no place for: the names of the classes.
+    # lerobot-record does not write the class names.
     names = features["observation.images.top_seg"]["info"].pop("class_names")
     assert names == ["unlabeled", "background", "table", "cube", "static_finger", "moving_finger"]
     assert features == recorded.features
@@ -376,10 +376,7 @@ def test_replay_repeats_an_episode(recorded):
 def test_teleoperate_runs(clock):
     lerobot_teleoperate.teleoperate(
         lerobot_teleoperate.TeleoperateConfig(
-            teleop=SO101ExpertConfig(),
-            robot=SO101SimConfig(**SMALL, views=["top"]),
-            fps=30,
-            teleop_time_s=1,
+            teleop=SO101ExpertConfig(), robot=SO101SimConfig(**SMALL, views=["top"]), fps=30, teleop_time_s=1
         )
     )
     assert clock[0] == pytest.approx(1.0, abs=0.1)

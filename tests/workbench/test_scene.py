@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scene: how heavy the meshes are, which classes there are, and where the meshes are kept."""
+"""The scene: size of the meshes, classes, and the cache of the meshes."""
 
 import importlib.util
 
 import numpy as np
 import pytest
 
-from lerobot_env_so101_workbench import assets, scene
-from lerobot_env_so101_workbench.start import evaluation_start, props_of
+from lerobot_env_so101_workbench.sim import assets, scene
+from lerobot_env_so101_workbench.sim.initial_states import evaluation_initial_state, props_of
 from lerobot_env_so101_workbench.tasks import TASKS
-from lerobot_processor_so101.arm_model import arm_model_path
+from lerobot_processor_so101.arm import arm_model_path
 
 BASE = ("unlabeled", "background", "table", "cube", "static_finger", "moving_finger")
 OWN_CLASSES = {
@@ -20,7 +20,7 @@ OWN_CLASSES = {
 }
 
 
-def test_the_visible_arm_is_light_to_draw(world_of):
+def test_the_visible_arm_has_few_triangles(world_of):
     model = world_of().model
     drawn = model.geom_dataid[(model.geom_group == 2) & (model.geom_dataid >= 0)]
     assert 10_000 < model.mesh_facenum[drawn].sum() < 30_000
@@ -43,21 +43,21 @@ def test_distractors_and_the_arm_are_background_but_each_finger_is_its_own_class
     assert set(classes[bodies == world.model.body("upper_arm").id]) == {1}
 
 
-def test_masks_hold_known_ids_and_the_top_camera_sees_every_prop(scene_name, world_of):
+def test_masks_contain_known_ids_and_the_top_camera_shows_every_prop(scene_name, world_of):
     task, level = scene_name
     world = world_of(task, level)
     for number in (0, 1):
-        world.reset(evaluation_start(task, level, number))
+        world.reset(evaluation_initial_state(task, level, number))
         for camera in scene.CAMERAS:
             ids = np.unique(world.render(camera, 84, 84, rgb=False, ids=True).ids)
             assert ids.min() >= 1
             assert ids.max() < len(world.class_names)
-        seen = np.unique(world.render("top", 240, 240, rgb=False, ids=True).ids)
+        visible = np.unique(world.render("top", 240, 240, rgb=False, ids=True).ids)
         wanted = {world.class_names.index(p.name) for p in world.props if not p.distractor}
-        assert wanted <= set(seen.tolist())
+        assert wanted <= set(visible.tolist())
 
 
-def test_meshes_are_made_once_and_then_kept(tmp_path, monkeypatch):
+def test_meshes_are_created_once(tmp_path, monkeypatch):
     monkeypatch.setenv("SO101_WORKBENCH_CACHE", str(tmp_path / "cache"))
     scene.build(TASKS["lift_cube"].props)
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}

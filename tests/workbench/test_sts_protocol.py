@@ -6,7 +6,7 @@ import random
 import pytest
 import scservo_sdk
 
-from lerobot_env_so101_workbench.sts_protocol import (
+from lerobot_env_so101_workbench.virtual_arm.sts_protocol import (
     ACTION,
     BROADCAST,
     PING,
@@ -33,14 +33,14 @@ BY_HAND = {
         Packet(BROADCAST, SYNC_WRITE, bytes([42, 2, 1, 0, 8, 2, 0xFF, 7])),
         "FF FF FE 0A 83 2A 02 01 00 08 02 FF 07 37",
     ),
-    "all is well with 1": (Packet(1, 0), "FF FF 01 02 00 FC"),
+    "1 without error": (Packet(1, 0), "FF FF 01 02 00 FC"),
     "1 is overloaded": (Packet(1, 32), "FF FF 01 02 20 DC"),
     "1 is at 2048": (Packet(1, 0, bytes([0, 8])), "FF FF 01 04 00 00 08 F2"),
 }
 
 
 class Wire:
-    """A port for the SDK that keeps what is written and never answers."""
+    """A port for the SDK that keeps what is written and never responds."""
 
     is_using = False
     written = b""
@@ -63,7 +63,7 @@ class Wire:
 
 
 @pytest.mark.parametrize(("packet", "expected"), BY_HAND.values(), ids=BY_HAND)
-def test_packets_worked_out_by_hand(packet, expected):
+def test_packets_match_those_computed_by_hand(packet, expected):
     data = bytes.fromhex(expected)
     assert packet.encode() == data
     assert Parser().feed(data) == [packet]
@@ -131,7 +131,7 @@ def test_a_packet_with_a_wrong_checksum_is_skipped_and_the_next_is_found():
     assert Parser().feed(bytes(wrong) + Packet(2, PING).encode()) == [Packet(2, PING)]
 
 
-def test_a_length_that_promises_too_much_waits_only_until_the_line_is_quiet():
+def test_a_length_that_is_too_large_waits_only_until_reset():
     parser = Parser()
     assert parser.feed(b"\xff\xff\x01\xf0\x03") == []
     assert parser.is_waiting
@@ -139,7 +139,7 @@ def test_a_length_that_promises_too_much_waits_only_until_the_line_is_quiet():
     assert parser.feed(Packet(1, PING).encode()) == [Packet(1, PING)]
 
 
-def test_any_damage_is_survived_and_nothing_is_made_up():
+def test_any_damage_is_survived_and_no_packet_is_invented():
     chance = random.Random(0)
     for _ in range(500):
         sent = [

@@ -12,8 +12,14 @@ from lerobot.motors.feetech.tables import (
     STS_SMS_SERIES_ENCODINGS_TABLE,
 )
 
-from lerobot_env_so101_workbench.sts_registers import BAUD_RATES, MODEL_NUMBER, REGISTERS, pack, unpack
-from lerobot_env_so101_workbench.sts_servo import NO_LOAD_SPEED, Servo
+from lerobot_env_so101_workbench.virtual_arm.sts_registers import (
+    BAUD_RATES,
+    MODEL_NUMBER,
+    REGISTERS,
+    pack,
+    unpack,
+)
+from lerobot_env_so101_workbench.virtual_arm.sts_servo import NO_LOAD_SPEED, Servo
 from tests.workbench.virtual import DT, FreeShaft, turn, write
 
 
@@ -30,12 +36,12 @@ def servo(shaft):
     return servo
 
 
-# -- the control table -------------------------------------------------------------------------------------------
+# -- the control table -----------------------------------------------------------------------------
 
 
-def test_the_table_is_lerobots():
+def test_the_control_table_is_lerobots():
     ours = {name: (register.address, register.size) for name, register in REGISTERS.items()}
-    theirs = {name.strip(): place for name, place in STS_SMS_SERIES_CONTROL_TABLE.items()}
+    theirs = {name.strip(): entry for name, entry in STS_SMS_SERIES_CONTROL_TABLE.items()}
     theirs.pop("Moving_Velocity")  # LeRobot's second name for Moving_Velocity_Threshold
     assert theirs.items() <= ours.items()
     assert set(ours) - set(theirs) == {"Registered_Write"}
@@ -43,7 +49,7 @@ def test_the_table_is_lerobots():
     signs = {name: REGISTERS[name].sign_bit for name in REGISTERS if REGISTERS[name].sign_bit}
     assert signs.items() <= STS_SMS_SERIES_ENCODINGS_TABLE.items()
     for rate, number in STS_SMS_SERIES_BAUDRATE_TABLE.items():
-        if number < 5:  # LeRobot's table leaves out the maker's 76800 and is one off behind it
+        if number < 5:  # LeRobot's table leaves out the vendor's 76800 and is one off behind it
             assert BAUD_RATES[number] == rate
 
 
@@ -65,7 +71,7 @@ def test_signs_are_lerobots(name):
         )
 
 
-def test_values_that_do_not_fit_are_cut():
+def test_values_out_of_range_are_clipped():
     assert unpack(REGISTERS["Homing_Offset"], pack(REGISTERS["Homing_Offset"], -2048)) == -2047
     assert unpack(REGISTERS["Present_Voltage"], pack(REGISTERS["Present_Voltage"], 300)) == 255
     assert unpack(REGISTERS["Present_Current"], pack(REGISTERS["Present_Current"], -1)) == 0
@@ -76,7 +82,7 @@ def test_words_are_little_endian(servo):
     assert servo.read(56, 2) == bytes([0x00, 0x08])  # 2048
 
 
-def test_what_is_read_only_stays(servo):
+def test_read_only_bytes_do_not_change(servo):
     before = servo.read(0, 128)
     servo.write(0, b"\x07" * 5)
     servo.write(56, b"\x07" * 15)
@@ -85,7 +91,7 @@ def test_what_is_read_only_stays(servo):
     assert servo.read(120, 20) == bytes(20)
 
 
-def test_with_lock_1_eeprom_lasts_until_the_power_goes(servo):
+def test_with_lock_1_eeprom_changes_are_lost_with_the_power(servo):
     write(servo, Lock=0, P_Coefficient=16)
     write(servo, Lock=1, P_Coefficient=17, Acceleration=50)
     assert servo.get("P_Coefficient") == 17
@@ -112,7 +118,7 @@ def test_a_prepared_write_waits_for_its_action(servo):
     servo.act()
 
 
-# -- positions ---------------------------------------------------------------------------------------------------
+# -- positions -------------------------------------------------------------------------------------
 
 
 def test_the_homing_offset_is_subtracted(servo, shaft):
@@ -162,17 +168,17 @@ def test_128_makes_this_position_the_middle(servo, shaft):
 
 
 @pytest.mark.parametrize(("goal", "reached"), [(0, 1000), (1500, 1500), (4000, 3000)])
-def test_goals_are_kept_within_the_limits(servo, shaft, goal, reached):
+def test_goals_are_clipped_to_the_limits(servo, shaft, goal, reached):
     write(servo, Min_Position_Limit=1000, Max_Position_Limit=3000, Goal_Position=goal)
     turn(servo, shaft, 1.5)
     assert servo.get("Present_Position") == reached
     assert servo.get("Goal_Position") == servo.get("Goal_Position_2") == goal
 
 
-# -- motion ------------------------------------------------------------------------------------------------------
+# -- motion ----------------------------------------------------------------------------------------
 
 
-def test_torque_that_is_switched_on_holds_where_it_is(servo, shaft):
+def test_enabling_torque_holds_the_present_position(servo, shaft):
     write(servo, Torque_Enable=0)
     write(servo, Goal_Position=3000)
     turn(servo, shaft, 0.2)
@@ -185,14 +191,14 @@ def test_torque_that_is_switched_on_holds_where_it_is(servo, shaft):
     assert shaft.torque == 1
 
 
-def test_at_most_it_turns_60_degrees_in_222_ms(servo, shaft):
+def test_the_fastest_turn_of_60_degrees_takes_222_ms(servo, shaft):
     write(servo, Goal_Position=4000)
     turn(servo, shaft, 0.222 + DT)
     assert shaft.position == pytest.approx(4096 / 6, rel=0.02)
     assert servo.get("Present_Velocity") == pytest.approx(NO_LOAD_SPEED, rel=0.01)
 
 
-def test_speed_and_acceleration_are_as_asked(servo, shaft):
+def test_speed_and_acceleration_follow_the_registers(servo, shaft):
     # 1000 steps/s^2, 500 steps/s, 1000 steps
     write(servo, Acceleration=10, Goal_Velocity=500, Goal_Position=3048)
     positions = [turn(servo, shaft, DT) or shaft.position for _ in range(int(3 / DT))]
@@ -212,7 +218,7 @@ def test_the_lower_of_two_accelerations_counts(servo, shaft):
     assert servo.get("Present_Velocity") == pytest.approx(500, abs=30)
 
 
-def test_a_new_goal_on_the_way_is_followed_without_a_jump(servo, shaft):
+def test_a_new_goal_while_moving_is_followed_without_a_jump(servo, shaft):
     write(servo, Acceleration=50, Goal_Position=3500)
     turn(servo, shaft, 0.3)
     write(servo, Goal_Position=1500)
@@ -225,21 +231,21 @@ def test_a_new_goal_on_the_way_is_followed_without_a_jump(servo, shaft):
     assert servo.get("Moving") == 0
 
 
-def test_moving_is_told(servo, shaft):
+def test_moving_is_reported(servo, shaft):
     assert servo.get("Moving") == 0
     write(servo, Goal_Position=3000)
     turn(servo, shaft, 0.1)
     assert servo.get("Moving") == 1
 
 
-def test_other_operating_modes_stay_where_they_are(servo, shaft):
+def test_other_operating_modes_hold_the_position(servo, shaft):
     write(servo, Operating_Mode=1, Goal_Velocity=1000, Goal_Position=3000)
     turn(servo, shaft, 0.5)
     assert shaft.position == 0
     assert shaft.torque == 1
 
 
-# -- protection --------------------------------------------------------------------------------------------------
+# -- protection ------------------------------------------------------------------------------------
 
 
 def test_torque_limits_reach_the_shaft(servo, shaft):
@@ -267,7 +273,7 @@ def test_a_jam_ends_in_overload(servo, shaft):
     turn(servo, shaft, 1.0)  # it stays so though the jam is gone
     assert servo.get("Status") == 32
     write(servo, Torque_Enable=0)
-    assert servo.get("Status") == 32  # the answer to this write
+    assert servo.get("Status") == 32  # in the response to this write
     servo.tick(DT)
     assert servo.get("Status") == 0
     write(servo, Torque_Enable=1)
@@ -301,7 +307,7 @@ def test_the_time_and_torque_of_an_overload_are_registers(servo, shaft):
     assert shaft.torque == 0.1
 
 
-def test_a_load_that_ends_in_time_is_none(servo, shaft):
+def test_a_short_load_is_no_overload(servo, shaft):
     write(servo, Goal_Position=3000)
     for _ in range(4):
         shaft.stuck = True
@@ -312,7 +318,7 @@ def test_a_load_that_ends_in_time_is_none(servo, shaft):
     assert servo.get("Status") == 0
 
 
-def test_overload_that_does_not_unload_is_only_told(servo, shaft):
+def test_overload_without_unloading_is_only_reported(servo, shaft):
     shaft.stuck = True
     write(servo, Unloading_Condition=0, Goal_Position=3000)
     turn(servo, shaft, 2.1)
@@ -320,7 +326,7 @@ def test_overload_that_does_not_unload_is_only_told(servo, shaft):
     assert shaft.torque == 1
 
 
-def test_too_much_current_ends_the_torque(servo, shaft):
+def test_overcurrent_disables_the_torque(servo, shaft):
     shaft.stuck = True
     write(servo, Protection_Current=100, Over_Current_Protection_Time=50, Goal_Position=3000)
     turn(servo, shaft, 0.6)
@@ -328,7 +334,7 @@ def test_too_much_current_ends_the_torque(servo, shaft):
     assert shaft.torque == 0
 
 
-def test_heat_ends_the_torque_and_voltage_is_told(servo, shaft):
+def test_overheating_disables_the_torque_and_voltage_is_reported(servo, shaft):
     servo.temperature, servo.voltage = 71.0, 3.9
     servo.tick(DT)
     assert servo.get("Status") == 4 | 1
@@ -340,7 +346,7 @@ def test_heat_ends_the_torque_and_voltage_is_told(servo, shaft):
     assert shaft.torque == 1
 
 
-def test_without_power_it_is_limp(servo, shaft):
+def test_without_power_there_is_no_torque(servo, shaft):
     servo.power_off()
     servo.tick(DT)
     assert shaft.torque == 0

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LeRobot's own follower and leader drivers on two emulated arms, one of them with the real physics."""
+"""LeRobot's own follower and leader drivers on two emulated arms, one of them with physics."""
 
 import builtins
 import io
 import json
-import logging
 import sys
 import threading
 import time
@@ -18,18 +17,23 @@ from lerobot.motors.feetech import feetech
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot.teleoperators.so_leader import SO101Leader, SO101LeaderConfig
 
-from lerobot_env_so101_workbench import virtual_arm_console, virtual_calibration, virtual_joints
-from lerobot_env_so101_workbench.arm import ACTION_NAMES, ENCODER_STEP, HOME, JOINTS, LOWER, UPPER
-from lerobot_env_so101_workbench.leader_moves import read_actions
-from lerobot_env_so101_workbench.virtual_arm import VirtualArm, VirtualArmConfig
-from lerobot_env_so101_workbench.virtual_arm_console import Console, describe
+from lerobot_env_so101_workbench.sim.servos import ENCODER_STEP
+from lerobot_env_so101_workbench.virtual_arm import (
+    calibration as virtual_calibration,
+    console as virtual_arm_console,
+    joints as virtual_joints,
+)
+from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm, VirtualArmConfig
+from lerobot_env_so101_workbench.virtual_arm.console import Console, describe
+from lerobot_env_so101_workbench.virtual_arm.leader import read_actions
+from lerobot_processor_so101.arm import ACTION_NAMES, HOME, JOINTS, LOWER, UPPER
 
 STEP = np.array([360 / 4096] * 5 + [100 / ((UPPER[5] - LOWER[5]) / ENCODER_STEP)])  # one encoder step
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch):
-    """The driver's 50 ms are short on a busy machine: wait for 2 s."""
+def driver_timeout(monkeypatch):
+    """Wait for 2 s: the driver's 50 ms are short on a busy machine."""
 
     def set_timeout(self, packet_length):
         self.packet_start_time = self.getCurrentTime()
@@ -94,12 +98,12 @@ def observed(device) -> np.ndarray:
 
 
 def send(robot, joints) -> None:
-    """Send goals, and wait until the servos have them: nothing answers to a goal."""
+    """Send goals, and wait until the servos have them: goals get no response."""
     robot.send_action(dict(zip(ACTION_NAMES, map(float, joints), strict=True)))
     robot.get_observation()
 
 
-# -- the follower --------------------------------------------------------------------------------------------------
+# -- the follower ----------------------------------------------------------------------------------
 
 
 def test_a_ready_arm_needs_no_calibration_and_reads_the_worlds_joints(plugged, follower_of):
@@ -111,7 +115,7 @@ def test_a_ready_arm_needs_no_calibration_and_reads_the_worlds_joints(plugged, f
     assert other.calibration == robot.calibration
 
 
-def test_the_arm_goes_where_it_is_sent(plugged, follower_of):
+def test_the_arm_reaches_its_goals(plugged, follower_of):
     virtual_arm = plugged()
     robot = follower_of(virtual_arm)
     for goal in (HOME + [40, 10, -10, -20, 30, 40], HOME + [-40, 0, 0, 0, 0, -45]):
@@ -135,7 +139,7 @@ def test_the_arm_turns_as_fast_as_the_data_sheet_says(plugged, follower_of):
     assert velocity == pytest.approx(4096 / 6 / 0.222, rel=0.05)
 
 
-def test_somebody_holds_the_arm_until_its_servos_do_and_without_torque_it_falls(plugged, follower_of):
+def test_a_hand_holds_the_arm_until_its_servos_do_and_without_torque_it_falls(plugged, follower_of):
     virtual_arm = plugged()
     begin = virtual_arm.world.joints()
     virtual_arm.advance(0.5)
@@ -188,7 +192,7 @@ def test_the_gripper_pushes_with_half_the_torque(plugged, follower_of):
     assert robot.bus.read("Present_Load", "gripper") == -500
 
 
-# -- the leader ----------------------------------------------------------------------------------------------------
+# -- the leader ------------------------------------------------------------------------------------
 
 
 def leader_of(virtual_arm):
@@ -197,22 +201,22 @@ def leader_of(virtual_arm):
     return leader
 
 
-def test_teleoperation_by_the_expert_does_the_task_and_the_table_is_laid_anew(plugged, follower_of):
+def test_teleoperation_by_the_expert_succeeds_and_resets_the_scene(plugged, follower_of):
     virtual_arm = plugged(leader="expert", seed=1)
     robot, leader = follower_of(virtual_arm), leader_of(virtual_arm)
-    start, successes = virtual_arm.world.start, 0
+    state, successes = virtual_arm.world.initial_state, 0
     for _ in range(300):
         robot.send_action(leader.get_action())
         virtual_arm.advance(1 / 30)
         successes += virtual_arm.world.is_success()
-        if virtual_arm.world.start is not start:
+        if virtual_arm.world.initial_state is not state:
             break
     assert successes > 0
-    assert virtual_arm.world.start is not start
+    assert virtual_arm.world.initial_state is not state
     assert virtual_arm.world.ticks == 0
 
 
-def test_a_leader_with_torque_goes_where_it_is_told(plugged):
+def test_a_leader_with_torque_follows_commands(plugged):
     virtual_arm = plugged(leader="still")
     leader = leader_of(virtual_arm)
     begin = observed(leader)
@@ -259,7 +263,7 @@ def test_a_leader_plays_a_recording_at_its_own_speed(plugged, recording):
     leader.disconnect()
 
 
-def test_a_leader_that_was_held_goes_back_to_its_recording(plugged, recording):
+def test_a_leader_that_was_held_returns_to_its_recording(plugged, recording):
     virtual_arm = plugged(leader="recording", recording=recording)
     side = virtual_arm.leader
     for _ in range(2):
@@ -281,7 +285,7 @@ def test_a_recording_that_cannot_be_played_is_refused(options, recording, tmp_pa
         VirtualArm(options(leader="recording"))
 
 
-# -- setting up and calibrating by hand ----------------------------------------------------------------------------
+# -- setting up and calibrating by hand ------------------------------------------------------------
 
 
 def test_new_servos_are_set_up_one_after_the_other(plugged, monkeypatch):
@@ -302,7 +306,7 @@ def test_new_servos_are_set_up_one_after_the_other(plugged, monkeypatch):
     robot.bus.port_handler.closePort()
 
 
-def test_calibration_by_hand_finds_what_the_file_would_say(plugged, folder, monkeypatch):
+def test_calibration_by_hand_finds_the_values_of_the_file(plugged, folder, monkeypatch):
     monkeypatch.setattr(virtual_joints, "_HAND_SPEED", np.radians(720.0))  # a hurried hand
     virtual_arm = plugged(servos="assembled", leader="still")
     console = Console(virtual_arm)
@@ -349,10 +353,10 @@ def test_a_calibration_of_another_arm_is_left_alone(options, folder):
     assert not virtual_arm.follower.bus.is_plugged_in
 
 
-# -- real time, and the command ------------------------------------------------------------------------------------
+# -- real time, and the command --------------------------------------------------------------------
 
 
-def test_in_real_time_the_arm_follows_and_everything_ends(options, follower_of):
+def test_in_real_time_the_arm_follows_and_all_threads_end(options, follower_of):
     with VirtualArm(options(leader="still")) as virtual_arm:
         robot = follower_of(virtual_arm)
         goal = HOME + [30, 0, 0, 0, 0, 0]
@@ -374,7 +378,7 @@ def test_a_simulation_that_fails_closes_the_ports(options, monkeypatch, caplog):
     assert "the simulation failed" in caplog.text
 
 
-def test_the_console_does_what_it_is_told(plugged):
+def test_the_console_executes_commands(plugged):
     virtual_arm = plugged(leader="still")
     console = Console(virtual_arm)
     follower, leader = virtual_arm.follower, virtual_arm.leader
@@ -396,35 +400,24 @@ def test_the_console_does_what_it_is_told(plugged):
 
 
 @pytest.mark.parametrize(
-    ("line", "answer"),
+    ("line", "output"),
     [
         ("dance", "Found 'dance', expected a command"),
         ("jam knee", "found 'knee', expected one of shoulder_pan"),
         ("fault rust", "found 'rust', expected one of"),
-        ("rate lost", "rate: found lost behind it"),
+        ("rate lost", "rate: found arguments lost, expected others"),
         ("rate lost often", "found 'often', expected a number"),
         ("leader status", "There is no leader"),
     ],
 )
-def test_the_console_says_what_it_does_not_understand(plugged, line, answer):
-    assert answer in Console(plugged()).do(line)
+def test_the_console_explains_what_it_cannot_execute(plugged, line, output):
+    assert output in Console(plugged()).do(line)
 
 
-@pytest.fixture
-def own_logger():
-    """The command takes over the package's logger: give it back."""
-    logger = logging.getLogger("lerobot_env_so101_workbench")
-    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.propagate = handlers, propagate
-    logger.setLevel(level)
-
-
-def test_the_command_prints_what_to_type_and_ends(own_logger, folder, monkeypatch, capsys):
+def test_the_command_prints_lerobots_commands_and_ends(process_state, folder, monkeypatch, capsys):
     ports = [f"--follower_port={folder / 'f'}", f"--leader_port={folder / 'l'}"]
     monkeypatch.setattr(sys, "argv", ["so101-virtual-arm", *ports])
     monkeypatch.setattr(sys, "stdin", io.StringIO("status\nquit\n"))
-    monkeypatch.setattr(virtual_arm_console.signal, "signal", lambda *_: None)
     virtual_arm_console.main()
     printed = capsys.readouterr().out
     assert f"--robot.port={folder / 'f'} --robot.id=virtual" in printed
@@ -434,21 +427,22 @@ def test_the_command_prints_what_to_type_and_ends(own_logger, folder, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("option", "says"),
+    ("option", "message"),
     [
         ("--task=dance", "--task: found task 'dance'"),
         ("--leader=cat", "--leader: found 'cat', expected one of expert, recording, still, none"),
         ("--servos=old", "--servos: found 'old', expected one of ready, assembled, new"),
     ],
 )
-def test_the_command_says_in_a_sentence_what_cannot_be(own_logger, monkeypatch, option, says):
+def test_the_command_refuses_invalid_options_in_one_line(process_state, monkeypatch, capsys, option, message):
     monkeypatch.setattr(sys, "argv", ["so101-virtual-arm", option])
-    monkeypatch.setattr(virtual_arm_console.signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit, match=says):
+    with pytest.raises(SystemExit) as ended:
         virtual_arm_console.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
-def test_what_to_type_depends_on_the_servos(options):
+def test_the_printed_commands_depend_on_the_servos(options):
     for servos, command in (("new", "lerobot-setup-motors"), ("assembled", "lerobot-calibrate")):
         fake = types.SimpleNamespace(config=options(servos=servos), leader=None)
         assert f"{command} --robot.type=so101_follower" in describe(fake)

@@ -13,11 +13,11 @@ from lerobot.motors import Motor, MotorNormMode
 from lerobot.motors.feetech import FeetechMotorsBus, feetech
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
-from lerobot_env_so101_workbench import virtual_bus
-from lerobot_env_so101_workbench.arm import JOINTS
-from lerobot_env_so101_workbench.bus_faults import KINDS, Faults
-from lerobot_env_so101_workbench.sts_protocol import BROADCAST, PING, READ, WRITE, Packet
-from lerobot_env_so101_workbench.virtual_bus import VirtualBus
+from lerobot_env_so101_workbench.virtual_arm import bus as virtual_bus
+from lerobot_env_so101_workbench.virtual_arm.bus import VirtualBus
+from lerobot_env_so101_workbench.virtual_arm.faults import KINDS, Faults
+from lerobot_env_so101_workbench.virtual_arm.sts_protocol import BROADCAST, PING, READ, WRITE, Packet
+from lerobot_processor_so101.arm import JOINTS
 from tests.workbench.virtual import let_pass, six_servos, write
 
 POSITIONS = {joint: 2090 + 10 * number for number, joint in enumerate(JOINTS, 1)}
@@ -28,8 +28,8 @@ def motors():
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch):
-    """`patience(ms)`: how long the driver waits for an answer. The stock 50 ms are short on a busy machine."""
+def driver_timeout(monkeypatch):
+    """`driver_timeout(ms)`: set the driver's timeout; its 50 ms are short on a busy machine."""
 
     def wait(milliseconds: float) -> None:
         def set_timeout(self, packet_length):
@@ -69,7 +69,7 @@ def positions(driver, **kwargs):
     return driver.sync_read("Present_Position", normalize=False, **kwargs)
 
 
-# -- the driver as it is -----------------------------------------------------------------------------------------
+# -- the driver as it is ---------------------------------------------------------------------------
 
 
 def test_connecting_finds_six_servos(connect):
@@ -138,26 +138,28 @@ def test_limits_that_calibration_writes_stop_a_goal(bus, connect):
 
 def test_servos_are_set_up_one_at_a_time(monkeypatch):
     with VirtualBus(six_servos(set_up=False)) as bus:
-        write(bus.servo("elbow_flex"), Baud_Rate=1)  # somebody had this one before
+        write(bus.servo("elbow_flex"), Baud_Rate=1)  # a used servo
         driver = FeetechMotorsBus(bus.port, motors())
         for joint in ("elbow_flex", "shoulder_lift"):
             bus.attach(joint)
             driver.setup_motor(joint)
             assert bus.servo(joint).id == driver.motors[joint].id
-        bus.attach("shoulder_lift", "elbow_flex")  # both start up anew: it was saved
+        bus.attach("shoulder_lift", "elbow_flex")  # both start up again: the ids were saved
         assert driver.broadcast_ping() == {2: 777, 3: 777}
         driver.port_handler.closePort()
 
 
-def test_two_servos_with_one_id_speak_at_once():
+def test_responses_of_two_servos_with_one_id_collide():
     with VirtualBus(six_servos(set_up=False)) as bus:
         bus.attach("shoulder_pan", "gripper")
-        assert bus.answer(Packet(1, PING)) == [Packet(1, 0).encode()]  # the same bytes: nobody can tell
-        (heard,) = bus.answer(Packet(1, READ, bytes([56, 2])))
-        assert sum(heard[2:]) & 0xFF != 0xFF  # 2100 and 2150: the checksum does not fit
+        assert bus.respond(Packet(1, PING)) == [
+            Packet(1, 0).encode()
+        ]  # identical bytes combine to the same bytes
+        (received,) = bus.respond(Packet(1, READ, bytes([56, 2])))
+        assert sum(received[2:]) & 0xFF != 0xFF  # 2100 and 2150: the checksum is wrong
 
 
-def test_nobody_hears_another_baud_rate(bus):
+def test_servos_ignore_other_baud_rates(bus):
     with serial.Serial(bus.port, 500_000, timeout=0.2) as port:
         port.write(Packet(1, PING).encode())
         assert port.read(6) == b""
@@ -169,33 +171,33 @@ def test_nobody_hears_another_baud_rate(bus):
 
 def test_noise_on_the_wire_is_survived(bus):
     with serial.Serial(bus.port, 1_000_000, timeout=2) as port:
-        port.write(b"\xff\xff\x01\xf0\x03")  # promises 240 bytes that never come
+        port.write(b"\xff\xff\x01\xf0\x03")  # announces 240 bytes that never arrive
         time.sleep(0.1)
         port.write(b"\x00\xff" + Packet(2, PING).encode())
         assert port.read(6) == Packet(2, 0).encode()
 
 
-def test_broadcasts_are_obeyed_in_silence(bus):
-    assert bus.answer(Packet(BROADCAST, WRITE, bytes([41, 50]))) == []
+def test_broadcasts_are_executed_without_response(bus):
+    assert bus.respond(Packet(BROADCAST, WRITE, bytes([41, 50]))) == []
     assert {servo.get("Acceleration") for servo in bus.servos} == {50}
-    assert bus.answer(Packet(BROADCAST, READ, bytes([56, 2]))) == []
-    assert [answer[2] for answer in bus.answer(Packet(BROADCAST, PING))] == [1, 2, 3, 4, 5, 6]
+    assert bus.respond(Packet(BROADCAST, READ, bytes([56, 2]))) == []
+    assert [response[2] for response in bus.respond(Packet(BROADCAST, PING))] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(
     ("code", "params"), [(READ, b"\x38"), (WRITE, b"\x2a"), (0x82, b""), (0x83, b"\x2a"), (0x55, b"")]
 )
-def test_instructions_that_make_no_sense_are_not_answered(bus, code, params):
-    assert bus.answer(Packet(1, code, params)) == []
+def test_invalid_instructions_get_no_response(bus, code, params):
+    assert bus.respond(Packet(1, code, params)) == []
 
 
-def test_a_servo_may_be_told_to_answer_reading_only(bus):
+def test_a_servo_can_be_set_to_respond_to_reads_only(bus):
     write(bus.servo("shoulder_pan"), Response_Status_Level=0)
-    assert bus.answer(Packet(1, WRITE, bytes([41, 50]))) == []
-    assert len(bus.answer(Packet(1, READ, bytes([41, 1])))) == 1
+    assert bus.respond(Packet(1, WRITE, bytes([41, 50]))) == []
+    assert len(bus.respond(Packet(1, READ, bytes([41, 1])))) == 1
 
 
-def test_answers_take_as_long_as_on_the_wire(bus):
+def test_responses_take_as_long_as_on_the_wire(bus):
     write(bus.servo("shoulder_pan"), Return_Delay_Time=250)  # 500 us, and 120 us for 12 bytes
     with serial.Serial(bus.port, 1_000_000, timeout=2) as port:
         begin = time.perf_counter()
@@ -204,11 +206,11 @@ def test_answers_take_as_long_as_on_the_wire(bus):
         assert time.perf_counter() - begin > 620e-6
 
 
-# -- faults ------------------------------------------------------------------------------------------------------
+# -- faults ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"),
+    ("kind", "message"),
     [
         ("unheard", "There is no status packet"),
         ("lost", "There is no status packet"),
@@ -217,19 +219,21 @@ def test_answers_take_as_long_as_on_the_wire(bus):
         ("checksum", "Incorrect status packet"),
     ],
 )
-def test_a_bad_answer_is_told_and_a_second_try_helps(bus, connect, patience, monkeypatch, kind, says):
-    patience(150)
+def test_a_bad_response_raises_and_a_second_try_succeeds(
+    bus, connect, driver_timeout, monkeypatch, kind, message
+):
+    driver_timeout(150)
     monkeypatch.setattr(virtual_bus, "_LATE", 0.25)
     driver = connect()
     bus.faults.next(kind)
-    with pytest.raises(ConnectionError, match=rf"Failed to read 'Present_Position' on id_=3.*{says}"):
+    with pytest.raises(ConnectionError, match=rf"Failed to read 'Present_Position' on id_=3.*{message}"):
         driver.read("Present_Position", "elbow_flex", normalize=False)
     bus.faults.next(kind)
     assert driver.read("Present_Position", "elbow_flex", normalize=False, num_retry=1) == 2120
 
 
-def test_one_lost_answer_fails_the_reading_of_all_and_the_driver_names_nobody(bus, connect, patience):
-    patience(150)
+def test_one_lost_response_fails_the_sync_read_and_the_driver_names_no_servo(bus, connect, driver_timeout):
+    driver_timeout(150)
     driver = connect()
     bus.faults.silence("elbow_flex")
     with pytest.raises(ConnectionError, match=r"on ids=\[1, 2, 3, 4, 5, 6\] after 2 tries.*no status packet"):
@@ -238,14 +242,14 @@ def test_one_lost_answer_fails_the_reading_of_all_and_the_driver_names_nobody(bu
     assert positions(driver) == POSITIONS
 
 
-def test_a_silent_servo_is_missed_when_connecting(bus, patience):
-    patience(150)
+def test_a_silent_servo_is_missing_when_connecting(bus, driver_timeout):
+    driver_timeout(150)
     bus.faults.silence("elbow_flex")
     with pytest.raises(RuntimeError, match=r"Missing motor IDs:\s+- 3 \(expected model: 777\)"):
         FeetechMotorsBus(bus.port, motors()).connect()
 
 
-def test_a_silent_servo_still_obeys(bus, connect):
+def test_a_silent_servo_still_executes(bus, connect):
     driver = connect()
     driver.enable_torque()
     bus.faults.silence("elbow_flex")
@@ -254,7 +258,7 @@ def test_a_silent_servo_still_obeys(bus, connect):
     assert bus.servo("elbow_flex").get("Goal_Position") == 2000
 
 
-def test_an_overload_is_told_by_writing_and_overlooked_by_reading_all(bus, connect):
+def test_an_overload_raises_in_writes_but_not_in_sync_reads(bus, connect):
     driver = connect()
     driver.enable_torque()
     bus.servo("shoulder_pan").shaft.stuck = True
@@ -273,8 +277,8 @@ def test_an_overload_is_told_by_writing_and_overlooked_by_reading_all(bus, conne
     assert not any(servo.has_torque for servo in bus.servos)
 
 
-def test_after_a_brown_out_servos_are_limp_and_nobody_tells(bus, connect, patience):
-    patience(150)
+def test_after_a_brown_out_servos_have_no_torque_and_nothing_reports_it(bus, connect, driver_timeout):
+    driver_timeout(150)
     driver = connect()
     driver.enable_torque()
     driver.write("Acceleration", "gripper", 254)
@@ -290,10 +294,10 @@ def test_after_a_brown_out_servos_are_limp_and_nobody_tells(bus, connect, patien
     assert driver.read("Torque_Enable", "gripper") == driver.read("Acceleration", "gripper") == 0
 
 
-def test_a_pulled_cable_fails_at_once_and_servos_hold_on(bus, connect):
+def test_an_unplugged_cable_fails_at_once_and_servos_keep_their_torque(bus, connect):
     driver = connect()
     driver.enable_torque()
-    bus.pull_cable()
+    bus.unplug()
     with pytest.raises(termios.error, match="Input/output error"):  # no OSError, and it names no port
         positions(driver)
     with pytest.raises(ConnectionError, match=r"plug_in\(\)"):
@@ -303,7 +307,7 @@ def test_a_pulled_cable_fails_at_once_and_servos_hold_on(bus, connect):
     assert positions(connect()) == POSITIONS
 
 
-def test_faults_by_chance_follow_the_seed():
+def test_random_faults_follow_the_seed():
     def arrived(seed):
         faults = Faults(seed)
         faults.rate("lost", 0.3)
@@ -314,25 +318,25 @@ def test_faults_by_chance_follow_the_seed():
     assert 60 < arrived(1).count(b"") < 120
 
 
-def test_the_driver_gets_through_a_noisy_line(bus, connect, patience):
+def test_the_driver_gets_through_a_noisy_line(bus, connect, driver_timeout):
     driver = connect()
-    patience(100)
+    driver_timeout(100)
     driver.port_handler.setPacketTimeout = feetech.patch_setPacketTimeout.__get__(driver.port_handler)
     bus.faults.rate("checksum", 0.05)
     for _ in range(30):
         assert positions(driver, num_retry=20) == POSITIONS
 
 
-def test_faults_that_cannot_be_are_refused():
+def test_invalid_faults_are_refused():
     with pytest.raises(ValueError, match=f"found 'rust', expected one of {', '.join(KINDS)}"):
         Faults().next("rust")
-    with pytest.raises(ValueError, match="chance of lost: found 2, expected 0 to 1"):
+    with pytest.raises(ValueError, match="probability of lost: found 2, expected 0 to 1"):
         Faults().rate("lost", 2)
     with pytest.raises(ValueError, match="servo: found 'knee', expected one of shoulder_pan"):
         VirtualBus(six_servos()).attach("knee")
 
 
-# -- the port ----------------------------------------------------------------------------------------------------
+# -- the port --------------------------------------------------------------------------------------
 
 
 def open_files():
@@ -349,7 +353,7 @@ def test_nothing_is_left_behind(tmp_path):
             with serial.Serial(str(link), 1_000_000, timeout=2) as port:
                 port.write(Packet(1, PING).encode())
                 assert port.read(6)
-        bus.pull_cable()
+        bus.unplug()
     assert not link.is_symlink()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("virtual-")]
     assert len(open_files()) <= files
@@ -358,17 +362,17 @@ def test_nothing_is_left_behind(tmp_path):
 def test_a_host_that_never_reads_does_not_stop_the_bus(bus):
     write(bus.servo("shoulder_pan"), Return_Delay_Time=0)
     with serial.Serial(bus.port, 1_000_000, timeout=2, write_timeout=5) as port:
-        for _ in range(600):  # 127 kB of answers, more than the terminal holds
+        for _ in range(600):  # 127 kB of responses, more than the terminal holds
             port.write(Packet(1, READ, bytes([0, 206])).encode())
         time.sleep(0.2)
         port.reset_input_buffer()
         port.write(Packet(2, PING).encode())
         deadline = time.monotonic() + 5
-        heard = b""
-        while Packet(2, 0).encode() not in heard and time.monotonic() < deadline:
+        received = b""
+        while Packet(2, 0).encode() not in received and time.monotonic() < deadline:
             select.select([port.fileno()], [], [], 0.1)
-            heard += port.read(port.in_waiting)
-        assert Packet(2, 0).encode() in heard
+            received += port.read(port.in_waiting)
+        assert Packet(2, 0).encode() in received
 
 
 def test_a_path_that_is_taken_is_left_alone(tmp_path):

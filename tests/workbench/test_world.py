@@ -6,13 +6,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lerobot_env_so101_workbench.arm import FPS, HOME, to_radians
-from lerobot_env_so101_workbench.expert import Expert
-from lerobot_env_so101_workbench.start import evaluation_start, training_start
+from lerobot_env_so101_workbench.sim.expert import Expert
+from lerobot_env_so101_workbench.sim.initial_states import evaluation_initial_state, training_initial_state
+from lerobot_processor_so101.arm import FPS, HOME, to_radians
 
 
 def begin(world, number: int = 0):
-    world.reset(evaluation_start(world.task.name, world.level, number))
+    world.reset(evaluation_initial_state(world.task.name, world.level, number))
     return Expert(world)
 
 
@@ -49,16 +49,16 @@ def test_success_takes_ten_ticks_in_a_row(world_of):
 def test_doing_nothing_is_no_success_and_moves_nothing(scene_name, world_of):
     world = world_of(*scene_name)
     begin(world)
-    places = {prop.name: world.position(prop.name) for prop in world.props}
+    positions = {prop.name: world.position(prop.name) for prop in world.props}
     pose = world.joints()
     for _ in range(60):
         world.step(pose)
     assert not world.is_success()
-    for name, place in places.items():
-        np.testing.assert_allclose(world.position(name), place, atol=2e-3, err_msg=name)
+    for name, position in positions.items():
+        np.testing.assert_allclose(world.position(name), position, atol=2e-3, err_msg=name)
 
 
-def test_a_held_cube_stays_held_while_the_arm_is_shaken(world_of):
+def test_a_gripped_cube_stays_gripped_while_the_arm_is_disturbed(world_of):
     world = world_of("lift_cube", "clean")
     expert = begin(world)
     while not world.is_success():
@@ -87,7 +87,7 @@ def test_an_opened_gripper_drops_the_cube(world_of):
 
 
 @pytest.mark.parametrize("level", ["clean", "randomised"])
-def test_the_same_start_and_actions_give_the_same_states(level, world_of):
+def test_the_same_initial_state_and_actions_give_the_same_states(level, world_of):
     world = world_of("sort_cubes", level)
     expert = begin(world, 3)
     actions, states = [], []
@@ -104,8 +104,8 @@ def test_the_same_start_and_actions_give_the_same_states(level, world_of):
 
 
 def with_latency(ticks: int):
-    start = training_start("lift_cube", "randomised", 0)
-    return dataclasses.replace(start, variation=dataclasses.replace(start.variation, latency_ticks=ticks))
+    initial = training_initial_state("lift_cube", "randomised", 0)
+    return dataclasses.replace(initial, variation=dataclasses.replace(initial.variation, latency_ticks=ticks))
 
 
 @pytest.mark.parametrize("ticks", [0, 1, 2])
@@ -122,19 +122,19 @@ def test_commands_take_effect_after_the_latency(ticks, world_of):
     assert moved == [tick >= ticks for tick in range(4)]
 
 
-def test_commands_under_way_do_not_outlive_a_reset(world_of):
+def test_a_reset_discards_pending_commands(world_of):
     world = world_of("lift_cube", "randomised")
     world.reset(with_latency(2))
     world.step(HOME + [60.0, 0, 0, 0, 0, 0])
     world.reset(with_latency(2))
     before = world.joints()[0]
     for _ in range(3):
-        world.step(world.start.joints)
+        world.step(world.initial_state.joints)
     assert abs(world.joints()[0] - before) < 1.0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_a_diverged_state_is_seen_and_is_no_success(value, world_of):
+def test_a_diverged_state_is_detected_and_is_no_success(value, world_of):
     world = world_of("place_cube", "clean")
     expert = begin(world)
     while not world.is_success():
@@ -150,7 +150,7 @@ def test_a_diverged_state_is_seen_and_is_no_success(value, world_of):
     assert world.is_finite()
 
 
-def test_the_expert_decides_from_the_state_alone(scene_name, world_of):
+def test_the_experts_command_depends_on_the_state_only(scene_name, world_of):
     world = world_of(*scene_name)
     expert = begin(world)
     for tick in range(50):
@@ -176,10 +176,10 @@ def test_the_expert_goes_home_from_anywhere(world_of):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_the_expert_passes_a_post_by_either_side_of_one_start(side, world_of):
+def test_the_expert_passes_a_post_on_either_side_of_one_initial_state(side, world_of):
     world = world_of("pass_post", "clean")
-    start = training_start("pass_post", "clean", 0)
-    world.reset(dataclasses.replace(start, goal=dataclasses.replace(start.goal, side=side)))
+    initial = training_initial_state("pass_post", "clean", 0)
+    world.reset(dataclasses.replace(initial, goal=dataclasses.replace(initial.goal, side=side)))
     expert, beside = Expert(world), []
     while not world.is_success() and world.ticks < world.task.time_limit_ticks:
         world.step(expert.decide().action)
@@ -191,9 +191,9 @@ def test_the_expert_passes_a_post_by_either_side_of_one_start(side, world_of):
     assert all(gap > 0.04 if side == "left" else gap < -0.04 for gap in beside)
 
 
-def test_a_post_that_is_run_into_is_no_success(world_of):
+def test_a_moved_post_is_no_success(world_of):
     world = world_of("pass_post", "clean")
-    world.reset(training_start("pass_post", "clean", 0))
+    world.reset(training_initial_state("pass_post", "clean", 0))
     expert = Expert(world)
     world.data.joint("post").qpos[0] += 0.01
     while world.ticks < world.task.time_limit_ticks:
@@ -216,7 +216,7 @@ def test_the_expert_recovers_from_a_knocked_cube(world_of):
 
 
 @pytest.mark.parametrize(("action", "message"), [(np.zeros(5), "shape"), (np.full(6, np.nan), "non-finite")])
-def test_a_bad_action_leaves_the_world_as_it_was(action, message, world_of):
+def test_an_invalid_action_does_not_change_the_world(action, message, world_of):
     world = world_of("lift_cube", "clean")
     begin(world)
     before = state(world)
@@ -225,12 +225,12 @@ def test_a_bad_action_leaves_the_world_as_it_was(action, message, world_of):
     np.testing.assert_array_equal(state(world), before)
 
 
-def test_driving_step_by_step_is_stepping(world_of):
+def test_driving_each_physics_step_equals_stepping(world_of):
     world, ends = world_of(), []
-    start = training_start("lift_cube", "clean", 0)
+    initial = training_initial_state("lift_cube", "clean", 0)
     goal = HOME + [10.0, 5.0, -5.0, 0.0, 20.0, -30.0]
     for drive in (False, True):
-        world.reset(start)
+        world.reset(initial)
         for _ in range(10):
             if drive:
                 for _ in range(6):
@@ -242,13 +242,13 @@ def test_driving_step_by_step_is_stepping(world_of):
     assert ends[0][1:] == ends[1][1:]
 
 
-def test_joints_without_torque_fall_and_a_reset_gives_it_back(world_of):
-    world, start = world_of(), training_start("lift_cube", "clean", 0)
-    world.reset(start)
+def test_joints_without_torque_fall_and_a_reset_restores_the_torque(world_of):
+    world, initial = world_of(), training_initial_state("lift_cube", "clean", 0)
+    world.reset(initial)
     for _ in range(90):
         world.drive(to_radians(HOME), np.array([1, 0, 0, 0, 1, 0.5]))
     assert np.abs(world.joints() - HOME)[:4].max() > 10
-    world.reset(start)
+    world.reset(initial)
     for _ in range(30):
         world.step(HOME)
     assert np.abs(world.joints() - HOME).max() < 1.0
@@ -256,7 +256,7 @@ def test_joints_without_torque_fall_and_a_reset_gives_it_back(world_of):
 
 def test_a_hand_holds_the_arm_and_nothing_else_moves(world_of):
     world = world_of()
-    world.reset(training_start("lift_cube", "clean", 0))
+    world.reset(training_initial_state("lift_cube", "clean", 0))
     before = world.data.qpos.copy()
     world.hold(to_radians(HOME + [20.0, 0, 0, 0, 0, 0]))
     np.testing.assert_array_equal(world.data.qpos[6:], before[6:])

@@ -3,10 +3,10 @@
 
 import math
 
-from lerobot_env_so101_workbench.arm import JOINTS
-from lerobot_env_so101_workbench.sts_registers import REGISTERS, pack
-from lerobot_env_so101_workbench.sts_servo import Servo, ShaftState
-from lerobot_env_so101_workbench.virtual_bus import VirtualBus
+from lerobot_env_so101_workbench.virtual_arm.bus import VirtualBus
+from lerobot_env_so101_workbench.virtual_arm.sts_registers import REGISTERS, pack
+from lerobot_env_so101_workbench.virtual_arm.sts_servo import Servo, ShaftState
+from lerobot_processor_so101.arm import JOINTS
 
 DT = 1 / 180  # s
 

@@ -4,11 +4,12 @@
 import numpy as np
 import pytest
 
-from lerobot_env_so101_workbench import arm
-from lerobot_env_so101_workbench.start import evaluation_start
+from lerobot_env_so101_workbench.sim import servos
+from lerobot_env_so101_workbench.sim.initial_states import evaluation_initial_state
+from lerobot_processor_so101 import arm
 
 
-def test_units_survive_the_way_to_radians_and_back():
+def test_units_survive_conversion_to_radians_and_back():
     positions = np.random.default_rng(0).uniform(-100, 100, (50, 6))
     np.testing.assert_allclose(arm.from_radians(arm.to_radians(positions)), positions, atol=1e-9)
 
@@ -34,46 +35,46 @@ def test_limits_are_those_of_the_model(world_of):
     assert (arm.to_radians(arm.HOME) < arm.UPPER).all()
 
 
-def test_an_action_of_the_wrong_size_says_what_is_expected():
+def test_an_action_of_the_wrong_size_is_refused():
     with pytest.raises(ValueError, match=r"found shape \(4,\), expected \(6,\)"):
-        arm.check_action(np.zeros(4))
+        servos.check_action(np.zeros(4))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_non_finite_action_names_the_joint(value):
     with pytest.raises(ValueError, match="non-finite value for wrist_flex,"):
-        arm.check_action(np.array([0, 0, 0, value, 0, 0]))
+        servos.check_action(np.array([0, 0, 0, value, 0, 0]))
 
 
-def test_the_gear_play_makes_a_hysteresis_of_half_a_degree():
-    servos, up = arm.Servos(), np.radians(10.0)
-    servos.reset(np.zeros(6))
-    reached = servos.drive(np.full(6, up)).copy()
-    assert np.abs(reached[:5] - up + arm.BACKLASH / 2).max() < arm.ENCODER_STEP
-    still = servos.drive(np.full(6, up) - 0.8 * arm.BACKLASH).copy()
+def test_backlash_is_a_hysteresis_of_half_a_degree():
+    driven, up = servos.Servos(), np.radians(10.0)
+    driven.reset(np.zeros(6))
+    reached = driven.drive(np.full(6, up)).copy()
+    assert np.abs(reached[:5] - up + servos.BACKLASH / 2).max() < servos.ENCODER_STEP
+    still = driven.drive(np.full(6, up) - 0.8 * servos.BACKLASH).copy()
     np.testing.assert_array_equal(still, reached)
-    assert (servos.drive(np.full(6, up) - 2 * arm.BACKLASH) < reached).all()
+    assert (driven.drive(np.full(6, up) - 2 * servos.BACKLASH) < reached).all()
 
 
-def test_goals_are_whole_encoder_steps_within_the_joint_limits():
-    servos = arm.Servos()
-    servos.reset(np.full(6, -1.0))
-    goal = (servos.drive(np.full(6, 0.1234))[:5] + arm.BACKLASH / 2) / arm.ENCODER_STEP
+def test_goals_are_quantised_and_within_the_joint_limits():
+    driven = servos.Servos()
+    driven.reset(np.full(6, -1.0))
+    goal = (driven.drive(np.full(6, 0.1234))[:5] + servos.BACKLASH / 2) / servos.ENCODER_STEP
     np.testing.assert_allclose(goal, np.round(goal), atol=1e-6)
-    np.testing.assert_allclose(servos.drive(np.full(6, 100.0)), arm.UPPER, atol=arm.BACKLASH)
+    np.testing.assert_allclose(driven.drive(np.full(6, 100.0)), arm.UPPER, atol=servos.BACKLASH)
 
 
-def test_positions_are_read_in_whole_encoder_steps():
+def test_positions_are_quantised_to_encoder_steps():
     radians = np.random.default_rng(0).uniform(arm.LOWER, arm.UPPER, (20, 6))
-    steps = arm.to_radians(arm.read_encoders(radians)) / arm.ENCODER_STEP
+    steps = arm.to_radians(servos.read_encoders(radians)) / servos.ENCODER_STEP
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
-    assert np.abs(steps * arm.ENCODER_STEP - radians).max() <= arm.ENCODER_STEP / 2 + 1e-9
+    assert np.abs(steps * servos.ENCODER_STEP - radians).max() <= servos.ENCODER_STEP / 2 + 1e-9
 
 
 @pytest.mark.parametrize("joint", range(6))
-def test_a_large_step_is_made_at_no_more_than_the_no_load_speed(world_of, joint):
+def test_no_joint_is_faster_than_the_no_load_speed(world_of, joint):
     world = world_of()
-    world.reset(evaluation_start("lift_cube", "clean", 0))
+    world.reset(evaluation_initial_state("lift_cube", "clean", 0))
     pose = np.array([0.0, -80.0, 30.0, 60.0, 0.0, 20.0])
     for _ in range(40):
         world.step(pose)
@@ -84,12 +85,12 @@ def test_a_large_step_is_made_at_no_more_than_the_no_load_speed(world_of, joint)
         world.step(pose)
         speeds.append((world.data.qpos[joint] - before) * arm.FPS)
     # Gravity adds up to a tenth on the way down; the gripper has half the torque to reach the speed with.
-    assert 0.4 * arm.NO_LOAD_SPEED < max(speeds) < 1.15 * arm.NO_LOAD_SPEED
+    assert 0.4 * servos.NO_LOAD_SPEED < max(speeds) < 1.15 * servos.NO_LOAD_SPEED
 
 
-def test_gravity_pulls_the_held_arm_down_by_less_than_a_degree(world_of):
+def test_the_held_arm_sags_by_less_than_a_degree(world_of):
     world = world_of()
-    world.reset(evaluation_start("lift_cube", "clean", 0))
+    world.reset(evaluation_initial_state("lift_cube", "clean", 0))
     stretched = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 20.0])
     for _ in range(90):
         world.step(stretched)

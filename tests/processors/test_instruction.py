@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sentence mentions."""
+"""Objects in an instruction: classes of a closed vocabulary, phrases of an open one."""
 
 import pytest
 
-from lerobot_policy_segvla.instruction import Vocabulary, noun_phrases
+from lerobot_processor_so101.perception.instruction import Vocabulary, noun_phrases
 
 NAMES = [
     "background",
@@ -18,7 +18,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(
-    ("sentence", "expected"),
+    ("instruction", "expected"),
     [
         ("Put the red cube into the blue bowl.", [2, 4]),
         ("Into the WHITE bowl put the green  cube", [5, 3]),
@@ -30,8 +30,8 @@ NAMES = [
         ("", []),
     ],
 )
-def test_closed_vocabulary(sentence, expected):
-    assert Vocabulary(NAMES).mentioned(sentence) == expected
+def test_closed_vocabulary(instruction, expected):
+    assert Vocabulary(NAMES).mentioned(instruction) == expected
 
 
 def test_synonyms():
@@ -39,7 +39,7 @@ def test_synonyms():
     assert vocabulary.mentioned("Drop the strawberry into the blue dish") == [2, 4]
     assert vocabulary.mentioned("stack red blocks") == [2]
     with pytest.raises(ValueError, match=r"segmentation_synonyms: found \['cup'\]"):
-        Vocabulary(NAMES, {"cup": ["mug"]})
+        Vocabulary(NAMES, {"cup": ["mug"]}, "segmentation_synonyms")
 
 
 def test_names_with_underscores():
@@ -47,7 +47,7 @@ def test_names_with_underscores():
 
 
 @pytest.mark.parametrize(
-    ("sentence", "expected"),
+    ("instruction", "expected"),
     [
         ("Put the red cube into the blue bowl.", ["red cube", "blue bowl"]),
         ("Pick up a screwdriver, then place it in the tool box", ["screwdriver", "tool box"]),
@@ -56,5 +56,5 @@ def test_names_with_underscores():
         ("", []),
     ],
 )
-def test_open_vocabulary(sentence, expected):
-    assert noun_phrases(sentence) == expected
+def test_open_vocabulary(instruction, expected):
+    assert noun_phrases(instruction) == expected

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint's numbers say about the arm they were recorded on, and what is refused for it."""
+"""Units and calibration that a checkpoint's statistics show, and the policies that are refused for them."""
 
 import json
 from dataclasses import replace
@@ -10,19 +10,19 @@ from lerobot.motors import MotorCalibration, MotorNormMode
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from safetensors.numpy import save_file
 
-from lerobot_processor_so101.guard import JOINTS
-from lerobot_robot_so101.recorded_on import (
+from lerobot_processor_so101.arm import JOINTS
+from lerobot_robot_so101.calibration_check import (
     DEGREES,
     PERCENT,
-    check_recorded_on,
+    check_calibration,
     checkpoint_extremes,
-    other_joints,
-    units_of,
+    infer_units,
+    mismatched_joints,
 )
 
 
 def calibration(seed: int) -> dict[str, MotorCalibration]:
-    """Of an arm that a hand has moved through its ranges."""
+    """Calibration of an arm that was moved through its ranges by hand."""
     rng = np.random.default_rng(seed)
     found = {}
     for number, joint in enumerate(JOINTS, 1):
@@ -34,7 +34,7 @@ def calibration(seed: int) -> dict[str, MotorCalibration]:
 
 
 def recorded(with_calibration, use_degrees: bool, seed: int = 0) -> np.ndarray:
-    """Extremes (2, 6), as LeRobot's own driver makes them of steps and as a checkpoint keeps them."""
+    """Extremes (2, 6) as LeRobot's driver computes them from encoder steps and a checkpoint stores them."""
     bus = SO101Follower(SO101FollowerConfig(port="none", use_degrees=use_degrees)).bus
     bus.calibration = with_calibration
     steps = np.sort(np.random.default_rng(seed).integers(1000, 3100, (2, 6)), axis=0)
@@ -64,59 +64,59 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_units_and_calibration_are_told_by_the_numbers(seed):
+def test_units_and_calibration_are_inferred_from_the_extremes(seed):
     own, other = calibration(seed), calibration(seed + 100)
     for use_degrees, units in ((True, DEGREES), (False, PERCENT)):
         extremes = recorded(own, use_degrees, seed)
-        assert units_of(extremes) == units
-        assert other_joints(extremes, own) == []
-        assert other_joints(extremes, other)
+        assert infer_units(extremes) == units
+        assert mismatched_joints(extremes, own) == []
+        assert mismatched_joints(extremes, other)
 
 
-def test_a_middle_that_is_whole_steps_away_cannot_be_told_in_degrees():
-    """What docs/real_arm.md says that it does not see: 100 steps are 8.8 deg."""
+def test_degrees_do_not_show_a_middle_that_is_off_by_whole_steps():
+    """A limit that docs/real_arm.md states: 100 steps are 8.8 deg."""
     own = calibration(0)
     elbow = own["elbow_flex"]
     other = {**own, "elbow_flex": replace(elbow, range_min=elbow.range_min + 200)}
-    assert other_joints(recorded(own, use_degrees=True), other) == []
-    assert other_joints(recorded(own, use_degrees=False), other) == ["elbow_flex"]
+    assert mismatched_joints(recorded(own, use_degrees=True), other) == []
+    assert mismatched_joints(recorded(own, use_degrees=False), other) == ["elbow_flex"]
     odd = {**own, "elbow_flex": replace(elbow, range_min=elbow.range_min + 201)}
-    assert other_joints(recorded(own, use_degrees=True), odd) == ["elbow_flex"]
+    assert mismatched_joints(recorded(own, use_degrees=True), odd) == ["elbow_flex"]
 
 
-def test_simulated_joints_are_in_degrees_of_no_calibration():
+def test_simulated_joints_are_in_degrees_and_fit_every_calibration():
     extremes = (
         np.array([[-30, -100, -60, 60, -125, 18], [17, 46, 89, 94, -40, 51]]) * 4096 // 360 * 360 / 4096
     )
-    assert units_of(extremes) == DEGREES
-    assert other_joints(extremes, calibration(0)) == []
+    assert infer_units(extremes) == DEGREES
+    assert mismatched_joints(extremes, calibration(0)) == []
 
 
 @pytest.mark.parametrize(
     "extremes", [np.zeros((2, 6)), np.random.default_rng(0).normal(0, 40, (2, 6)), np.ones((2, 6))]
 )
-def test_numbers_that_do_not_tell_are_taken(extremes, checkpoint):
-    assert units_of(extremes) is None
-    check_recorded_on(checkpoint(extremes), calibration(0), use_degrees=True, any_calibration=False)
+def test_extremes_of_unknown_units_are_accepted(extremes, checkpoint):
+    assert infer_units(extremes) is None
+    check_calibration(checkpoint(extremes), calibration(0), use_degrees=True, any_calibration=False)
 
 
 def test_other_units_are_refused_with_the_flag(checkpoint):
     own = calibration(0)
     folder = checkpoint(recorded(own, use_degrees=False))
     with pytest.raises(ValueError, match=r"in -100..100, and the arm is in degrees.*use_degrees=false"):
-        check_recorded_on(folder, own, use_degrees=True, any_calibration=True)
-    check_recorded_on(folder, own, use_degrees=False, any_calibration=False)
+        check_calibration(folder, own, use_degrees=True, any_calibration=True)
+    check_calibration(folder, own, use_degrees=False, any_calibration=False)
 
 
-def test_another_calibration_is_refused_unless_that_is_allowed(checkpoint):
+def test_another_calibration_is_refused_unless_any_calibration(checkpoint):
     folder = checkpoint(recorded(calibration(1), use_degrees=True))
     with pytest.raises(ValueError, match=r"another calibration \(.*gripper\).*any_calibration=true"):
-        check_recorded_on(folder, calibration(0), use_degrees=True, any_calibration=False)
-    check_recorded_on(folder, calibration(0), use_degrees=True, any_calibration=True)
-    check_recorded_on(folder, calibration(1), use_degrees=True, any_calibration=False)
+        check_calibration(folder, calibration(0), use_degrees=True, any_calibration=False)
+    check_calibration(folder, calibration(0), use_degrees=True, any_calibration=True)
+    check_calibration(folder, calibration(1), use_degrees=True, any_calibration=False)
 
 
-def test_a_folder_without_such_numbers_says_nothing(tmp_path):
+def test_a_checkpoint_without_extremes_is_not_checked(tmp_path):
     assert checkpoint_extremes(tmp_path) is None
     (tmp_path / "policy_preprocessor.json").write_text(json.dumps({"steps": [{"registry_name": "x"}]}))
     assert checkpoint_extremes(tmp_path) is None

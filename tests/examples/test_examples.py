@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every short example runs, offline and with tiny settings, and prints its result."""
+
+import sys
+
+import numpy as np
+import pytest
+from examples import own_task, perceive, run_policy, virtual_arm_episode
+from lerobot.motors.feetech import feetech
+from lerobot.robots import robot
+from PIL import Image
+
+from lerobot_env_so101_workbench import names
+from lerobot_env_so101_workbench.tasks import TASKS
+from lerobot_env_so101_workbench.virtual_arm import calibration
+from tests.golden import replay
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run(module, *arguments)`: what an example prints."""
+
+    def output_of(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+        module.main()
+        return capsys.readouterr().out
+
+    return output_of
+
+
+def test_perceive(run):
+    printed = run(perceive, "--frames=2").splitlines()
+    shares = {line.split()[0]: float(line.split()[1]) for line in printed[:6]}
+    assert shares["table"] > 40
+    assert shares["cube"] > 0
+    assert sum(shares.values()) == pytest.approx(100, abs=0.1)
+    assert printed[-1].endswith("frames per second")
+
+
+@pytest.mark.parametrize("name", ["segdepth", "segdepth_workbench"])
+def test_run_policy(name, run, tmp_path):
+    checkpoint = replay.unpack(name, tmp_path)
+    printed = run(run_policy, f"--checkpoint={checkpoint}", "--height=16", "--width=24")
+    assert "segdepth: Lift the cube." in printed
+    gripper = next(line for line in printed.splitlines() if line.startswith("gripper"))
+    assert 0 <= float(gripper.split()[2]) <= 100
+
+
+def test_own_task(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(TASKS, "lift_white_cube", None)  # both are restored after the test
+    monkeypatch.setattr(names, "TASK_NAMES", names.TASK_NAMES)
+    printed = run(own_task, f"--output={tmp_path / 'task.png'}")
+    assert "Lift the white cube. success: True" in printed
+    assert np.asarray(Image.open(tmp_path / "task.png")).std() > 10
+
+
+def test_virtual_arm_episode(run, monkeypatch, tmp_path):
+    def set_timeout(self, packet_length):
+        """Wait 2 s for replies: the driver's 50 ms are too short on a busy machine."""
+        self.packet_start_time = self.getCurrentTime()
+        self.packet_timeout = 2000
+
+    monkeypatch.setattr(feetech, "patch_setPacketTimeout", set_timeout)
+    for module in (robot, calibration):
+        monkeypatch.setattr(module, "HF_LEROBOT_CALIBRATION", tmp_path)
+    printed = run(virtual_arm_episode, f"--port={tmp_path / 'port'}", "--seconds=1").splitlines()
+    sent, measured = (float(printed[-1].split()[column]) for column in (3, 5))
+    assert sent == pytest.approx(measured, abs=6)
+    assert sent - float(printed[0].split()[3]) > 15
+    assert not (tmp_path / "port").exists()
