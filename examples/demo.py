@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo`: an arm that learns to pick up a cube, on a laptop, through LeRobot's own commands.
+"""`make demo`: train a policy to pick up a cube, on a laptop, through LeRobot's own commands.
 
     so101-demos     100 demonstrations of the scripted expert, masks and depth at 84x84
     lerobot-train   the segdepth policy on them
-    lerobot-eval    50 frozen starts that no demonstration began from
+    lerobot-eval    50 frozen initial states that no demonstration began from
 
-and then a film, a plot and a table in outputs/demo/. A step whose result is there already is not repeated; delete
-outputs/demo to begin anew.
+and then a film, a plot and a table in outputs/demo/. A step that has succeeded is not repeated; delete
+outputs/demo to repeat all.
 """
 
 import argparse
@@ -21,19 +21,19 @@ from pathlib import Path
 from examples.demo_report import film, plot, summary
 
 BIN = Path(sys.executable).parent
-PICTURES = {"height": 84, "width": 84, "rgb": "false", "seg": "true", "depth": "true"}
+IMAGES = {"height": 84, "width": 84, "rgb": "false", "seg": "true", "depth": "true"}
 
 
-def commands(out: Path, episodes: int, steps: int, starts: int) -> dict[str, tuple[list[str], Path]]:
-    """The three commands by name, each with the file that exists once it has succeeded."""
+def commands(out: Path, episodes: int, steps: int, initial_states: int) -> dict[str, tuple[list[str], Path]]:
+    """Return the three commands by name, each with the file that exists once it has succeeded."""
     checkpoint = out / "train" / "checkpoints" / "last" / "pretrained_model"
     demos = [
         "so101-demos",
         f"--root={out / 'dataset'}",
         "--task=lift_cube",
         f"--episodes={episodes}",
-        "--video=false",  # such small pictures are quicker to read from Parquet than from video
-        *(f"--{name}={value}" for name, value in PICTURES.items()),
+        "--video=false",  # small images are faster to read from Parquet than from video
+        *(f"--{name}={value}" for name, value in IMAGES.items()),
     ]
     train = [
         "lerobot-train",
@@ -55,8 +55,8 @@ def commands(out: Path, episodes: int, steps: int, starts: int) -> dict[str, tup
         "--policy.device=cpu",
         "--env.type=so101_sim",
         "--env.task=lift_cube",
-        *(f"--env.{name}={value}" for name, value in PICTURES.items()),
-        f"--eval.n_episodes={starts}",
+        *(f"--env.{name}={value}" for name, value in IMAGES.items()),
+        f"--eval.n_episodes={initial_states}",
         "--eval.batch_size=1",
         f"--output_dir={out / 'eval'}",
     ]
@@ -68,18 +68,18 @@ def commands(out: Path, episodes: int, steps: int, starts: int) -> dict[str, tup
 
 
 def run(name: str, command: list[str], done: Path, out: Path) -> float:
-    """Run a command unless its result is there; its output goes to a log and, shortened, to the terminal.
+    """Run a command unless it has succeeded before; its output goes to a log and, shortened, to the terminal.
 
     Returns:
-        Seconds it took, from the first time it ran.
+        Seconds of its first run.
     """
     clock = out / f"{name}.seconds"
     if done.exists() and clock.exists():
-        print(f"\n{name}: kept from before ({done})")
+        print(f"\n{name}: exists already ({done})")
         return float(clock.read_text())
     print(f"\n{name}:\n  " + " \\\n    ".join(command), flush=True)
     log, begin = out / f"{name}.log", time.monotonic()
-    # One thread for PyTorch: on two cores its threads would only wait for, and take from, the data loader's workers.
+    # One thread for PyTorch: on two cores its threads would only compete with the data loader's workers.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     with log.open("w", buffering=1) as file:
         process = subprocess.Popen(
@@ -96,7 +96,7 @@ def run(name: str, command: list[str], done: Path, out: Path) -> float:
             _show(line.rstrip())
     print()
     if process.wait() != 0 or not done.exists():
-        raise SystemExit(f"demo: {command[0]} failed; its whole output is in {log}")
+        raise SystemExit(f"demo: {command[0]} failed; its output is in {log}")
     seconds = time.monotonic() - begin
     clock.write_text(f"{seconds:.1f}\n")
     return seconds
@@ -106,7 +106,7 @@ _PROGRESS = re.compile(r"\d+%\|.*\| *(\d+/\d+) \[")
 
 
 def _show(line: str) -> None:
-    """Progress on one line that is drawn over; everything else stays in the log."""
+    """Print progress on one line that is overwritten, and losses; everything else stays in the log."""
     match = _PROGRESS.search(line)
     if match and sys.stdout.isatty():
         print(f"\r  {line[:100]:<100}", end="", flush=True)
@@ -121,13 +121,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
     parser.add_argument("--episodes", type=int, default=100, help="demonstrations")
     parser.add_argument("--steps", type=int, default=2000, help="training steps")
-    parser.add_argument("--starts", type=int, default=50, help="evaluation starts, at most 200")
+    parser.add_argument("--initial_states", type=int, default=50, help="of the evaluation, at most 200")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    seconds = {
-        name: run(name, command, done, args.out)
-        for name, (command, done) in commands(args.out, args.episodes, args.steps, args.starts).items()
-    }
+    steps = commands(args.out, args.episodes, args.steps, args.initial_states)
+    seconds = {name: run(name, command, done, args.out) for name, (command, done) in steps.items()}
     results = json.loads((args.out / "eval" / "eval_info.json").read_text())
     successes = results["per_task"][0]["metrics"]["successes"]
     film(sorted((args.out / "eval" / "videos").rglob("*.mp4")), successes, args.out / "film.mp4")
@@ -135,7 +133,7 @@ def main() -> None:
     text = summary(successes, seconds, args)
     (args.out / "table.md").write_text(text + "\n")
     print(
-        f"\n{text}\n\nLook at {args.out / 'film.mp4'}, {args.out / 'plot.png'} and {args.out / 'table.md'}."
+        f"\n{text}\n\nwritten to {args.out / 'film.mp4'}, {args.out / 'plot.png'} and {args.out / 'table.md'}"
     )
 
 

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Film, plot and table of the demo, from what LeRobot's commands leave behind."""
+"""Film, plot and table of the demo, from the outputs of LeRobot's commands."""
 
 import argparse
+import os
+import platform
 import re
 from pathlib import Path
 
 import av
 import matplotlib
 import numpy as np
-from benchmarks.report import circumstances, percent, rate, table
+from scipy.stats import binomtest
 
-from lerobot_env_so101_workbench.start import evaluation_start
+from lerobot_env_so101_workbench.sim.initial_states import evaluation_initial_state
+from lerobot_processor_so101.recording import VideoWriter
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 _TILE = (240, 360)  # height, width of one episode in the film
 _GREEN, _RED = (60, 170, 80), (200, 60, 50)
-FIRST_SEED = 1000  # lerobot-eval's default; the start's number is the seed modulo 200
+FIRST_SEED = 1000  # lerobot-eval's default; the initial-state index is the seed modulo 200
 
 
 def film(videos: list[Path], successes: list[bool], path: Path, columns: int = 3) -> None:
-    """Show the first episodes side by side, framed green at success and red at failure."""
+    """Write a film of the first episodes side by side, framed green at success and red at failure."""
     videos = sorted(videos, key=lambda video: int(re.findall(r"\d+", video.stem)[-1]))[: columns * columns]
     episodes = [_read(video) for video in videos]
     longest = max(len(episode) for episode in episodes) + 15
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("h264", rate=30)
-        stream.height, stream.width = _TILE[0] * -(-len(episodes) // columns), _TILE[1] * columns
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": "23"}
+    with VideoWriter(path, 30) as video:
         for tick in range(longest):
             tiles = [
                 _framed(episode[min(tick, len(episode) - 1)], tick >= len(episode), success)
@@ -36,10 +36,7 @@ def film(videos: list[Path], successes: list[bool], path: Path, columns: int = 3
             ]
             tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
             rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
-            for packet in stream.encode(av.VideoFrame.from_ndarray(np.vstack(rows), format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+            video.write(np.vstack(rows))
 
 
 def _read(video: Path) -> list[np.ndarray]:
@@ -60,20 +57,22 @@ def _framed(tile: np.ndarray, over: bool, success: bool) -> np.ndarray:
 
 
 def plot(train_log: Path, successes: list[bool], path: Path) -> None:
-    """Training loss, and where on the table the evaluated cubes lay."""
+    """Plot the training loss, and the initial positions of the evaluated cubes."""
     logged = re.findall(r"step:(\S+) .*?loss:([\d.]+)", train_log.read_text())
     losses = [float(loss) for _, loss in logged]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     left.plot(np.linspace(0, 1, len(losses) + 1)[1:], losses, color="#3366aa")
     left.set(xlabel="share of training", ylabel="loss", title="Training", yscale="log")
     for number, success in enumerate(successes):
-        x, y, yaw = evaluation_start("lift_cube", "clean", FIRST_SEED + number).poses["cube"]
+        x, y, yaw = evaluation_initial_state("lift_cube", "clean", FIRST_SEED + number).poses["cube"]
         colour = "#3caa50" if success else "#c83c32"
         right.plot(100 * y, 100 * x, marker=(4, 0, np.degrees(yaw) + 45), markersize=11, color=colour)
     right.plot(0, 0, marker="s", markersize=14, color="black")
     right.annotate("arm", (0, 0), xytext=(8, -3), textcoords="offset points")
     right.set(
-        xlabel="left - right [cm]", ylabel="away from the arm [cm]", title="Unseen starts: green was lifted"
+        xlabel="left - right [cm]",
+        ylabel="away from the arm [cm]",
+        title="Unseen initial states: green was lifted",
     )
     right.invert_xaxis()
     right.set_aspect("equal")
@@ -82,14 +81,31 @@ def plot(train_log: Path, successes: list[bool], path: Path) -> None:
 
 
 def summary(successes: list[bool], seconds: dict[str, float], args: argparse.Namespace) -> str:
-    """The result as a Markdown table."""
-    about = circumstances()
+    """Return the result as a Markdown table."""
+    low, high = binomtest(sum(successes), len(successes)).proportion_ci(method="wilson")
+    percent = f"{100 * sum(successes) / len(successes):.1f} %"
     rows = [
-        ["success on unseen starts (Wilson 95 %)", percent(rate(sum(successes), len(successes)))],
+        ["lift_cube, clean", "result"],
+        [
+            "success on unseen initial states (Wilson 95 %)",
+            f"{percent} ({sum(successes)}/{len(successes)}, {100 * low:.1f} to {100 * high:.1f})",
+        ],
         ["demonstrations", f"{args.episodes} in {seconds['demonstrate']:.0f} s"],
         ["training", f"{args.steps} steps of 32 in {seconds['train']:.0f} s"],
         ["evaluation", f"{len(successes)} episodes in {seconds['evaluate']:.0f} s"],
         ["all three", f"{sum(seconds.values()) / 60:.1f} min"],
-        ["machine", f"{about['cpu']}, {about['cores']} cores"],
+        ["machine", f"{_cpu()}, {os.cpu_count()} cores"],
     ]
-    return table(["lift_cube, clean", "result"], rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return found.group(1) if found else platform.processor() or platform.machine()

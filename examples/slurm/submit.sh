@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Submit a stage of hlrp, to one queue or to several of which the first that has room takes it.
+# Submit a stage of hlrp to one or more queues; the first job to start takes the run.
 #
 #   examples/slurm/submit.sh <run> <script> <queue>[,<queue>...] [options of lerobot-train]
 #   examples/slurm/submit.sh laq examples/slurm/hlrp_1.sbatch h100
