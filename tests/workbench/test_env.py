@@ -10,7 +10,10 @@ from lerobot_env_so101_workbench import CameraSetup, SO101SimEnvConfig
 from lerobot_env_so101_workbench.env import WorkbenchEnv
 from lerobot_env_so101_workbench.env_config import gym_id
 from lerobot_env_so101_workbench.sim.expert import Expert
-from lerobot_env_so101_workbench.sim.initial_states import evaluation_initial_state
+from lerobot_env_so101_workbench.sim.initial_states import (
+    evaluation_initial_state,
+    validation_initial_state,
+)
 from lerobot_env_so101_workbench.tasks import LiftCube
 from lerobot_processor_so101.arm import FPS, HOME
 from lerobot_processor_so101.guard import GuardLimits
@@ -143,6 +146,13 @@ def test_training_initial_states_differ_and_a_reset_without_seed_takes_the_next(
     assert env.world.initial_state == fifth
 
 
+def test_validation_states_are_those_of_the_seed_modulo_200():
+    env = make(starts="validation")
+    env.reset(seed=1005)
+    assert env.world.initial_state == validation_initial_state("lift_cube", "clean", 5)
+    env.close()
+
+
 def test_the_video_has_three_views(env):
     env.reset(seed=0)
     video = env.render()
@@ -172,7 +182,7 @@ def test_the_instruction_contains_the_goal():
         ({"cameras": ["top", "top"]}, "each camera once"),
         ({"height": 8}, "--env.width and --env.height: found 224x8 pixels"),
         ({"width": 4000}, "--env.width and --env.height: found 4000x224 pixels"),
-        ({"starts": "test"}, r"--env\.starts: found 'test'"),
+        ({"starts": "test"}, r"--env\.starts: found 'test', expected one of eval, validation, train"),
         ({"fps": 50}, r"--env\.fps: found 50, expected 30"),
     ],
 )

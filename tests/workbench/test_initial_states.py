@@ -14,6 +14,7 @@ from lerobot_env_so101_workbench.sim.initial_states import (
     InitialState,
     evaluation_initial_state,
     training_initial_state,
+    validation_initial_state,
 )
 from lerobot_env_so101_workbench.tasks import TASKS
 
@@ -48,11 +49,18 @@ def test_a_negative_seed_is_refused():
         training_initial_state("lift_cube", "clean", -1)
 
 
-def test_no_training_initial_state_is_an_evaluation_initial_state(scene_name):
+def test_validation_states_repeat_after_two_hundred(scene_name):
+    assert validation_initial_state(*scene_name, 3) == validation_initial_state(*scene_name, 203)
+    assert validation_initial_state(*scene_name, 3) != validation_initial_state(*scene_name, 4)
+
+
+def test_training_validation_and_evaluation_states_are_disjoint(scene_name):
     frozen = np.array([poses(state) for state in initial_states.evaluation_initial_states(*scene_name)])
-    drawn = np.array([poses(training_initial_state(*scene_name, seed)) for seed in range(500)])
-    gaps = np.abs(drawn[:, None] - frozen[None]).max(axis=-1)
-    assert gaps.min() > 1e-3
+    training = np.array([poses(training_initial_state(*scene_name, seed)) for seed in range(500)])
+    validation = np.array([poses(validation_initial_state(*scene_name, index)) for index in range(200)])
+    for one, other in ((training, frozen), (training, validation), (validation, frozen)):
+        gaps = np.abs(one[:, None] - other[None]).max(axis=-1)
+        assert gaps.min() > 1e-3
 
 
 def test_frozen_initial_states_differ_between_levels():

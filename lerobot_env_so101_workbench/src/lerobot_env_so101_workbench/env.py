@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,11 +16,21 @@ from lerobot_processor_so101.guard import GuardLimits
 from lerobot_processor_so101.perception.overlay import overlay
 
 from .sim.cameras import MAX_DEPTH_MM, CameraSetup
-from .sim.initial_states import evaluation_initial_state, training_initial_state
+from .sim.initial_states import (
+    evaluation_initial_state,
+    training_initial_state,
+    validation_initial_state,
+)
+from .sim.outcome import EpisodeOutcome
 from .sim.world import World
 from .tick_guard import TickGuard
 
 _VIDEO_SIDE = 360  # pixels
+_INITIAL_STATES = {
+    "eval": evaluation_initial_state,
+    "validation": validation_initial_state,
+    "train": training_initial_state,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +50,13 @@ class WorkbenchEnv(gym.Env):
 
     Args:
         task, level: see `names`.
-        starts: `eval` for frozen initial states (index = seed modulo 200), `train` to draw from the seed.
+        starts: `eval` for the frozen evaluation states and `validation` for the validation states (index =
+            seed modulo 200), `train` for the training state of the seed.
         cameras: which images to render.
         renderer, shadows: see `World`.
         limits: of the guard that checks actions; None for no guard.
+        episode_log: JSON Lines file that each finished episode adds a line to: task, level, seed, ticks and
+            outcome (see `EpisodeOutcome`).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
@@ -56,14 +71,16 @@ class WorkbenchEnv(gym.Env):
         shadows: bool = False,
         render_mode: str = "rgb_array",
         limits: GuardLimits | None = None,
+        episode_log: Path | None = None,
     ) -> None:
         self.task, self.level = task, level
         self.render_mode = render_mode
-        self._draw = evaluation_initial_state if starts == "eval" else training_initial_state
+        self._draw = _INITIAL_STATES[starts]
         self._cameras = (cameras or CameraSetup()).check()
         self._world_options = (renderer, shadows)
         self._world: World | None = None
         self._guard = TickGuard(limits) if limits else None
+        self._episode_log, self._outcome = episode_log, EpisodeOutcome()
         self._next_seed, self._progress = 0, 0.0
         self.observation_space = _observation_space(self._cameras)
         self.action_space = gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)
@@ -92,6 +109,7 @@ class WorkbenchEnv(gym.Env):
         self.world.reset(self._draw(self.task, self.level, seed))
         if self._guard is not None:
             self._guard.initialise(self.world.joints())
+        self._outcome = EpisodeOutcome()
         info = self._info()
         self._progress = info["progress"]
         return self._observe(), info
@@ -103,9 +121,12 @@ class WorkbenchEnv(gym.Env):
         info = self._info()
         reward, self._progress = info["progress"] - self._progress, info["progress"]
         # 3. end of the episode
+        self._outcome.update(self.world)
         diverged = not self.world.is_finite()
         terminated = info["is_success"] or diverged
         truncated = not terminated and self.world.ticks >= self._max_episode_steps
+        if terminated or truncated:
+            self._log_episode()
         if diverged:  # a non-finite state cannot be rendered: observe the initial state instead
             self.world.reset(self.world.initial_state)
         return self._observe(), reward, terminated, truncated, info
@@ -130,6 +151,15 @@ class WorkbenchEnv(gym.Env):
         if self._world is not None:
             self._world.close()
             self._world = None
+
+    def _log_episode(self) -> None:
+        if self._episode_log is None:
+            return
+        self._episode_log.parent.mkdir(parents=True, exist_ok=True)
+        row = {"task": self.task, "level": self.level, "seed": self._next_seed - 1}
+        row |= {"ticks": self.world.ticks, "outcome": self._outcome.name(self.world)}
+        with self._episode_log.open("a") as file:  # one write per line: environments share the file
+            file.write(json.dumps(row) + "\n")
 
     def _report_guard(self) -> None:
         """Log what the guard did in the episode that has ended."""

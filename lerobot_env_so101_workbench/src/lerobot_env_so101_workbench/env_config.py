@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,9 +15,10 @@ from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from lerobot_processor_so101 import AddFPSProcessorStep
+from lerobot_processor_so101.config_checks import check_choices
 from lerobot_processor_so101.guard import GuardLimits
 
-from .names import check_level, check_task
+from .names import STARTS, check_level, check_task
 from .sim.cameras import CameraSetup
 
 N_JOINTS = 6
@@ -30,7 +32,8 @@ class SO101SimEnvConfig(EnvConfig):
     Args:
         task: one task, or several separated by commas; each is evaluated by itself.
         level: one level, or several separated by commas.
-        starts: `eval` for frozen initial states (index = seed modulo 200), `train` to draw from the seed.
+        starts: `eval` for the frozen evaluation states and `validation` for the validation states (index =
+            seed modulo 200), `train` for the training state of the seed.
         cameras: of top, wrist, front.
         height, width: image size [pixels].
         rgb, seg, depth: observe RGB images, class ids, depth maps.
@@ -38,6 +41,7 @@ class SO101SimEnvConfig(EnvConfig):
         renderer: auto, egl, osmesa, glfw or ray.
         guarded: check actions against `limits`, as `so101_guarded` does.
         limits: see `GuardLimits`.
+        episode_log: file that each finished episode adds a line of JSON to, with its seed and outcome.
     """
 
     task: str | None = "lift_cube"
@@ -53,6 +57,7 @@ class SO101SimEnvConfig(EnvConfig):
     renderer: str = "auto"
     guarded: bool = False
     limits: GuardLimits = field(default_factory=GuardLimits)
+    episode_log: Path | None = None
 
     def __post_init__(self) -> None:
         self.tasks = [name.strip() for name in str(self.task).split(",")]
@@ -76,8 +81,7 @@ class SO101SimEnvConfig(EnvConfig):
         for name in self.levels:
             check_level(name, "--env.level")
         self.camera_setup().check("--env.")
-        if self.starts not in ("eval", "train"):
-            raise ValueError(f"--env.starts: found {self.starts!r}, expected 'eval' or 'train'.")
+        check_choices(self, {"starts": STARTS}, "--env.")
         if self.fps != 30:
             raise ValueError(
                 f"--env.fps: found {self.fps}, expected 30: the workbench runs at the arm's 30 Hz."
@@ -98,6 +102,7 @@ class SO101SimEnvConfig(EnvConfig):
             "renderer": self.renderer,
             "shadows": self.shadows,
             "limits": self.limits if self.guarded else None,
+            "episode_log": self.episode_log,
         }
 
     def get_env_processors(self) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:

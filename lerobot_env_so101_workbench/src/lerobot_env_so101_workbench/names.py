@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Sequence
 
 TASK_NAMES = ("lift_cube", "place_cube", "sort_cubes", "pass_post")
+STARTS = ("eval", "validation", "train")  # sets of initial states of an environment
 LEVELS = ("clean", "distractors", "randomised")
 CAMERA_NAMES = ("top", "wrist", "front")
 FOLLOWER_PORT = "/tmp/so101_follower"  # default port of the virtual arm's follower

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Initial states of episodes as plain numbers: joint positions, poses of the props, goal and variation.
 
-Initial states for training are drawn from a seed. Those for evaluation are frozen: 200 for every task and
-level in `starts/<task>.json`, drawn once from a random stream of their own. No training seed can reproduce
-one of them, and a change of the sampling code does not affect them.
+Three sets come from random streams of their own, so that no seed of one reproduces a state of another:
+
+- training: drawn from a seed, any number of them;
+- validation: 200 for every task and level, drawn when needed; for every choice of options;
+- evaluation: 200 for every task and level, frozen in `starts/<task>.json`; for published numbers only. A
+  change of the sampling code does not affect them. Validation states are not frozen, because no comparison
+  outlives the version in which it was made.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ from .scene import DISTRACTORS, Prop
 from .variation import Variation
 
 N_EVALUATION = 200  # frozen initial states per task and level
-_TRAINING_STREAM, _EVALUATION_STREAM = 0, 1
+N_VALIDATION = 200  # initial states per task and level
+_TRAINING_STREAM, _EVALUATION_STREAM, _VALIDATION_STREAM = 0, 1, 2
 _ARM_NOISE = 3.0  # deg (and gripper units): largest initial distance of a joint from HOME
 
 
@@ -82,6 +87,11 @@ def props_of(task: str, level: str) -> tuple[Prop, ...]:
 def training_initial_state(task: str, level: str, seed: int) -> InitialState:
     """Draw the initial state of a training seed."""
     return _draw(task, level, seed, _TRAINING_STREAM)
+
+
+def validation_initial_state(task: str, level: str, index: int) -> InitialState:
+    """Draw validation state `index` (modulo 200) of a task and level."""
+    return _draw(task, level, index % N_VALIDATION, _VALIDATION_STREAM)
 
 
 def evaluation_initial_state(task: str, level: str, index: int) -> InitialState:

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Table and plot of success per round."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..sim.outcome import FAILURES, SUCCESS
+from .process import Cost
+
+_Z = 1.959964  # two-sided 95 % quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Round:
+    """One trained policy.
+
+    Args:
+        name: of its row, such as `round 1` or `plain`.
+        episodes, frames: of the dataset that it was trained on.
+        outcomes: of its evaluation episodes: `SUCCESS` or one of `FAILURES`.
+        costs: of its steps by name.
+    """
+
+    name: str
+    episodes: int
+    frames: int
+    outcomes: Sequence[str]
+    costs: dict[str, Cost]
+
+    @property
+    def successes(self) -> int:
+        return sum(outcome == SUCCESS for outcome in self.outcomes)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of a rate."""
+    p, scale = successes / n, 1 + _Z**2 / n
+    half = _Z * np.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+    return float((p + _Z**2 / (2 * n) - half) / scale), float((p + _Z**2 / (2 * n) + half) / scale)
+
+
+def read_outcomes(log: Path) -> list[str]:
+    """Read the outcomes of an environment's episode log, in the order of the seeds."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return [row["outcome"] for row in sorted(rows, key=lambda row: row["seed"])]
+
+
+def table(rounds: Sequence[Round]) -> str:
+    """Format success, failures and costs as two Markdown tables."""
+    kinds = [kind for kind in FAILURES if any(kind in round.outcomes for round in rounds)]
+    header = ["policy", "episodes", "frames", "success (Wilson 95 %)", *kinds]
+    rows: list[list[Any]] = []
+    for round in rounds:
+        counts = Counter(round.outcomes)
+        row = [round.name, round.episodes, round.frames, _percent(round)]
+        rows.append(row + [counts[kind] for kind in kinds])
+    costs = [
+        [round.name, step, f"{cost.wall_s / 60:.1f}", f"{cost.cpu_s / 60:.1f}"]
+        for round in rounds
+        for step, cost in round.costs.items()
+    ]
+    total = sum((cost for round in rounds for cost in round.costs.values()), Cost())
+    costs.append(["all", "", f"{total.wall_s / 60:.1f}", f"{total.cpu_s / 60:.1f}"])
+    both = _markdown(header, rows), _markdown(["policy", "step", "minutes", "processor minutes"], costs)
+    return "\n\n".join(both)
+
+
+def _percent(round: Round) -> str:
+    n = len(round.outcomes)
+    low, high = wilson(round.successes, n)
+    return f"{100 * round.successes / n:.1f} % ({round.successes}/{n}, {100 * low:.1f} to {100 * high:.1f})"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def plot(rounds: Sequence[Round], title: str, path: Path) -> None:
+    """Plot success with its interval over the number of frames of the dataset.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure  # optional, and slow to import
+
+    figure = Figure(figsize=(7, 4))
+    axes = figure.add_subplot()
+    series = {
+        "takeovers": [round for round in rounds if round.name != "plain"],
+        "plain demonstrations": [round for round in rounds if round.name == "plain"],
+    }
+    for (label, some), colour in zip(series.items(), ("#3366aa", "#c87832"), strict=True):
+        if not some:
+            continue
+        rates = np.array([100 * round.successes / len(round.outcomes) for round in some])
+        bounds = 100 * np.array([wilson(round.successes, len(round.outcomes)) for round in some])
+        around = np.abs(bounds.T - rates)  # (2, rounds)
+        frames = [round.frames for round in some]
+        axes.errorbar(frames, rates, around, marker="o", capsize=4, color=colour, label=label)
+    axes.set(xlabel="frames of training data", ylabel="success [%], Wilson 95 %", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
