@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a console command as a step: printed before it runs, output to the terminal and a log, times measured."""
+"""Run a console command as a step: print it, show and log its output, measure its time."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def run_step(
         pass_fds=inherited,
     )
     assert process.stdout is not None
-    output = io.TextIOWrapper(process.stdout, errors="replace", newline="")  # keeps "\r", which ends a line too
+    output = io.TextIOWrapper(
+        process.stdout, errors="replace", newline=""
+    )  # keeps "\r", which ends a line too
     try:
         with log.open("a", buffering=1) as file:
             try:

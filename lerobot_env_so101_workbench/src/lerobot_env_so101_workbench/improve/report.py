@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from .process import Cost
 _Z = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
-@dataclass(frozen=True)
+@dataclass
 class Round:
     """One trained policy.
 
@@ -30,10 +30,10 @@ class Round:
     """
 
     name: str
-    episodes: int
-    frames: int
-    outcomes: Sequence[str]
-    costs: dict[str, Cost]
+    episodes: int = 0
+    frames: int = 0
+    outcomes: list[str] = field(default_factory=list)
+    costs: dict[str, Cost] = field(default_factory=dict)
 
     @property
     def successes(self) -> int:
@@ -93,6 +93,11 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def plot(rounds: Sequence[Round], title: str, path: Path) -> None:
     """Plot success with its interval over the number of frames of the dataset.
 
+    Args:
+        rounds: the first is that before any takeover.
+        title: of the plot.
+        path: of the image.
+
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
     """
@@ -100,13 +105,11 @@ def plot(rounds: Sequence[Round], title: str, path: Path) -> None:
 
     figure = Figure(figsize=(7, 4))
     axes = figure.add_subplot()
-    series = {
-        "takeovers": [round for round in rounds if round.name != "plain"],
-        "plain demonstrations": [round for round in rounds if round.name == "plain"],
-    }
-    for (label, some), colour in zip(series.items(), ("#3366aa", "#c87832"), strict=True):
-        if not some:
-            continue
+    plain = [round for round in rounds if round.name == "plain"]
+    series = {"takeovers": [round for round in rounds if round not in plain]}
+    if plain:
+        series["plain demonstrations"] = [rounds[0], *plain]
+    for (label, some), colour in zip(series.items(), ("#3366aa", "#c87832"), strict=False):
         rates = np.array([100 * round.successes / len(round.outcomes) for round in some])
         bounds = 100 * np.array([wilson(round.successes, len(round.outcomes)) for round in some])
         around = np.abs(bounds.T - rates)  # (2, rounds)

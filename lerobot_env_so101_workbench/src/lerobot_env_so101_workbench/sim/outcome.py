@@ -16,10 +16,13 @@ _GRIP_TICKS = 3  # both fingers touch a prop for a tenth of a second
 class EpisodeOutcome:
     """Observes an episode tick by tick and names its outcome.
 
-    Of a failure, the first that applies: `diverged`, the simulation is no longer finite; `wrong object`, another
-    prop was gripped and the goal's never; `never gripped`; `dropped`, the goal's prop was gripped, and at the
-    end is neither gripped nor where it belongs; `time out`. Tasks without a grasp know `diverged` and `time
-    out` only.
+    Of a failure, the first that applies:
+
+    - `diverged`: the simulation is no longer finite;
+    - `wrong object`: another prop was gripped, and the goal's never;
+    - `never gripped`: no prop was;
+    - `dropped`: the goal's prop was gripped, and at the end is neither gripped nor where it belongs;
+    - `time out`: all others, and every other failure of a task without a grasp.
     """
 
     def __init__(self) -> None:

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `so101-improve`, and the commands that follow from them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from lerobot.datasets.io_utils import load_info
+
+from ..names import check_level, check_task
+from ..sim.cameras import CameraSetup
+from ..sim.initial_states import N_VALIDATION, props_of, training_initial_state
+from ..sim.scene import class_names
+from ..tasks import TASKS
+
+EPISODE_LOG = "episodes.jsonl"
+TRAIN_CONFIG = "train.yaml"
+FINGERS = ("static_finger", "moving_finger")
+# Seeds of training initial states: each dataset of each run has a range of its own.
+_SEEDS_PER_DATASET, _DATASETS_PER_RUN = 10_000, 100
+
+
+@dataclass
+class ImproveConfig:
+    """Options of `so101-improve`.
+
+    Args:
+        root: folder of all datasets, checkpoints, evaluations and reports. The same command continues there.
+        task, level: what to learn.
+        episodes: number of demonstrations in round 0.
+        rounds: number of rounds with takeovers after round 0. It may be raised later.
+        takeovers: episodes with a takeover per round.
+        eval_episodes: validation initial states per evaluation.
+        train: configuration of `lerobot-train` (YAML, as in configs/); its dataset, output folder and seed
+            are set for each round. By default segdepth with true masks and depth, 4,000 steps of 32.
+        compare: train also on plain demonstrations of as many frames as the last round's dataset.
+        seed: of training; each seed has training initial states of its own.
+        cameras, height, width, rgb, seg, depth, video: images to record, see `so101-demos`.
+    """
+
+    root: Path
+    task: str = "place_cube"
+    level: str = "randomised"
+    episodes: int = 200
+    rounds: int = 2
+    takeovers: int = 100
+    eval_episodes: int = N_VALIDATION
+    train: Path | None = None
+    compare: bool = False
+    seed: int = 0
+    cameras: list[str] = field(default_factory=lambda: ["top", "wrist"])
+    height: int = 84
+    width: int = 84
+    rgb: bool = False
+    seg: bool = True
+    depth: bool = True
+    video: bool = False
+
+    def check(self) -> None:
+        """Validate the options.
+
+        Raises:
+            ValueError: if an option is not supported.
+            FileNotFoundError: if `train` does not exist.
+        """
+        check_task(self.task, "--task")
+        check_level(self.level, "--level")
+        CameraSetup.of(self, self.cameras).check("--")
+        for name, least in {
+            "episodes": 1,
+            "rounds": 0,
+            "takeovers": 1,
+            "eval_episodes": 1,
+            "seed": 0,
+        }.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name}: found {getattr(self, name)}, expected {least} or more.")
+        if self.eval_episodes > N_VALIDATION:
+            raise ValueError(
+                f"--eval_episodes: found {self.eval_episodes}, expected at most {N_VALIDATION}: there are no "
+                "more validation initial states."
+            )
+        if self.compare and self.rounds == 0:
+            raise ValueError(
+                "--compare: found true without takeovers to compare with; set --rounds=1 or more."
+            )
+        if self.train is not None and not self.train.is_file():
+            raise FileNotFoundError(f"--train: found no file {self.train}.")
+        if self.train is None:
+            self._check_default_policy()
+
+    def _check_default_policy(self) -> None:
+        if not (self.seg and self.depth):
+            raise ValueError(
+                "--seg, --depth: found false, expected true, because the default policy needs masks and "
+                "depth. Give the configuration of another policy with --train."
+            )
+        task = TASKS[self.task]
+        goals = (training_initial_state(self.task, self.level, seed).goal for seed in range(20))
+        if len({task.instruction(goal) for goal in goals}) > 1:
+            raise ValueError(
+                f"--task: found {self.task!r}, whose goal depends on the instruction, which the default "
+                "policy does not read. Give the configuration of a policy that does with --train."
+            )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a round.
+
+    Args:
+        round: `round <n>`, or `plain` for the comparison.
+        kind: demonstrate, take over, merge, train or evaluate.
+        command: returns console script and arguments, once the steps before have finished; empty if nothing
+            is left to do. It continues a part that exists, or removes it if it cannot be continued.
+    """
+
+    round: str
+    kind: str
+    command: Callable[[], list[str]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.round}: {self.kind}"
+
+
+def folder(config: ImproveConfig, round: str) -> Path:
+    """Return the folder of a round."""
+    return config.root / round.replace(" ", "_")
+
+
+def dataset(config: ImproveConfig, round: str) -> Path:
+    """Return the dataset that a round's policy is trained on."""
+    return folder(config, round) / ("demonstrations" if round == "round 0" else "dataset")
+
+
+def plan(config: ImproveConfig) -> Iterator[Step]:
+    """Yield all steps in order."""
+    recorded = [dataset(config, "round 0")]
+    for number in range(config.rounds + 1):
+        name = f"round {number}"
+        if number == 0:
+            yield Step(name, "demonstrate", partial(_record, config, recorded[0], config.episodes, number))
+        else:
+            recorded.append(folder(config, name) / "takeovers")
+            policy = _checkpoint(folder(config, f"round {number - 1}"))
+            record = partial(_record, config, recorded[-1], config.takeovers, number, policy)
+            yield Step(name, "take over", record)
+            yield Step(name, "merge", partial(_merge, list(recorded), dataset(config, name)))
+        yield from _train_and_evaluate(config, name)
+    if config.compare:
+        plain, last = folder(config, "plain") / "demonstrations", f"round {config.rounds}"
+        yield Step("plain", "demonstrate", partial(_record_as_many_frames, config, plain, last))
+        yield Step("plain", "merge", partial(_merge, [recorded[0], plain], dataset(config, "plain")))
+        yield from _train_and_evaluate(config, "plain")
+
+
+def _train_and_evaluate(config: ImproveConfig, round: str) -> Iterator[Step]:
+    yield Step(
+        round, "train", partial(_train, config, dataset(config, round), folder(config, round) / "train")
+    )
+    yield Step(round, "evaluate", partial(_evaluate, config, folder(config, round)))
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def _record(
+    config: ImproveConfig, root: Path, episodes: int, number: int, policy: Path | None = None
+) -> list[str]:
+    """Record the episodes that are missing: demonstrations, or takeovers of a policy."""
+    missing = episodes - count(root)[0]
+    if missing == 0:
+        return []
+    seed = _SEEDS_PER_DATASET * (_DATASETS_PER_RUN * config.seed + number)
+    command = ["so101-demos", f"--root={root}", f"--task={config.task}", f"--level={config.level}"]
+    command += [f"--episodes={missing}", f"--seed={seed}", *_images(config), f"--video={_yaml(config.video)}"]
+    if policy is not None:
+        command.append(f"--policy.path={policy}")
+    if missing == episodes:
+        shutil.rmtree(root, ignore_errors=True)
+        return command
+    return [*command, "--resume=true"]
+
+
+def _record_as_many_frames(config: ImproveConfig, root: Path, last: str) -> list[str]:
+    """Record plain demonstrations with as many frames as the takeovers of all rounds."""
+    (episodes, frames), (_, all_frames) = count(dataset(config, "round 0")), count(dataset(config, last))
+    return _record(config, root, max(1, round((all_frames - frames) * episodes / frames)), config.rounds + 1)
+
+
+def _merge(roots: list[Path], output: Path) -> list[str]:
+    shutil.rmtree(output, ignore_errors=True)
+    return [
+        "lerobot-edit-dataset",
+        f"--new_repo_id=local/{output.name}",
+        f"--new_root={output}",
+        "--operation.type=merge",
+        f"--operation.repo_ids={_yaml([f'local/{root.name}' for root in roots])}",
+        f"--operation.roots={_yaml(list(map(str, roots)))}",
+    ]
+
+
+def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
+    """Train from scratch on all episodes so far, or resume from the last checkpoint."""
+    saved = _checkpoint(output.parent) / "train_config.json"
+    if saved.is_file():
+        return ["lerobot-train", f"--config_path={saved}", "--resume=true"]
+    shutil.rmtree(output, ignore_errors=True)
+    command = ["lerobot-train", f"--dataset.repo_id=local/{data.name}", f"--dataset.root={data}"]
+    command += [f"--output_dir={output}", f"--seed={config.seed}"]
+    if config.train is not None:
+        return [*command, f"--config_path={config.root / TRAIN_CONFIG}"]
+    return [
+        *command,
+        "--policy.type=segdepth",
+        "--policy.device=cpu",
+        "--policy.push_to_hub=false",
+        f"--policy.cameras={_yaml(config.cameras)}",
+        f"--policy.class_names={_yaml(list(class_names(props_of(config.task, config.level))))}",
+        f"--policy.watched_classes={_yaml([*(prop.name for prop in TASKS[config.task].props), *FINGERS])}",
+        "--steps=4000",
+        "--batch_size=32",
+        "--num_workers=2",
+        "--save_freq=1000",
+        "--log_freq=200",
+    ]
+
+
+def _evaluate(config: ImproveConfig, round: Path) -> list[str]:
+    output = round / "eval"
+    shutil.rmtree(output, ignore_errors=True)
+    return [
+        "lerobot-eval",
+        f"--policy.path={_checkpoint(round)}",
+        "--env.type=so101_sim",
+        f"--env.task={config.task}",
+        f"--env.level={config.level}",
+        "--env.starts=validation",
+        *_images(config, "env."),
+        f"--env.episode_log={output / EPISODE_LOG}",
+        f"--eval.n_episodes={config.eval_episodes}",
+        "--eval.batch_size=1",
+        "--seed=0",
+        f"--output_dir={output}",
+    ]
+
+
+def _images(config: ImproveConfig, prefix: str = "") -> list[str]:
+    names = ("cameras", "height", "width", "rgb", "seg", "depth")
+    return [f"--{prefix}{name}={_yaml(getattr(config, name))}" for name in names]
+
+
+def _yaml(value: bool | int | list[str]) -> str:
+    return json.dumps(value)
+
+
+def _checkpoint(round: Path) -> Path:
+    return round / "train" / "checkpoints" / "last" / "pretrained_model"
+
+
+def count(root: Path) -> tuple[int, int]:
+    """Return the number of episodes and frames of a dataset; zeros if there is none."""
+    if not (root / "meta" / "info.json").is_file():
+        return 0, 0
+    info = load_info(root)
+    return info.total_episodes, info.total_frames
