@@ -18,6 +18,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     WANDB_MODE="disabled",
     TOKENIZERS_PARALLELISM="false",
+    SO101_ONNX_RUNTIME="0",  # exporting a segmenter takes longer than most tests
     # of commands that tests start, too: tiny models take ten times as long on two that share a core
     OMP_NUM_THREADS="1",
 )

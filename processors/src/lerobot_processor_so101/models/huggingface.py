@@ -12,7 +12,9 @@ from transformers import BatchFeature, PreTrainedModel
 from transformers.image_transforms import get_size_with_aspect_ratio
 
 from ..perception.scores import ScoreKind, Scores
+from . import onnx_runtime
 from .base import Region
+from .efficientvit_fpn import EfficientViTFPNForSemanticSegmentation
 from .segmenter import Segmenter
 
 UNIVERSAL = ("mask2former", "maskformer", "eomt", "eomt_dinov3")
@@ -53,9 +55,15 @@ class SemanticSegmenter(_FixedClasses):
 
     kind: ScoreKind = "logits"
 
+    def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
+        super().__init__(name, model, processor)
+        self._faster: onnx_runtime.OnnxRuntimeModel | None = None
+        if isinstance(model, EfficientViTFPNForSemanticSegmentation) and onnx_runtime.is_available():
+            self._faster = onnx_runtime.OnnxRuntimeModel(model)
+
     def score(self, inputs: BatchFeature) -> Scores:
         """Return logits on the model's grid, and disparity if the model has that head."""
-        outputs = self.model(pixel_values=inputs["pixel_values"])
+        outputs = (self._faster or self.model)(pixel_values=inputs["pixel_values"])
         disparity = outputs.get("disparity")
         disparity = disparity if disparity is None else disparity.float()
         return Scores(outputs.logits.float(), self.kind, self.class_names, disparity)
