@@ -229,7 +229,7 @@ def test_a_video_whose_move_across_file_systems_was_killed(recordings, tmp_path,
 
 
 def test_an_interrupted_repair_is_repeated(killed, monkeypatch):
-    """A kill between the last two steps leaves no dataset under its name, until the command is given again."""
+    """A kill between the last two steps leaves no dataset under its name until the command runs again."""
     rename, names = Path.rename, []
 
     def killed_at_second(self, target):

@@ -205,7 +205,7 @@ class RecordingDataset(LeRobotDataset):
             append(self.root / old[kind], staging / new[kind], staging / old[kind], one_group)
 
     def _publish(self) -> None:
-        """Move the files in the staging folder into the dataset: `meta/info.json` after those that it counts."""
+        """Move the files in the staging folder into the dataset, `meta/info.json` after what it counts."""
         staging = self.meta.root
         files = sorted(path for path in staging.rglob("*") if path.is_file())
         last = [path for path in files if path in (staging / INFO_PATH, staging / STATS_PATH)]
@@ -236,8 +236,8 @@ class RecordingDataset(LeRobotDataset):
 def _check_options(options: dict) -> None:
     if options.get("batch_encoding_size", 1) != 1:
         raise ValueError(
-            f"batch_encoding_size: found {options['batch_encoding_size']}, expected 1: a finished episode has "
-            "its videos."
+            f"batch_encoding_size: found {options['batch_encoding_size']}, expected 1: a finished episode "
+            "has its videos."
         )
 
 

@@ -110,7 +110,7 @@ def _find_groups(pages: list[Page], columns: list[Struct]) -> Iterator[tuple[int
 
 
 def _possible_rows(pages: list[Page], column: Struct) -> Iterator[int]:
-    """Return the numbers of rows that the first column may have: where its pages end is seen in the next one."""
+    """Return the numbers of rows that the first column may have; the next one shows where its pages end."""
     values = 0
     for page in pages[11 in column :]:
         if page.kind == _DICTIONARY:

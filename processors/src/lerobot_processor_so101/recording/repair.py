@@ -77,7 +77,7 @@ class RepairConfig:
 
 @dataclass
 class Repair:
-    """What was found: number of episodes and frames in the repaired dataset, and a line per dropped episode."""
+    """Numbers of episodes and frames in the repaired dataset, and a line per dropped episode."""
 
     episodes: int = 0
     frames: int = 0
