@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What reaches the servos under adversarial commands, with a guard and without.
+"""What reaches the servos under adversarial commands, and how the arm moves, with a guard and without.
 
     python -m benchmarks.safety.guard
+    python -m benchmarks.safety.guard --commands=0 --core=0 --moving=1000     # the motion alone, shorter
 
-The same adversarial commands go through `so101_guarded` and through LeRobot's `so101_follower` over a serial
-port to emulated servos. After every command the goals in the servos' registers are compared with the guard's
-limits, allowing two encoder steps (0.18 deg; 2 mm of the gripper) for rounding. Seven minutes on two cores;
-writes results/safety/guard.json.
+- Goals: the same adversarial commands go through `so101_guarded` and through LeRobot's `so101_follower` over
+  a serial port to emulated servos. After every command the goals in the servos' registers are compared with
+  the guard's limits, allowing two encoder steps (0.18 deg; 2 mm of the gripper) for rounding.
+- Motion: the emulated arm moves. Its true joints, which the driver cannot read, are recorded after every
+  physics step. The lowest point is that of all vertices of its meshes, by MuJoCo's kinematics.
+- Core: commands to the guard alone, judged by the same kinematics of MuJoCo.
+
+Ten minutes on two quiet cores; writes results/safety/guard.json.
 """
 
 import math
@@ -17,27 +22,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import mujoco
 import numpy as np
+from lerobot.motors.feetech import feetech
 from lerobot.robots import make_robot_from_config
 from lerobot.robots.so_follower import SO101FollowerConfig
 from tqdm import tqdm
 
 from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm, VirtualArmConfig
+from lerobot_env_so101_workbench.virtual_arm.joints import STEP as PHYSICS_STEP
 from lerobot_env_so101_workbench.virtual_arm.sts_protocol import SYNC_WRITE, Packet
-from lerobot_processor_so101.arm import HOME, JOINTS
+from lerobot_processor_so101.arm import GRIPPER, HOME, JOINTS, arm_model_path, from_radians, to_radians
 from lerobot_processor_so101.guard import Guard, GuardLimits, reach
 from lerobot_robot_so101 import SO101GuardedConfig
 
 from ..lib.clock import percentiles
 from ..lib.emulated import close
-from ..lib.report import arguments, save, table
+from ..lib.report import arguments, save
+from .guard_points import PARTS, corners
 
 KINDS = ("not a number", "infinite", "huge", "jump", "oscillating", "into the table", "out of the box")
 KINDS += ("missing joint", "text", "chunks that do not meet", "stale", "wrong size")
+MOVING = KINDS[2:7] + KINDS[9:10] + KINDS  # those that move the arm come twice
 LIMITS = GuardLimits(velocity=120, acceleration=1200, gripper_velocity=300, table=0.01)
 BY_NAME = ("joint range", "velocity", "acceleration", "table", "workspace")
 STEP, REACH = 2 * 360 / 4095, 0.002  # deg, m: what rounding to encoder steps may add
+# Of the moving arm: speeds are distances over 0.1 s; gear play, sag and the points that the guard checks.
+WINDOW_S, FASTER, PLAY, MISSED = 0.1, 1.2, 2.0, 0.010  # s, 1, deg (percent), m
 
 
 class Clock:
@@ -50,12 +63,14 @@ class Clock:
         return self.now
 
 
-def commands(count: int, seed: int = 0) -> Iterator[tuple[str, float, dict[str, Any]]]:
+def commands(
+    count: int, seed: int = 0, kinds: tuple[str, ...] = KINDS
+) -> Iterator[tuple[str, float, dict[str, Any]]]:
     """Yield kind, seconds since the last command, and command."""
     rng = np.random.default_rng(seed)
     chunk: list[np.ndarray] = []
     for number in range(count):
-        kind = KINDS[number // 20 % len(KINDS)]  # twenty of a kind in a row
+        kind = kinds[number // 20 % len(kinds)]  # twenty of a kind in a row
         goals = HOME + 20 * np.sin(number / 40 + np.arange(6))
         if kind == "not a number":
             goals[rng.integers(6)] = math.nan
@@ -149,15 +164,9 @@ class GoalCheck:
 
 def run(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[str, Any]:
     """Send all commands, and count those after which goals exceed a limit."""
-    robot: Any = make_robot_from_config(config)
-    robot.connect()
-    clock = Clock()
+    robot, clock = connected(config, arm)
     guarded = hasattr(robot, "guard")
-    if guarded:
-        limits = robot.limits
-        pose = np.array([robot.get_observation()[f"{joint}.pos"] for joint in JOINTS])
-        robot.guard = Guard(limits, clock)
-        robot.guard.initialise(pose)
+    limits = robot.limits if guarded else limits
     check, found, raised, spent, sent = GoalCheck(arm, robot, limits), Counter(), Counter(), [], 0
     for kind, seconds, command in tqdm(commands(count), total=count, desc=config.type, mininterval=10):
         clock.now += seconds
@@ -187,10 +196,128 @@ def run(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[s
     }
 
 
+def reached(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest height of the meshes, (P,), and the tool's position, (P, 3), by MuJoCo [m].
+
+    Args:
+        poses: joint positions (P, 6) [deg, percent].
+    """
+    model = mujoco.MjModel.from_xml_path(str(arm_model_path()))
+    data, parts = mujoco.MjData(model), {body: corners(model, body) for body in PARTS}
+    frames = [(data.body(body), points) for body, points in parts.items()]
+    lowest, tool, site = np.empty(len(poses)), np.empty((len(poses), 3)), data.site("gripperframe")
+    for row, pose in enumerate(to_radians(poses)):
+        data.qpos[:] = pose
+        mujoco.mj_kinematics(model, data)
+        lowest[row] = min((points @ body.xmat[6:] + body.xpos[2]).min() for body, points in frames)
+        tool[row] = site.xpos
+    return lowest, tool
+
+
+def beyond(poses: np.ndarray, limits: GuardLimits, degrees: float, metres: float) -> dict[str, np.ndarray]:
+    """Return in which poses (P, 6) a limit is exceeded by more than this."""
+    (lowest, tool), box = reached(poses), np.array(limits.workspace)
+    low, high = np.array(limits.lower) - degrees, np.array(limits.upper) + degrees
+    return {
+        "joint range": ((poses < low) | (poses > high)).any(1),
+        "table": lowest < limits.table - metres,
+        "workspace": ((tool < box[:3] - metres) | (tool > box[3:] + metres)).any(1),
+    }
+
+
+def connected(config: Any, arm: VirtualArm) -> tuple[Any, Clock]:
+    """Return a robot on the arm, and the clock of its guard if it has one."""
+    robot: Any = make_robot_from_config(config)
+    robot.connect()
+    clock = Clock()
+    if hasattr(robot, "guard"):
+        pose = np.array([robot.get_observation()[f"{joint}.pos"] for joint in JOINTS])
+        robot.guard = Guard(robot.limits, clock)
+        robot.guard.initialise(pose)
+    return robot, clock
+
+
+def move(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[str, Any]:
+    """Send commands to an arm that moves, and count the physics steps in which it exceeds a limit."""
+    robot, clock = connected(config, arm)
+    raised, path = 0, []
+
+    def advance(seconds: float) -> None:
+        for _ in range(max(1, round(seconds / PHYSICS_STEP))):
+            arm.advance(PHYSICS_STEP)
+            clock.now += PHYSICS_STEP
+            path.append(from_radians(arm.follower.joints.radians))
+
+    stream = commands(count, 1, MOVING)
+    for kind, seconds, command in tqdm(stream, total=count, desc=f"{config.type} moves", mininterval=10):
+        robot.get_observation()
+        if kind == "stale":
+            advance(1.5 * limits.max_age)
+        try:
+            robot.send_action(command)
+        except (ValueError, TypeError, KeyError, OverflowError):
+            raised += 1
+        robot.bus.ping("gripper")  # commands have no reply; that to a ping comes after them
+        advance(seconds)
+    responses = dict(robot.guard.counts) if hasattr(robot, "guard") else {}
+    robot.disconnect()
+    joints, window = np.array(path), round(WINDOW_S / PHYSICS_STEP)
+    speeds = np.abs(joints[window:] - joints[:-window]) / WINDOW_S
+    exceeded = beyond(joints, limits, PLAY, MISSED)
+    exceeded["velocity"] = (speeds > FASTER * limits.velocities).any(1)
+    return {
+        "robot": config.type,
+        "commands": count,
+        "physics_steps": len(joints),
+        "violations": {name: int(exceeded[name].sum()) for name in BY_NAME if name in exceeded},
+        "fastest_body": round(float(speeds[:, :GRIPPER].max()), 1),
+        "fastest_gripper": round(float(speeds[:, GRIPPER].max()), 1),
+        "lowest_mm": round(1000 * float(reached(joints)[0].min()), 1),
+        "raised": raised,
+        "responses": responses,
+    }
+
+
+def core(limits: GuardLimits, count: int) -> dict[str, Any]:
+    """Send commands to the guard alone, and count those after which its goals exceed a limit."""
+    clock = Clock()
+    guard = Guard(limits, clock)
+    guard.initialise(HOME)
+    goals, times = np.empty((count + 1, len(JOINTS))), np.empty(count)
+    goals[0] = HOME
+    stream = commands(count, 2, MOVING)
+    for number, (kind, seconds, command) in enumerate(tqdm(stream, total=count, desc="core", mininterval=10)):
+        clock.now += seconds
+        guard.observe(goals[number])
+        late = 1.0 if kind == "stale" else 0.0
+        clock.now += late
+        goals[number + 1] = guard.check(list(command.values()))
+        times[number] = min(seconds + late, 0.1)
+    velocity = np.diff(goals, axis=0) / times[:, None]
+    before = np.vstack([np.zeros(len(JOINTS)), velocity[:-1]])
+    onward = np.where(velocity * before > 0, np.abs(before), 0)
+    exceeded = beyond(goals, limits, 1e-6, MISSED)
+    exceeded["velocity"] = (np.abs(velocity) > limits.velocities + 1e-6).any(1)
+    exceeded["acceleration"] = (np.abs(velocity) - onward > limits.accelerations * times[:, None] + 1e-6).any(
+        1
+    )
+    return {
+        "commands": count,
+        "violations": {name: int(exceeded[name].sum()) for name in BY_NAME},
+        "not_finite": int((~np.isfinite(goals)).sum()),
+        "responses": dict(guard.counts),
+    }
+
+
 @contextmanager
 def emulated_arm() -> Iterator[VirtualArm]:
-    """Yield an arm whose time does not pass; its calibration file is deleted afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Yield an arm whose time passes in `advance` only; its calibration file is deleted afterwards."""
+
+    def wait_for_replies(port: Any, packet_length: int) -> None:
+        port.packet_start_time, port.packet_timeout = port.getCurrentTime(), 2000  # ms, for a busy machine
+
+    patient = patch.object(feetech, "patch_setPacketTimeout", wait_for_replies)
+    with tempfile.TemporaryDirectory() as folder, patient:
         name = f"benchmark-{Path(folder).name}"
         arm = VirtualArm(VirtualArmConfig(leader="none", follower_port=Path(folder) / "port", id=name))
         try:
@@ -221,18 +348,24 @@ def cost(limits: GuardLimits, count: int = 20_000) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    options = arguments(__doc__, commands=100_000)
-    rows = []
+    options = arguments(__doc__, commands=100_000, moving=20_000, core=1_000_000)
+    rows, motion, tables = [], [], {}
     for config in (SO101GuardedConfig, SO101FollowerConfig):
-        with emulated_arm() as arm:
-            extra = {"limits": LIMITS} if config is SO101GuardedConfig else {}
-            made = config(port=arm.follower.bus.port, id=arm.config.id, **extra)
-            rows.append(run(made, arm, options.commands, LIMITS))
-    alone = cost(LIMITS)
-    rows = save("safety/guard", rows, settings=vars(options), guard_ms=alone)
-    cells = [[row["robot"], *(row["violations"][name] for name in BY_NAME)] for row in rows]
-    print(table(["robot", *BY_NAME], cells))
-    print(table(list(alone[0]), [list(row.values()) for row in alone]))
+        extra = {"limits": LIMITS} if config is SO101GuardedConfig else {}
+        for measure, count, results in ((run, options.commands, rows), (move, options.moving, motion)):
+            if count:
+                with emulated_arm() as arm:
+                    made = config(port=arm.follower.bus.port, id=arm.config.id, **extra)
+                    results.append(measure(made, arm, count, LIMITS))
+    if motion:
+        tables["motion"] = motion
+    if options.core:
+        tables |= {"core": [core(LIMITS, options.core)], "guard_ms": cost(LIMITS)}
+    rows = save("safety/guard", rows, ("robot",), settings=vars(options), **tables)
+    for results in (rows, motion, tables.get("core", [])):
+        print(
+            [{key: row[key] for key in ("robot", "commands", "violations") if key in row} for row in results]
+        )
 
 
 if __name__ == "__main__":
