@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from .names import STARTS, check_level, check_task
 from .sim.cameras import CameraSetup
 
 N_JOINTS = 6
+# What a process of an asynchronous environment imports, with the command that it belongs to.
+_PRELOAD = ("lerobot.scripts.lerobot_eval", f"{__package__}.env")
 
 
 @EnvConfig.register_subclass("so101_sim")
@@ -130,6 +133,8 @@ class SO101SimEnvConfig(EnvConfig):
         makers = [partial(_make_frozen, task, level, self.gym_kwargs)] * n_envs
         mode = gym.vector.AutoresetMode.SAME_STEP
         if use_async and n_envs > 1:
+            # Processes are forked from a server that has imported these once; each would take seconds to.
+            multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOAD))
             return gym.vector.AsyncVectorEnv(makers, autoreset_mode=mode, context="forkserver")
         return gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)
 
