@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`so101-demos`: record demonstrations of the scripted expert as a LeRobotDataset, faster than real time.
 
-The dataset has the features that `lerobot-record` writes with `--robot.type=so101_sim`. Only successful
-episodes are kept. Ctrl-C and SIGTERM discard the present episode only.
+The dataset has the features that `lerobot-record` writes with `--robot.type=so101_sim`, and the column
+`intervention` of `lerobot-rollout --strategy.type=dagger`. Only successful episodes are kept. Ctrl-C and
+SIGTERM discard the present episode only.
 
     so101-demos --root=outputs/demos --task=lift_cube --episodes=50 --seg=true --depth=true
+
+With `--policy.path` it records takeovers: the policy acts, and the expert continues where it goes wrong.
+
+    so101-demos --root=outputs/takeovers --task=lift_cube --episodes=50 --seg=true --depth=true \\
+        --policy.path=outputs/train/checkpoints/last/pretrained_model
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +47,11 @@ from .sim.expert import Disturbance, Expert
 from .sim.initial_states import props_of, training_initial_state
 from .sim.scene import class_names
 from .sim.world import World
+from .takeovers import FIRST_SEED, Actor, PolicyOptions, TakeoverOptions, Takeovers
 
-# Beside LeRobot's metadata: task, level and number of seeds used; formerly a file with that number alone.
+INTERVENTION = "intervention"  # as in LeRobot's DAgger recordings
+# Beside LeRobot's metadata: the options that episodes share and the number of seeds used; formerly a file
+# with that number alone.
 _PROGRESS, _ATTEMPTS = "so101_demos.json", "so101_demos_attempts"
 
 logger = logging.getLogger(__name__)
@@ -55,11 +65,14 @@ class DemosConfig:
         root: folder of the new dataset; it must not exist (but see `resume`).
         task, level: what to demonstrate.
         episodes: number of successful episodes to record.
-        seed: training seed of the first episode's initial state; each episode takes the next seed.
+        seed: training seed of the first episode's initial state; each episode takes the next seed. Takeovers
+            add 1,000,000 to it, so that they do not repeat initial states of demonstrations.
         cameras, height, width, rgb, seg, depth: images to record.
         video: store images as video or, if false, in the Parquet files (faster to read if they are small).
         disturbance: strength of the disturbance of executed commands [deg]; recorded labels stay clean.
         resume: add to the dataset in `root`, continuing after its last seed.
+        policy: record takeovers of this policy.
+        takeover: when the expert takes over.
         repo_id: name of the dataset; by default local/<task>_<level>.
         renderer: `auto`, `egl`, `osmesa`, `glfw` or `ray`.
     """
@@ -80,6 +93,8 @@ class DemosConfig:
     resume: bool = False
     repo_id: str | None = None
     renderer: str = "auto"
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+    takeover: TakeoverOptions = field(default_factory=TakeoverOptions)
 
     def check(self) -> None:
         """Validate the options.
@@ -93,10 +108,7 @@ class DemosConfig:
         if self.episodes < 1:
             raise ValueError(f"--episodes: found {self.episodes}, expected 1 or more.")
         check_disturbance(self.disturbance, "--disturbance")
-
-    def identity(self) -> dict[str, str]:
-        """Return the options that all episodes of a dataset share, besides its features."""
-        return {"task": self.task, "level": self.level}
+        self.takeover.check()
 
     def robot(self) -> SO101SimConfig:
         """Return the robot's configuration with the same options."""
@@ -112,11 +124,16 @@ def features(config: DemosConfig) -> dict[str, dict]:
     return {
         **hw_to_dataset_features(robot.action_features, ACTION, config.video),
         **hw_to_dataset_features(robot.observation_features, OBS_STR, config.video),
+        INTERVENTION: {"dtype": "bool", "shape": (1,), "names": None},
     }
 
 
-def open_dataset(config: DemosConfig) -> RecordingDataset:
+def open_dataset(config: DemosConfig, identity: dict[str, Any]) -> RecordingDataset:
     """Create the dataset, or open it to add episodes.
+
+    Args:
+        config: options.
+        identity: options that all episodes of a dataset share, besides its features.
 
     Raises:
         FileExistsError: if `root` contains something and `resume` is false.
@@ -145,7 +162,7 @@ def open_dataset(config: DemosConfig) -> RecordingDataset:
             raise FileNotFoundError(
                 f"--root: found no dataset in {config.root} to resume; leave out --resume."
             )
-        _check_resumed(config, described)
+        _check_resumed(config, described, identity)
         return RecordingDataset.resume(repo_id, **options)
     try:
         return RecordingDataset.create(
@@ -158,15 +175,17 @@ def open_dataset(config: DemosConfig) -> RecordingDataset:
         ) from None
 
 
-def _check_resumed(config: DemosConfig, described: dict[str, dict]) -> None:
-    """Compare a dataset's task, level and features with those of the options.
+def _check_resumed(config: DemosConfig, described: dict[str, dict], identity: dict[str, Any]) -> None:
+    """Compare a dataset's task, level, policy and features with those of the options.
 
     Raises:
         ValueError: if they differ.
     """
-    progress, recorded = _read_progress(config.root), load_info(config.root).features
+    recorded = load_info(config.root).features
+    progress = {"task": config.task, "level": config.level, **_read_progress(config.root)}
     pairs: dict[str, tuple] = {
-        f"--{key}": (progress.get(key, value), value) for key, value in config.identity().items()
+        f"--{key}": (progress.get(key), identity.get(key))
+        for key in ("task", "level", "policy.path", "takeover.relabel")
     }
     images = (sorted(key for key in keys if key.startswith(OBS_IMAGES)) for keys in (recorded, described))
     pairs["--cameras, --rgb, --seg, --depth"] = tuple(images)
@@ -201,82 +220,112 @@ class Demonstrator:
         disturbance: strength [deg], 0 for none.
     """
 
+    is_needed = True  # see `Takeovers`
+
     def __init__(self, world: World, cameras: CameraSetup, disturbance: float) -> None:
-        self.world, self._cameras, self._strength = world, cameras, disturbance
-        self._expert = Expert(world)
+        self.world, self.expert = world, Expert(world)
+        self._cameras, self._strength = cameras, disturbance
+
+    def reset(self, seed: int) -> None:
+        """Reset the world to the training initial state of `seed`."""
+        self.world.reset(training_initial_state(self.world.task.name, self.world.level, seed))
 
     def episode(self, seed: int) -> Iterator[dict]:
         """Demonstrate the task from the training initial state of `seed`, frame by frame.
 
         Once the iterator is exhausted, `world.is_success()` tells whether the expert succeeded.
         """
-        world = self.world
-        world.reset(training_initial_state(world.task.name, world.level, seed))
-        disturbance = Disturbance(np.random.default_rng(seed), self._strength)
-        while world.ticks < world.task.time_limit_ticks and world.is_finite() and not world.is_success():
-            decision = self._expert.decide()
-            yield self._frame(decision.action)
-            perturbation = disturbance.sample(decision.phase) if self._strength > 0 else None
-            world.step(decision.action, perturbation)
+        self.reset(seed)
+        yield from self.demonstrate(np.random.default_rng(seed), self.world.task.time_limit_ticks)
 
-    def _frame(self, action: np.ndarray) -> dict:
-        images = self._cameras.capture(self.world)
+    def demonstrate(self, rng: np.random.Generator, ticks: int, intervention: bool = False) -> Iterator[dict]:
+        """Demonstrate the task from the present state, for at most `ticks` control periods."""
+        world, disturbance = self.world, Disturbance(self.expert, rng, self._strength)
+        for _ in range(ticks):
+            if world.is_success() or not world.is_finite():
+                return
+            decision = self.expert.decide()
+            yield self.frame(self.capture(), decision.action, intervention)
+            world.step(decision.action, disturbance.sample(decision) if self._strength > 0 else None)
+
+    def capture(self) -> dict[str, np.ndarray]:
+        """Render the images to record."""
+        return self._cameras.capture(self.world)
+
+    def frame(self, images: dict[str, np.ndarray], action: np.ndarray, intervention: bool = False) -> dict:
+        """Return a dataset frame of the present state.
+
+        Args:
+            images: of the present state.
+            action: label (6,) in LeRobot's units.
+            intervention: whether the expert corrects a policy.
+        """
         return {
             OBS_STATE: self.world.joints().astype(np.float32),
             ACTION: action.astype(np.float32),
             **{f"{OBS_IMAGES}.{name}": image for name, image in images.items()},
+            INTERVENTION: np.array([intervention]),
             "task": self.world.instruction(),
         }
 
 
 def record(config: DemosConfig) -> RecordingDataset:
-    """Record `config.episodes` successful demonstrations.
+    """Record `config.episodes` successful demonstrations, or takeovers.
 
     Returns:
         The finalised dataset; after an interrupt, with the episodes finished by then.
 
     Raises:
-        RuntimeError: if the expert fails far more often than it should, or if an episode's video lacks
-            frames; the dataset keeps the episodes before it.
+        ValueError: if an option is not supported, or the policy does not fit.
+        RuntimeError: if the expert fails far more often than it should, if the policy hardly ever needs a
+            takeover, or if an episode's video lacks frames; the dataset keeps the episodes before it.
         OSError: if the disk is full (the dataset keeps the finished episodes) or another process records to
             the same folder.
     """
     config.check()
-    with owning(config.root):
-        return _record(config)
+    with owning(config.root), closing(World(config.task, config.level, config.renderer)) as world:
+        return _record(config, world)
 
 
-def _record(config: DemosConfig) -> RecordingDataset:
-    # 1. open the dataset and the world
-    dataset = open_dataset(config)
-    world = World(config.task, config.level, config.renderer)
-    demonstrator = Demonstrator(world, CameraSetup.of(config, config.cameras), config.disturbance)
-    attempts = _read_progress(config.root).get("attempts", 0)
-    saved = failures = 0
+def _record(config: DemosConfig, world: World) -> RecordingDataset:
+    # 1. load the policy, if any, and open the dataset
+    cameras = CameraSetup.of(config, config.cameras)
+    identity: dict[str, Any] = {"task": config.task, "level": config.level}
+    source: Demonstrator | Takeovers
+    source = demonstrator = Demonstrator(world, cameras, config.disturbance)
+    first_seed = config.seed
+    if config.policy.path is not None:
+        actor = Actor(config.policy, cameras.shapes())
+        source = Takeovers(demonstrator, actor, config.takeover)
+        source.try_policy()
+        identity |= {"policy.path": actor.name, "takeover.relabel": config.takeover.relabel}
+        first_seed += FIRST_SEED
+    dataset = open_dataset(config, identity)
+    progress = {**identity, "attempts": 0, "policy_succeeded": 0, **_read_progress(config.root)}
+    saved = failures = unneeded = 0
     bar = tqdm(total=config.episodes, desc=f"{config.task}, {config.level}", unit="episode")
     try:
         while saved < config.episodes:
             # 2. write the frames of an episode while it runs
-            for frame in demonstrator.episode(config.seed + attempts):
+            for frame in source.episode(first_seed + progress["attempts"]):
+                if INTERVENTION not in dataset.features:  # an older dataset
+                    del frame[INTERVENTION]
                 dataset.add_frame(frame)
-            attempts += 1
+            progress["attempts"] += 1
             # 3. keep it if the expert succeeded
-            if world.is_success():
+            if source.is_needed and world.is_success():
                 # first the number of seeds: a kill between the two wastes a seed, and repeats none
-                progress = {**config.identity(), "attempts": attempts}
                 write_json(config.root / "meta" / _PROGRESS, progress)
                 dataset.save_episode()
                 saved += 1
                 bar.update()
-                bar.set_postfix(frames=dataset.num_frames, failed=failures)
-                continue
-            dataset.clear_episode_buffer()
-            failures += 1
-            if failures > 20 + config.episodes // 2:
-                raise RuntimeError(
-                    f"The expert failed {failures} times on {config.task} ({config.level}); "
-                    f"lower --disturbance (now {config.disturbance})."
-                )
+            else:
+                dataset.clear_episode_buffer()
+                failures += source.is_needed
+                unneeded += not source.is_needed
+                progress["policy_succeeded"] += not source.is_needed
+            bar.set_postfix(frames=dataset.num_frames, failed=failures, unneeded=unneeded)
+            _check_yield(config, failures, unneeded)
     except KeyboardInterrupt:
         logger.warning("Interrupted: keeping the %d finished episodes.", dataset.num_episodes)
     finally:
@@ -285,10 +334,27 @@ def _record(config: DemosConfig) -> RecordingDataset:
         if dataset.has_pending_frames():
             dataset.clear_episode_buffer()
         dataset.finalize()
-        world.close()
     if config.video and dataset.num_episodes:
         check_videos(config.root)
     return dataset
+
+
+def _check_yield(config: DemosConfig, failures: int, unneeded: int) -> None:
+    """Stop a recording that does not come to an end.
+
+    Raises:
+        RuntimeError: if the expert failed too often, or the policy succeeded too often.
+    """
+    if failures > 20 + config.episodes // 2:
+        raise RuntimeError(
+            f"The expert failed {failures} times on {config.task} ({config.level}); lower --disturbance (now "
+            f"{config.disturbance}), or take over earlier: --takeover.late (now {config.takeover.late})."
+        )
+    if unneeded > 20 + 10 * config.episodes:
+        raise RuntimeError(
+            f"The policy succeeded {unneeded} times before the takeover: it needs few corrections. Lower "
+            f"--takeover.late (now {config.takeover.late}) or --episodes (now {config.episodes})."
+        )
 
 
 def main() -> None:
@@ -299,7 +365,12 @@ def main() -> None:
 
     def command(config: DemosConfig) -> str:
         dataset = record(config)
-        return f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {config.root}"
+        progress = _read_progress(config.root)
+        recorded = f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {config.root}"
+        if config.policy.path is None:
+            return recorded
+        unneeded, attempts = progress["policy_succeeded"], progress["attempts"]
+        return f"{recorded}. The policy succeeded before the takeover in {unneeded} of {attempts} episodes."
 
     run_command("so101-demos", DemosConfig, command, log="lerobot_env_so101_workbench")
 

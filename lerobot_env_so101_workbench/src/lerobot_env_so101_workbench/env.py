@@ -175,16 +175,26 @@ class WorkbenchEnv(gym.Env):
         }
 
     def _observe(self) -> dict[str, Any]:
-        observation: dict[str, Any] = {"agent_pos": self.world.joints().astype(np.float32)}
-        pixels = {}
-        for name, image in self._cameras.capture(self.world).items():
-            if image.shape[-1] == 3:
-                pixels[name] = image
-            else:
-                observation[f"images.{name}"] = np.moveaxis(image, -1, 0).astype(np.float32)
-        if pixels:
-            observation["pixels"] = pixels
-        return observation
+        return as_observation(self.world.joints(), self._cameras.capture(self.world))
+
+
+def as_observation(joints: np.ndarray, images: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return an observation of `WorkbenchEnv`.
+
+    Args:
+        joints: (6,) in LeRobot's units.
+        images: see `CameraSetup.capture`.
+    """
+    observation: dict[str, Any] = {"agent_pos": joints.astype(np.float32)}
+    pixels = {}
+    for name, image in images.items():
+        if image.shape[-1] == 3:
+            pixels[name] = image
+        else:
+            observation[f"images.{name}"] = np.moveaxis(image, -1, 0).astype(np.float32)
+    if pixels:
+        observation["pixels"] = pixels
+    return observation
 
 
 def _observation_space(cameras: CameraSetup) -> gym.spaces.Dict:

@@ -103,7 +103,7 @@ class SO101Expert(Teleoperator):
         robot, expert, disturbance = self._attach()
         decision = expert.decide() if self._should_work(robot) else expert.go_home()
         if self.config.disturbance > 0:
-            robot.disturb(disturbance.sample(decision.phase))
+            robot.disturb(disturbance.sample(decision))
         return dict(zip(ACTION_NAMES, decision.action.tolist(), strict=True))
 
     def _attach(self) -> tuple[SO101Sim, Expert, Disturbance]:
@@ -114,7 +114,7 @@ class SO101Expert(Teleoperator):
         state = self._robot.world.initial_state
         if self._disturbance is None or state is not self._initial_state:
             self._initial_state, self._hold_ticks = state, 0
-            self._disturbance = Disturbance(self._rng, self.config.disturbance)
+            self._disturbance = Disturbance(self._expert, self._rng, self.config.disturbance)
         return self._robot, self._expert, self._disturbance
 
     def _should_work(self, robot: SO101Sim) -> bool:

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takeovers: a policy acts, and the expert continues from where the policy has brought the scene.
+
+What the expert then does is recorded, with clean labels, until the task is done. So a dataset shows the
+states that the policy gets into, and the way out of them. The policy's observations are those of
+`lerobot-eval`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lerobot.configs import FeatureType, PreTrainedConfig
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+from lerobot.utils.import_utils import register_third_party_plugins
+
+from lerobot_processor_so101.arm import ACTION_NAMES, FPS, JOINTS
+from lerobot_processor_so101.config_checks import check_device
+from lerobot_processor_so101.policy.trained_policy import batch_of_one, load_policy
+
+from .env import as_observation
+from .env_config import SO101SimEnvConfig
+from .sim.world import World
+
+if TYPE_CHECKING:
+    from .demos import Demonstrator
+
+FIRST_SEED = 1_000_000  # training seeds from here on are for takeovers, those below for demonstrations
+# Ticks that the policy acts before the takeover: uniform in these ranges.
+EARLY, LATE = (15, 75), (100, 180)
+EXPERT_TICKS = 250  # that the expert may take to finish
+_RISE = 0.01  # of the progress; a smaller one counts as stalled
+
+
+@dataclass
+class PolicyOptions:
+    """The policy that acts before the expert takes over.
+
+    Args:
+        path: its `pretrained_model` folder; none records demonstrations.
+        device: cpu or cuda.
+    """
+
+    path: Path | None = None
+    device: str = "cpu"
+
+
+@dataclass
+class TakeoverOptions:
+    """When the expert takes over, and what is recorded.
+
+    Args:
+        late: share of late takeovers, after 3.3 to 6 s; the others are early, after 0.5 to 2.5 s.
+        stall_s: take over earlier if the progress has not risen for this time [s]; 0 for never.
+        relabel: also record the policy's own frames, each labelled with the expert's command (DAgger).
+    """
+
+    late: float = 0.5
+    stall_s: float = 0.0
+    relabel: bool = False
+
+    def check(self) -> None:
+        """Validate the options.
+
+        Raises:
+            ValueError: if a number is out of range.
+        """
+        if not 0.0 <= self.late <= 1.0:
+            raise ValueError(f"--takeover.late: found {self.late}, expected a share, 0 to 1.")
+        if not 0.0 <= self.stall_s < np.inf:
+            raise ValueError(f"--takeover.stall_s: found {self.stall_s}, expected 0 or more seconds.")
+
+
+class Actor:
+    """A trained policy with its pipelines, acting in a world as it does in `lerobot-eval`.
+
+    Args:
+        options: the policy.
+        shapes: (H, W, C) of every recorded image by its name.
+
+    Raises:
+        ValueError: if the policy is of another robot or rate, or needs images that are not recorded.
+    """
+
+    def __init__(self, options: PolicyOptions, shapes: dict[str, tuple[int, int, int]]) -> None:
+        assert options.path is not None
+        _check(options.path, shapes)
+        check_device(options.device, "--policy.device")
+        self._policy, self._preprocessor, self._postprocessor = load_policy(options.path, options.device)
+        self._env_preprocessor, _ = SO101SimEnvConfig().get_env_processors()
+        config = self._policy.config
+        self.name = f"{config.type} {_fingerprint(options.path)}"
+        self._device, self._use_amp = options.device, config.use_amp
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode; `seed` is that of the policy's own noise."""
+        torch.manual_seed(seed)
+        self._policy.reset()
+        self._preprocessor.reset()
+        self._postprocessor.reset()
+
+    def act(self, world: World, images: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the policy's command (6,) in LeRobot's units.
+
+        Args:
+            world: present state.
+            images: of the present state, see `CameraSetup.capture`.
+        """
+        batch: dict[str, Any] = batch_of_one(as_observation(world.joints(), images))
+        batch = self._preprocessor(self._env_preprocessor({**batch, "task": [world.instruction()]}))
+        with torch.inference_mode(), self._autocast():
+            action = self._policy.select_action(batch)
+        return self._postprocessor(action)[0].to("cpu").numpy()
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(torch.device(self._device).type) if self._use_amp else nullcontext()
+
+
+class Takeovers:
+    """Episodes that a policy begins and the expert ends.
+
+    Args:
+        demonstrator: the expert, and what is recorded.
+        actor: the policy.
+        options: when the expert takes over.
+
+    Attributes:
+        is_needed: false if the policy succeeded by itself in the last episode.
+    """
+
+    def __init__(self, demonstrator: Demonstrator, actor: Actor, options: TakeoverOptions) -> None:
+        self._demonstrator, self._actor, self._options = demonstrator, actor, options
+        self.is_needed = True
+
+    def try_policy(self) -> None:
+        """Let the policy act once, so that what is wrong with it shows before anything is recorded.
+
+        Raises:
+            ValueError: if the policy lacks an observation.
+        """
+        self._demonstrator.reset(FIRST_SEED)
+        self._actor.reset(FIRST_SEED)
+        try:
+            self._act(self._demonstrator.capture())
+        except KeyError as error:
+            raise ValueError(
+                f"--policy.path: the policy needs the observation {error}, which the workbench does not have."
+            ) from error
+
+    def episode(self, seed: int) -> Iterator[dict]:
+        """Run an episode from the training initial state of `seed`, and yield the frames to record.
+
+        `is_needed` is valid once the iterator is exhausted; whether the expert succeeded too, see `World`.
+        """
+        demonstrator, world = self._demonstrator, self._demonstrator.world
+        rng = np.random.default_rng(seed)
+        demonstrator.reset(seed)
+        self._actor.reset(seed)
+        best, best_tick = 0.0, 0
+        for tick in range(
+            rng.integers(*(LATE if rng.random() < self._options.late else EARLY), endpoint=True)
+        ):
+            progress = world.progress()
+            if progress > best + _RISE:
+                best, best_tick = progress, tick
+            if 0 < self._options.stall_s * FPS <= tick - best_tick:
+                break
+            images = demonstrator.capture()
+            if self._options.relabel:
+                yield demonstrator.frame(images, demonstrator.expert.decide().action)
+            self._act(images)
+            self.is_needed = not world.is_success()
+            if not self.is_needed or not world.is_finite():
+                return
+        yield from demonstrator.demonstrate(rng, EXPERT_TICKS, intervention=True)
+
+    def _act(self, images: dict[str, np.ndarray]) -> None:
+        world = self._demonstrator.world
+        world.step(self._actor.act(world, images))
+
+
+def _check(path: Path, shapes: dict[str, tuple[int, int, int]]) -> None:
+    """Compare what a policy was trained on with what the workbench has and records.
+
+    Raises:
+        ValueError: if they do not fit; the message names the option to change.
+    """
+    if not (path / "config.json").is_file():
+        raise ValueError(
+            f"--policy.path: found no policy in {path} (no config.json), expected a `pretrained_model` "
+            "folder. Download a policy of the Hub first."
+        )
+    register_third_party_plugins()
+    config = PreTrainedConfig.from_pretrained(path)
+    inputs, outputs = config.input_features or {}, config.output_features or {}
+    numbers = {key: feature for key, feature in inputs.items() if key == OBS_STATE}
+    for key, feature in {**numbers, **outputs}.items():
+        if key not in (OBS_STATE, ACTION) or tuple(feature.shape) != (len(JOINTS),):
+            raise ValueError(
+                f"--policy.path: the policy is of another robot: {key} has shape {tuple(feature.shape)}, "
+                f"expected {ACTION} and {OBS_STATE} of shape ({len(JOINTS)},), the joints of an SO-101."
+            )
+    names = getattr(config, "action_feature_names", None)
+    if names and list(names) != list(ACTION_NAMES):
+        raise ValueError(
+            f"--policy.path: the policy is of another robot: its actions are {list(names)}, expected "
+            f"{list(ACTION_NAMES)}."
+        )
+    rate = getattr(config, "fps", FPS)
+    if rate != FPS:
+        raise ValueError(
+            f"--policy.path: the policy was trained at {rate} Hz, expected {FPS} Hz, the workbench's rate."
+        )
+    _check_images(config, shapes)
+
+
+def _check_images(config: PreTrainedConfig, shapes: dict[str, tuple[int, int, int]]) -> None:
+    recorded = {f"{OBS_IMAGES}.{name}": shape for name, shape in shapes.items()}
+    for key, feature in (config.input_features or {}).items():
+        if feature.type is not FeatureType.VISUAL or key.startswith(f"{OBS_IMAGES}.empty_camera"):
+            continue
+        if key not in recorded:
+            raise ValueError(
+                f"--policy.path: the policy needs {key}, found {', '.join(recorded) or 'no images'}. Give "
+                f"{_flag_of(key)}, as in the policy's training data."
+            )
+        size, expected = recorded[key][:2], tuple(feature.shape[1:])
+        if size != expected:
+            raise ValueError(
+                f"--policy.path: the policy was trained on {key} of {expected[1]}x{expected[0]} pixels, "
+                f"found {size[1]}x{size[0]}. Give --width={expected[1]} --height={expected[0]}."
+            )
+
+
+def _flag_of(key: str) -> str:
+    """Return the option that records an image."""
+    camera, _, kind = key.removeprefix(f"{OBS_IMAGES}.").rpartition("_")
+    if kind in ("seg", "depth"):
+        return f"--{kind}=true and --cameras with {camera}"
+    return f"--rgb=true and --cameras with {kind}"
+
+
+def _fingerprint(path: Path) -> str:
+    """Return the beginning of the SHA-256 of a checkpoint's weights and statistics."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:12]
