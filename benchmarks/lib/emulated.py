@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from lerobot.motors.feetech import feetech
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
 from lerobot_env_so101_workbench import SO101VirtualCameraConfig
@@ -30,3 +31,12 @@ def close(arm: VirtualArm) -> None:
     arm.close()
     for device in (FOLLOWER, LEADER):
         calibration_file(device, arm.config.id).unlink(missing_ok=True)
+
+
+def wait_for_replies() -> None:
+    """Let the driver of this process wait 2 s for replies: its 50 ms are too short on a busy machine."""
+
+    def set_timeout(port: Any, packet_length: int) -> None:
+        port.packet_start_time, port.packet_timeout = port.getCurrentTime(), 2000  # ms
+
+    feetech.patch_setPacketTimeout = set_timeout

@@ -3,19 +3,24 @@
 
     python -m benchmarks.safety.faults                                  # 200 runs on so101_guarded
     python -m benchmarks.safety.faults --robot=so101_follower           # the same on LeRobot's own
+    python -m benchmarks.safety.faults --fault "full disk"              # those of the 200 with this fault
 
 Half of the runs are LeRobot's own `record` with a leader, half its own `rollout --strategy.type=episodic`
 with a policy: two episodes of 2 s with two cameras, on emulated arms whose time passes only where LeRobot
 waits. At a random time one thing fails.
 Afterwards: is every finished episode in the dataset, and does it load; are the servos limp, holding or
-    moving; what was raised or logged; how long did the longest call take. Each run is appended to
-    outputs/faults/<robot>.jsonl and not repeated; writes results/safety/faults.json.
+moving; what was raised or logged; how long did the longest call take. A full disk is a small tmpfs, whose
+dataset is repaired with `so101-repair` onto another; mounting it needs root.
+
+Signals to the process are in `benchmarks.safety.signals`, kills of a recording in `benchmarks.safety.kills`.
+Each run is appended to outputs/faults/<robot>.jsonl and not repeated; writes results/safety/faults.json.
 """
 
 import contextlib
 import json
 import logging
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +38,7 @@ from lerobot.configs.video import RGBEncoderConfig
 from lerobot.datasets import LeRobotDataset
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
+from lerobot.robots import make_robot_from_config
 from lerobot.rollout import RolloutConfig
 from lerobot.rollout.configs import EpisodicStrategyConfig
 from lerobot.rollout.strategies import core, episodic
@@ -46,19 +52,43 @@ from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm, VirtualArmCo
 from lerobot_env_so101_workbench.virtual_arm.joints import STEP
 from lerobot_processor_so101.arm import JOINTS
 from lerobot_processor_so101.guard import Guard
+from lerobot_processor_so101.recording.repair import RepairConfig, repair
 from lerobot_robot_so101 import so101_guarded
 
-from ..lib.emulated import ROBOTS, close, robot_config
+from ..lib.emulated import ROBOTS, close, robot_config, wait_for_replies
 from ..lib.report import arguments, save, table
 from ..lib.untrained import save_act
 
 OUTPUT = Path("outputs/faults")
 SIZE = (24, 32)  # of images
 EPISODE_S, RESET_S, FPS = 2.0, 0.5, 30
+DISK = "disk"  # folder of the dataset
 LIMIT_S = 120  # of a run, wall-clock time
 ANY_JOINT = "|".join(JOINTS)
 USUAL = ("slower", "Keyboard controls", "libtorchcodec", "image writer")  # in messages logged without a fault
 LOGGERS = [logging.getLogger(name) for name in ("lerobot", "lerobot_robot_so101")]
+
+
+def fill_disk(arm: VirtualArm) -> None:
+    """Leave no room on the file system of the dataset."""
+    with (
+        contextlib.suppress(OSError),
+        (Path(arm.config.follower_port).parent / DISK / "filler").open("wb", buffering=0) as file,
+    ):
+        while True:
+            file.write(bytes(4096))
+
+
+def second_owner(arm: VirtualArm) -> None:
+    """Connect a second `so101_guarded` to the same port, send it elsewhere, and disconnect it."""
+    config = robot_config("so101_guarded", arm)
+    config.cameras = {}
+    second = make_robot_from_config(config)
+    with contextlib.suppress(ConnectionError):
+        second.connect()
+        second.send_action({f"{joint}.pos": 50.0 for joint in JOINTS})
+        second.disconnect()
+
 
 # What fails, and what a message about it has to name; nothing where the run can continue.
 FAULTS: dict[str, tuple[Callable[[VirtualArm, np.random.Generator, str], Any], str]] = {
@@ -72,6 +102,8 @@ FAULTS: dict[str, tuple[Callable[[VirtualArm, np.random.Generator, str], Any], s
     "camera pulled": (lambda arm, rng, joint: arm.cameras["wrist"].unplug(), "wrist"),
     "camera hangs": (lambda arm, rng, joint: arm.cameras["top"].faults.rate("dropped", 1.0), "top"),
     "frozen camera": (lambda arm, rng, joint: arm.cameras["top"].faults.rate("frozen", 1.0), ""),
+    "full disk": (lambda arm, rng, joint: fill_disk(arm), "No space left"),
+    "second owner": (lambda arm, rng, joint: second_owner(arm), ""),
 }
 RECORD = {
     "leader loses answers": (lambda arm, rng, joint: arm.leader.faults.next("lost", 5), "leader"),
@@ -79,6 +111,7 @@ RECORD = {
     "leader pulled": (lambda arm, rng, joint: arm.leader.bus.unplug(), "leader"),
 }
 ROLLOUT = {"slow policy": (lambda arm, rng, joint: None, "")}
+ALL = {**FAULTS, **RECORD, **ROLLOUT}
 
 
 class Clock:
@@ -203,10 +236,29 @@ def end_of(arm: VirtualArm) -> str:
     return "torque on " + ", ".join(servo.name for servo, on in zip(servos, torque, strict=True) if on)
 
 
-def check_dataset(root: Path, kind: str, saved: int) -> bool:
-    """Return whether all finished episodes exist, and their first and last images can be read."""
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Mount a file system of 4 MB."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def check_dataset(root: Path, kind: str, saved: int, repaired: Path | None = None) -> bool:
+    """Return whether all finished episodes exist, and their first and last images can be read.
+
+    Args:
+        root: of the dataset.
+        kind: record or rollout.
+        saved: number of finished episodes.
+        repaired: where to repair it, if it may need it.
+    """
     if saved == 0:
         return True
+    if repaired is not None and repair(RepairConfig(root, repaired)) is not None:
+        root = repaired
     dataset = LeRobotDataset(repo_id(kind), root=root)
     if dataset.num_episodes != saved:
         return False
@@ -218,17 +270,26 @@ def check_dataset(root: Path, kind: str, saved: int) -> bool:
     return all(dataset[int(row)]["observation.images.top"].shape == expected for row in ends)
 
 
+def case(number: int) -> tuple[str, str]:
+    """Return command and fault of a run."""
+    kind = ("record", "rollout")[number % 2]
+    faults = [*FAULTS, *(RECORD if kind == "record" else ROLLOUT)]
+    return kind, faults[number // 2 % len(faults)]
+
+
 def run(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
     """Run one recording or rollout in which something fails."""
     rng = np.random.default_rng(number)
-    kind = ("record", "rollout")[number % 2]
-    faults = {**FAULTS, **(RECORD if kind == "record" else ROLLOUT)}
-    fault = list(faults)[number // 2 % len(faults)]
+    kind, fault = case(number)
     at, joint = float(rng.uniform(0.1, 2 * EPISODE_S + RESET_S - 0.3)), str(rng.choice(JOINTS))
-    fail, to_name = faults[fault]
+    fail, to_name = ALL[fault]
     logged, longest, saved, error = Warnings(), [0.0], [0], ""
-    with tempfile.TemporaryDirectory() as name:
+    is_full = fault == "full disk"
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as disk:
         folder = Path(name)
+        (folder / DISK).mkdir()
+        if is_full:
+            disk.enter_context(small_disk(folder / DISK))
         arm = emulated(folder)
         clock = Clock(arm, at, lambda: fail(arm, rng, joint))
         changes = patches(clock, robot, longest, saved, slow=fault == "slow policy")
@@ -241,7 +302,7 @@ def run(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
             with contextlib.ExitStack() as stack, limited(clock):
                 for change in changes:
                     stack.enter_context(patch.object(*change))
-                command(kind, arm, robot, folder / "set", policy)
+                command(kind, arm, robot, folder / DISK / "set", policy)
         except Exception as raised:
             error = f"{type(raised).__name__}: {' '.join(str(raised).split())}".replace(f"{folder}/", "")
         finally:
@@ -249,7 +310,8 @@ def run(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
                 logger.removeHandler(logged)
             end = end_of(arm)
             close(arm)
-        loads = check_dataset(folder / "set", kind, saved[0])
+        repaired = folder / "repaired" if is_full else None
+        loads = check_dataset(folder / DISK / "set", kind, saved[0], repaired)
     message = " ".join([error, *logged.lines])
     words = to_name.format(joint=joint).split("|") if to_name else []
     return {
@@ -311,11 +373,12 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def report(runs: list[dict[str, Any]], robot: str) -> None:
-    """Save a row for all runs in which the fault happened and one per fault, and print this robot's."""
-    cases: dict[str, list[dict]] = {"all": [run for run in runs if run["happened"]]}
-    for case in sorted(cases["all"], key=lambda run: run["fault"]):
-        cases.setdefault(case["fault"], []).append(case)
+def report(runs: list[dict[str, Any]], robot: str, whole: bool = True) -> None:
+    """Save a row per fault that happened, and one for all if `whole`, and print this robot's."""
+    happened = sorted((run for run in runs if run["happened"]), key=lambda run: run["fault"])
+    cases: dict[str, list[dict]] = {"all": happened} if whole else {}
+    for one in happened:
+        cases.setdefault(one["fault"], []).append(one)
     rows = [{"robot": robot, "fault": fault, **summary(some)} for fault, some in cases.items()]
     save("safety/faults", rows, ("robot", "fault"))
     header = [key for key in rows[0] if key not in ("robot", "message")]
@@ -323,19 +386,22 @@ def report(runs: list[dict[str, Any]], robot: str) -> None:
 
 
 def main() -> None:
-    options = arguments(__doc__, {"robot": ROBOTS}, robot="so101_guarded", runs=200)
+    choices = {"robot": ROBOTS, "fault": ALL}
+    options = arguments(__doc__, choices, robot="so101_guarded", runs=200, fault=list(ALL))
     sys.argv = sys.argv[:1]  # LeRobot's configurations read the command line too
+    wait_for_replies()
     path = OUTPUT / f"{options.robot}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     runs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    done = {run["number"] for run in runs}
+    wanted = [number for number in range(options.runs) if case(number)[1] in options.fault]
+    missing = sorted(set(wanted) - {run["number"] for run in runs})
     with tempfile.TemporaryDirectory() as folder:
         policy = save_act(Path(folder), SIZE)
-        for number in tqdm([number for number in range(options.runs) if number not in done]):
+        for number in tqdm(missing):
             runs.append(run(number, options.robot, policy))
             with path.open("a") as file:
                 file.write(json.dumps(runs[-1]) + "\n")
-    report(runs, options.robot)
+    report(runs, options.robot, whole=len(options.fault) == len(ALL))
 
 
 if __name__ == "__main__":

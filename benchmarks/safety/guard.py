@@ -22,11 +22,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import mujoco
 import numpy as np
-from lerobot.motors.feetech import feetech
 from lerobot.robots import make_robot_from_config
 from lerobot.robots.so_follower import SO101FollowerConfig
 from tqdm import tqdm
@@ -39,7 +37,7 @@ from lerobot_processor_so101.guard import Guard, GuardLimits, reach
 from lerobot_robot_so101 import SO101GuardedConfig
 
 from ..lib.clock import percentiles
-from ..lib.emulated import close
+from ..lib.emulated import close, wait_for_replies
 from ..lib.report import arguments, save
 from .guard_points import PARTS, corners
 
@@ -312,12 +310,7 @@ def core(limits: GuardLimits, count: int) -> dict[str, Any]:
 @contextmanager
 def emulated_arm() -> Iterator[VirtualArm]:
     """Yield an arm whose time passes in `advance` only; its calibration file is deleted afterwards."""
-
-    def wait_for_replies(port: Any, packet_length: int) -> None:
-        port.packet_start_time, port.packet_timeout = port.getCurrentTime(), 2000  # ms, for a busy machine
-
-    patient = patch.object(feetech, "patch_setPacketTimeout", wait_for_replies)
-    with tempfile.TemporaryDirectory() as folder, patient:
+    with tempfile.TemporaryDirectory() as folder:
         name = f"benchmark-{Path(folder).name}"
         arm = VirtualArm(VirtualArmConfig(leader="none", follower_port=Path(folder) / "port", id=name))
         try:
@@ -349,6 +342,7 @@ def cost(limits: GuardLimits, count: int = 20_000) -> list[dict[str, Any]]:
 
 def main() -> None:
     options = arguments(__doc__, commands=100_000, moving=20_000, core=1_000_000)
+    wait_for_replies()
     rows, motion, tables = [], [], {}
     for config in (SO101GuardedConfig, SO101FollowerConfig):
         extra = {"limits": LIMITS} if config is SO101GuardedConfig else {}

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an arm does when the process that commands it is killed or stopped.
+
+    python -m benchmarks.safety.signals                                 # 100 runs on so101_guarded
+
+Each run is LeRobot's own `rollout --strategy.type=episodic` in a process of its own, on an emulated arm whose
+time is real. At a random time the process gets SIGKILL, or SIGSTOP and after 3 s SIGCONT. Nothing can release
+an arm whose process is gone: its servos have to hold it. Does it hold, how long does it go on moving, how
+fast are its true joints over 0.1 s, and is it limp after the command has ended or, after SIGKILL, after the
+robot was connected again and disconnected?
+
+Each run is appended to outputs/signals/<robot>.jsonl and not repeated; writes results/safety/signals.json.
+Half a minute a run on a busy machine. What a kill does to a dataset is measured by `benchmarks.safety.kills`.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.robots import make_robot_from_config
+from tqdm import tqdm
+
+from lerobot_env_so101_workbench.virtual_arm.joints import STEP
+from lerobot_processor_so101.arm import GRIPPER, from_radians
+from lerobot_processor_so101.guard import GuardLimits
+
+from ..lib.emulated import ROBOTS, close, robot_config, wait_for_replies
+from ..lib.report import arguments, save, table
+from ..lib.untrained import save_act
+from .faults import EPISODE_S, LIMIT_S, SIZE, command, emulated
+
+OUTPUT = Path("outputs/signals")
+SIGNALS = ("SIGKILL", "SIGSTOP")
+STOPPED_S, WINDOW_S = 3.0, 0.1  # of the arm's time
+REST = 2.0  # deg in WINDOW_S, of an arm that rests
+LIMIT = 1.2 * GuardLimits().velocity  # deg/s
+WINDOW = round(WINDOW_S / STEP)  # physics steps
+
+
+def roll_out(arm: Any, robot: str, root: Path, policy: ACTConfig) -> None:
+    """Roll out in a process of its own; `arm` has the configuration of the arm only."""
+    os.setsid()
+    sys.argv = sys.argv[:1]
+    wait_for_replies()
+    command("rollout", arm, robot, root, policy)
+
+
+def signalled(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
+    """Kill or stop the process that commands an arm."""
+    rng = np.random.default_rng([1, number])
+    fault, path = SIGNALS[number % 2], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        arm = emulated(folder)
+        step = arm.follower.step
+
+        def witnessed() -> None:
+            step()
+            path.append(from_radians(arm.follower.joints.radians))
+
+        arm.follower.step = witnessed  # type: ignore[method-assign]
+        context = multiprocessing.get_context("forkserver")
+        arguments = (SimpleNamespace(config=arm.config), robot, folder / "set", policy)
+        child = context.Process(target=roll_out, args=arguments)
+        try:
+            with arm:
+                child.start()
+                servos = arm.follower.bus.servos
+                wait_until(lambda: all(servo.get("Torque_Enable") for servo in servos))
+                time.sleep(rng.uniform(0.1, 2 * EPISODE_S))
+                begun = len(path)
+                os.kill(child.pid, signal.SIGKILL if fault == "SIGKILL" else signal.SIGSTOP)
+                passed = round(STOPPED_S / STEP)
+                wait_until(lambda: len(path) >= begun + passed)
+                held = all(servo.get("Torque_Enable") for servo in servos)
+                moves = np.abs(np.diff(np.array(path[begun : begun + passed : WINDOW])[:, :GRIPPER], axis=0))
+                resting = np.flatnonzero((moves > REST).any(1))
+                if fault == "SIGSTOP":
+                    os.kill(child.pid, signal.SIGCONT)
+                child.join(LIMIT_S)
+                ended = child.exitcode == (0 if fault == "SIGSTOP" else -signal.SIGKILL)
+                if fault == "SIGKILL":
+                    again = make_robot_from_config(robot_config(robot, arm))
+                    again.connect()
+                    again.disconnect()
+                limp = not any(servo.get("Torque_Enable") for servo in servos)
+        finally:
+            child.kill()
+            child.join()
+            close(arm)
+    joints = np.array(path)[:, :GRIPPER]
+    return {
+        "number": number,
+        "signal": fault,
+        "ended": ended,
+        "held": held,
+        "still_after_s": round(WINDOW_S * (resting[-1] + 1), 1) if len(resting) else 0.0,
+        "limp_afterwards": limp,
+        "fastest": round(float((np.abs(joints[WINDOW:] - joints[:-WINDOW]) / WINDOW_S).max()), 1),
+    }
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something in real time.
+
+    Raises:
+        TimeoutError: if it does not happen.
+    """
+    limit = time.monotonic() + LIMIT_S
+    while not condition():
+        if time.monotonic() > limit:
+            raise TimeoutError(f"a run took longer than {LIMIT_S} s.")
+        time.sleep(0.01)
+
+
+def report(runs: list[dict[str, Any]], robot: str) -> None:
+    """Save a row per signal, and print it. In `violations` an arm was too fast, not held, or not limp."""
+    rows = []
+    for name in SIGNALS:
+        some = [run for run in runs if run["signal"] == name]
+        bad = [run for run in some if not (run["held"] and run["limp_afterwards"] and run["fastest"] < LIMIT)]
+        rows.append(
+            {
+                "robot": robot,
+                "signal": name,
+                "runs": len(some),
+                "ended_as_expected": sum(run["ended"] for run in some),
+                "violations": len(bad),
+                "still_after_s": max((run["still_after_s"] for run in some), default=None),
+                "fastest": max((run["fastest"] for run in some), default=None),
+            }
+        )
+    save("safety/signals", rows, ("robot", "signal"))
+    print(table(list(rows[0]), [list(row.values()) for row in rows]))
+
+
+def main() -> None:
+    options = arguments(__doc__, {"robot": ROBOTS}, robot="so101_guarded", runs=100)
+    sys.argv = sys.argv[:1]  # LeRobot's configurations read the command line too
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["benchmarks.safety.faults"])
+    wait_for_replies()
+    path = OUTPUT / f"{options.robot}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    done = {run["number"] for run in runs}
+    with tempfile.TemporaryDirectory() as folder:
+        policy = save_act(Path(folder), SIZE)
+        for number in tqdm([number for number in range(options.runs) if number not in done]):
+            runs.append(signalled(number, options.robot, policy))
+            with path.open("a") as file:
+                file.write(json.dumps(runs[-1]) + "\n")
+    report(runs, options.robot)
+
+
+if __name__ == "__main__":
+    main()
