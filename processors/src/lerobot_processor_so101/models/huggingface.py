@@ -63,7 +63,7 @@ class SemanticSegmenter(_FixedClasses):
 
     def score(self, inputs: BatchFeature) -> Scores:
         """Return logits on the model's grid, and disparity if the model has that head."""
-        outputs = (self._faster or self.model)(pixel_values=inputs["pixel_values"])
+        outputs: Any = (self._faster or self.model)(pixel_values=inputs["pixel_values"])
         disparity = outputs.get("disparity")
         disparity = disparity if disparity is None else disparity.float()
         return Scores(outputs.logits.float(), self.kind, self.class_names, disparity)

@@ -101,7 +101,7 @@ def _session(model: EfficientViTFPNForSemanticSegmentation, pixel_values: Tensor
         torch.onnx.export(
             _Outputs(model).eval(),  # the exporter restores this mode, of the model too
             (pixel_values.contiguous(),),
-            exported,
+            exported,  # type: ignore[arg-type]  # a stream is fine for this exporter
             input_names=["pixel_values"],
             output_names=["logits", "disparity"] if model.config.disparity_head else ["logits"],
             dynamic_axes={"pixel_values": {0: "batch"}},
