@@ -31,9 +31,9 @@ from .segdepth import MASKS, TASKS
 
 RECORDED = {
     "takeovers": [],
-    "early": ["--policy.late=0"],
-    "late": ["--policy.late=1"],
-    "relabelled": ["--policy.relabel=true"],
+    "early": ["--takeover.late=0"],
+    "late": ["--takeover.late=1"],
+    "relabelled": ["--takeover.relabel=true"],
 }
 VARIANTS = (*RECORDED, "plain")
 TASK, LEVEL = "place_cube", "randomised"
