@@ -26,7 +26,7 @@ import draccus
 from lerobot_processor_so101.atomic import write_json
 from lerobot_processor_so101.cli import run_command
 
-from .plan import EPISODE_LOG, TRAIN_CONFIG, ImproveConfig, count, dataset, folder, plan
+from .plan import EPISODE_LOG, RECORDINGS, TRAIN_CONFIG, ImproveConfig, count, dataset, folder, plan
 from .process import ENVIRONMENT, Cost, run_step
 from .report import Round, plot, read_outcomes, table
 
@@ -57,7 +57,8 @@ class Progress:
             self._compare(options)
         elif any(path.name != _LOCK for path in config.root.iterdir()):
             raise FileExistsError(
-                f"--root: {config.root} contains something else and was left as it is. Choose another folder."
+                f"--root: {config.root} contains something else and was left as it was. Choose another "
+                "folder."
             )
         else:
             self._state = {"options": options, "steps": {}}
@@ -94,7 +95,7 @@ class Progress:
 
 
 @contextmanager
-def _owned(root: Path) -> Iterator[int]:
+def owned(root: Path) -> Iterator[int]:
     """Own a folder, together with the commands that inherit the yielded file descriptor.
 
     `lock.owning` would be released while a command of a killed run still works in the folder.
@@ -127,7 +128,7 @@ def improve(config: ImproveConfig) -> str:
         RuntimeError: if a command fails.
     """
     config.check()
-    with _owned(config.root) as lock:
+    with owned(config.root) as lock:
         progress = Progress(config)
         variables = [f"export {key}={value}" for key, value in ENVIRONMENT.items() if key not in os.environ]
         print("\n".join(variables), flush=True)
@@ -138,6 +139,11 @@ def improve(config: ImproveConfig) -> str:
                     log = folder(config, step.round) / f"{step.kind.replace(' ', '_')}.log"
                     spent = partial(progress.add_cost, step.name)
                     run_step(step.name, command, log, spent, inherited=[lock])
+                    if step.kind in RECORDINGS and step.command():
+                        raise RuntimeError(
+                            f"{step.name}: {command[0]} ended before its work was done; see {log}. Give the "
+                            "same command again."
+                        )
                 progress.finish(step.name)
             if step.kind == "evaluate":
                 text = _report(config, progress)

@@ -20,6 +20,7 @@ from ..tasks import TASKS
 
 EPISODE_LOG = "episodes.jsonl"
 TRAIN_CONFIG = "train.yaml"
+RECORDINGS = ("demonstrate", "take over")  # kinds of steps that an interrupt ends early with exit code 0
 FINGERS = ("static_finger", "moving_finger")
 # Seeds of training initial states: each dataset of each run has a range of its own.
 _SEEDS_PER_DATASET, _DATASETS_PER_RUN = 10_000, 100

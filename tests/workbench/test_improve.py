@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`so101-improve`: the commands of each round, resuming after an interrupt, and the report."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+
+from lerobot_env_so101_workbench.improve import command
+from lerobot_env_so101_workbench.improve.command import improve, owned
+from lerobot_env_so101_workbench.improve.plan import ImproveConfig
+from lerobot_env_so101_workbench.improve.process import Cost, copyable, run_step
+from lerobot_env_so101_workbench.improve.report import wilson
+
+FRAMES = 10  # of a fake episode
+
+
+class FakeCommands:
+    """Records commands instead of running them, and writes the files that their successors need.
+
+    Args:
+        interrupt: step at which to raise KeyboardInterrupt, after half of its work.
+    """
+
+    def __init__(self, interrupt: str | None = None) -> None:
+        self.interrupt, self.steps, self.commands = interrupt, [], {}
+
+    def __call__(self, name, command, log, spent, inherited) -> None:
+        self.steps.append(name)
+        self.commands[name] = command
+        options = dict(argument.removeprefix("--").split("=", 1) for argument in command[1:])
+        getattr(self, "run_" + command[0].replace("-", "_"))(options, name == self.interrupt)
+        spent(Cost(60.0, 30.0))
+        if name == self.interrupt:
+            raise KeyboardInterrupt
+
+    def run_so101_demos(self, options, half) -> None:
+        root, episodes = Path(options["root"]), int(options["episodes"])
+        assert (root / "meta").exists() == ("resume" in options)
+        write_info(root, read_info(root) + (episodes // 2 if half else episodes))
+
+    def run_lerobot_edit_dataset(self, options, half) -> None:
+        assert not Path(options["new_root"]).exists()
+        roots = json.loads(options["operation.roots"])
+        write_info(Path(options["new_root"]), sum(map(read_info, map(Path, roots))))
+
+    def run_lerobot_train(self, options, half) -> None:
+        if "resume" in options:
+            assert Path(options["config_path"]).is_file()
+            return
+        assert not Path(options["output_dir"]).exists()
+        saved = Path(options["output_dir"], "checkpoints", "last", "pretrained_model")
+        saved.mkdir(parents=True)
+        (saved / "train_config.json").write_text("{}")
+
+    def run_lerobot_eval(self, options, half) -> None:
+        log = Path(options["env.episode_log"])
+        assert not log.exists()
+        assert Path(options["policy.path"]).is_dir()
+        log.parent.mkdir(parents=True)
+        outcomes = ["success", "dropped", "success", "never gripped"][: 2 if half else 4]
+        rows = [{"seed": seed, "outcome": outcome} for seed, outcome in enumerate(outcomes)]
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_info(root: Path) -> int:
+    path = root / "meta" / "info.json"
+    return json.loads(path.read_text())["total_episodes"] if path.exists() else 0
+
+
+def write_info(root: Path, episodes: int) -> None:
+    info = {"codebase_version": "v3.0", "fps": 30, "features": {}, "robot_type": "so101_sim"}
+    info |= {"total_episodes": episodes, "total_frames": FRAMES * episodes, "total_tasks": 1}
+    (root / "meta").mkdir(parents=True, exist_ok=True)
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+
+
+def config(root: Path, **changes) -> ImproveConfig:
+    settings = {"episodes": 6, "takeovers": 4, "rounds": 2, "eval_episodes": 4, "compare": True}
+    return ImproveConfig(root=root, **{**settings, **changes})
+
+
+def run(monkeypatch, settings: ImproveConfig, interrupt: str | None = None) -> FakeCommands:
+    fake = FakeCommands(interrupt)
+    monkeypatch.setattr(command, "run_step", fake)
+    if interrupt is None:
+        improve(settings)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            improve(settings)
+    return fake
+
+
+ROUNDS = ["round 0", "round 1", "round 2", "plain"]
+STEPS = [
+    f"{name}: {kind}"
+    for name in ROUNDS
+    for kind in {
+        "round 0": ("demonstrate", "train", "evaluate"),
+        "plain": ("demonstrate", "merge", "train", "evaluate"),
+    }.get(name, ("take over", "merge", "train", "evaluate"))
+]
+
+
+def test_the_steps_of_two_rounds_and_the_comparison(monkeypatch, tmp_path):
+    fake = run(monkeypatch, config(tmp_path / "run"))
+    assert fake.steps == STEPS
+    root = tmp_path / "run"
+    for number in (1, 2):
+        takeovers = fake.commands[f"round {number}: take over"]
+        former = root / f"round_{number - 1}" / "train" / "checkpoints" / "last" / "pretrained_model"
+        assert f"--policy.path={former}" in takeovers
+        assert "--episodes=4" in takeovers
+    parts = [root / "round_0/demonstrations", root / "round_1/takeovers", root / "round_2/takeovers"]
+    merge = f"--operation.roots={json.dumps(list(map(str, parts)))}"
+    assert merge in fake.commands["round 2: merge"]
+    assert f"--dataset.root={root / 'round_2/dataset'}" in fake.commands["round 2: train"]
+    # as many frames as both rounds of takeovers: 8 of the 6 + 8 episodes
+    assert "--episodes=8" in fake.commands["plain: demonstrate"]
+    seeds = [
+        argument
+        for name in STEPS
+        if name.endswith(("demonstrate", "take over"))
+        for argument in fake.commands[name]
+        if argument.startswith("--seed")
+    ]
+    assert len(set(seeds)) == 4
+    for name in ROUNDS:
+        assert "--env.starts=validation" in fake.commands[f"{name}: evaluate"]
+    assert (
+        '--policy.watched_classes=["red cube", "blue bowl", "static_finger", "moving_finger"]'
+        in fake.commands["plain: train"]
+    )
+
+
+def test_the_report_has_rates_failures_and_times(monkeypatch, tmp_path):
+    run(monkeypatch, config(tmp_path / "run"))
+    outcomes, costs = (tmp_path / "run" / "report.md").read_text().split("\n\n")
+    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in outcomes.splitlines()]
+    assert header == [
+        *("policy", "episodes", "frames", "success (Wilson 95 %)"),
+        *("never gripped", "dropped"),
+    ]
+    assert [row[:3] for row in rows] == [
+        ["round 0", "6", "60"],
+        ["round 1", "10", "100"],
+        ["round 2", "14", "140"],
+        ["plain", "14", "140"],
+    ]
+    assert rows[0][3:] == ["50.0 % (2/4, 15.0 to 85.0)", "1", "1"]
+    assert costs.splitlines()[-1].split() == ["|", "all", "|", "|", "15.0", "|", "7.5", "|"]
+    assert (tmp_path / "run" / "report.png").stat().st_size > 1000
+
+
+def test_without_matplotlib_there_is_a_table_and_no_plot(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    run(monkeypatch, config(tmp_path / "run", rounds=0, compare=False))
+    assert sorted(path.name for path in (tmp_path / "run").glob("report.*")) == ["report.md"]
+
+
+@pytest.mark.parametrize("cut", STEPS)
+def test_an_interrupted_run_resumes_at_the_step_that_was_cut(monkeypatch, tmp_path, cut):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # plots would take most of the time
+    settings = config(tmp_path / "run")
+    before = run(monkeypatch, settings, interrupt=cut)
+    after = run(monkeypatch, settings)
+    assert before.steps[-1] == cut
+    assert before.steps[:-1] + after.steps == STEPS
+    kind = cut.partition(": ")[2]
+    if kind in ("demonstrate", "take over", "train"):
+        assert "--resume=true" in after.commands[cut]
+    table = (tmp_path / "run" / "report.md").read_text()
+    assert "| round 2 | 14 " in table
+    assert "| plain   | 14 " in table
+    assert "| 16.0 " in table  # minutes: those of the part that was cut count too
+
+
+def test_a_step_that_was_complete_when_it_was_cut_is_not_run_again(monkeypatch, tmp_path):
+    settings = config(tmp_path / "run", rounds=0, compare=False)
+    run(monkeypatch, settings, interrupt="round 0: demonstrate")
+    write_info(settings.root / "round_0" / "demonstrations", 6)
+    assert run(monkeypatch, settings).steps == ["round 0: train", "round 0: evaluate"]
+
+
+def test_a_recording_that_ended_early_is_not_trained_on(monkeypatch, tmp_path):
+    class Early(FakeCommands):
+        def run_so101_demos(self, options, half) -> None:
+            super().run_so101_demos(options, half=True)
+
+    monkeypatch.setattr(command, "run_step", fake := Early())
+    with pytest.raises(RuntimeError, match=r"round 0: demonstrate: .*ended before its work was done"):
+        improve(config(tmp_path / "run"))
+    assert fake.steps == ["round 0: demonstrate"]
+
+
+def test_other_options_are_refused_by_name(monkeypatch, tmp_path):
+    recipe = tmp_path / "train.yaml"
+    recipe.write_text("steps: 1")
+    settings = {"rounds": 0, "compare": False, "train": recipe}
+    run(monkeypatch, config(tmp_path / "run", **settings))
+    with pytest.raises(ValueError, match=r"--takeovers: .* began with 4, the command has 5"):
+        improve(config(tmp_path / "run", **{**settings, "takeovers": 5}))
+    more = run(monkeypatch, config(tmp_path / "run", **{**settings, "rounds": 1}))
+    assert more.steps == STEPS[3:7]
+    assert f"--config_path={tmp_path / 'run' / 'train.yaml'}" in more.commands["round 1: train"]
+    recipe.write_text("steps: 2")
+    with pytest.raises(ValueError, match=r"--train: .* began with 'steps: 1'"):
+        improve(config(tmp_path / "run", **settings))
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="left as it was"):
+        improve(config(tmp_path))
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "sort_cubes"}, "--task: found 'sort_cubes', whose goal depends on the instruction"),
+        ({"seg": False}, "--seg, --depth: found false"),
+        ({"episodes": 0}, "--episodes: found 0, expected 1 or more"),
+        ({"eval_episodes": 201}, "--eval_episodes: found 201, expected at most 200"),
+        ({"rounds": 0}, "--compare: found true without takeovers"),
+        ({"train": Path("typo.yaml")}, "--train: found no file typo.yaml"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_runs(tmp_path, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        improve(config(tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    with owned(tmp_path) as lock:
+        orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock])
+    try:  # as after a kill: the command outlives the run that started it
+        with pytest.raises(BlockingIOError, match="a command of one that was killed"), owned(tmp_path):
+            pass
+    finally:
+        orphan.communicate(b"\n")
+    with owned(tmp_path):
+        pass
+
+
+# -- running a command ---------------------------------------------------------------------------------------
+
+
+def test_a_command_is_printed_as_a_shell_reads_it():
+    arguments = ["echo", "--task=Lift the 'red' cube", '--cameras=["top", "wrist"]', "a b --c", "$HOME"]
+    assert shlex.split(copyable(arguments).replace("\\\n", "")) == arguments
+
+
+def test_output_is_shown_and_logged_line_by_line(tmp_path):
+    shown, costs = [], []
+    script = r"print('begin'); print('\r50 %\r100 %\nend', end='')"
+    run_step("s", [sys.executable, "-c", script], tmp_path / "s.log", costs.append, shown.append)
+    assert shown == ["begin\n", "\r", "50 %\r", "100 %\n", "end"]
+    assert (tmp_path / "s.log").read_text() == "begin\n\n50 %\n100 %\nend"  # read with universal newlines
+    (cost,) = costs
+    assert cost.wall_s > 0
+    assert cost.cpu_s > 0
+
+
+def test_a_failure_shows_the_last_lines_and_the_log(tmp_path):
+    script, costs = "import sys; print('the reason', file=sys.stderr); sys.exit(3)", []
+    with pytest.raises(RuntimeError) as error:
+        run_step("round 1: train", [sys.executable, "-c", script], tmp_path / "a.log", costs.append)
+    for part in ("round 1: train", "exit code 3", "the reason", str(tmp_path / "a.log")):
+        assert part in str(error.value)
+    assert len(costs) == 1
+
+
+def test_an_interrupt_lets_the_command_finish_its_work(tmp_path):
+    script = """
+import time
+try:
+    print("ready", flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("x" * 1_000_000)  # more than a pipe holds
+    print("saved")
+"""
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    costs = []
+    with pytest.raises(KeyboardInterrupt):
+        run_step("s", [sys.executable, "-c", script], tmp_path / "s.log", costs.append, interrupt)
+    assert (tmp_path / "s.log").read_text().endswith("saved\n")
+    assert len(costs) == 1
+
+
+def test_the_interval_is_wilsons():
+    for successes, n in ((0, 7), (3, 7), (190, 200), (200, 200)):
+        expected = binomtest(successes, n).proportion_ci(method="wilson")
+        assert wilson(successes, n) == pytest.approx(expected, abs=1e-6)
+
+
+# -- everything together -------------------------------------------------------------------------------------
+
+RECIPE = """
+policy: {type: segdepth, device: cpu, push_to_hub: false, cameras: [top], hidden_dim: 16}
+steps: 2
+batch_size: 2
+num_workers: 0
+"""
+
+
+@pytest.mark.slow
+def test_a_tiny_run_of_the_real_commands(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    arguments = ["--task=lift_cube", "--level=clean", "--episodes=2", "--rounds=1", "--takeovers=1"]
+    arguments += ["--eval_episodes=1", "--cameras=[top]", "--height=32", "--width=32"]
+    arguments += [f"--train={tmp_path / 'recipe.yaml'}", f"--root={tmp_path / 'run'}"]
+    script = Path(sys.executable).parent / "so101-improve"
+    done = subprocess.run([script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    table = (tmp_path / "run" / "report.md").read_text()
+    assert "| round 0 | 2 " in table
+    assert "| round 1 | 3 " in table
