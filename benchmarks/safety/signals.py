@@ -30,6 +30,7 @@ from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.robots import make_robot_from_config
 from tqdm import tqdm
 
+from lerobot_env_so101_workbench.camera import SO101VirtualCamera
 from lerobot_env_so101_workbench.virtual_arm.joints import STEP
 from lerobot_processor_so101.arm import GRIPPER, from_radians
 from lerobot_processor_so101.guard import GuardLimits
@@ -52,6 +53,9 @@ def roll_out(arm: Any, robot: str, root: Path, policy: ACTConfig) -> None:
     os.setsid()
     sys.argv = sys.argv[:1]
     wait_for_replies()
+    read = SO101VirtualCamera.read_latest
+    patient = {"max_age_ms": 60_000}  # of a frame, on a busy machine and after SIGCONT
+    SO101VirtualCamera.read_latest = lambda camera: read(camera, **patient)  # type: ignore[method-assign]
     command("rollout", arm, robot, root, policy)
 
 
@@ -78,14 +82,15 @@ def signalled(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
                 servos = arm.follower.bus.servos
                 wait_until(lambda: all(servo.get("Torque_Enable") for servo in servos))
                 time.sleep(rng.uniform(0.1, 2 * EPISODE_S))
-                begun = len(path)
-                os.kill(child.pid, signal.SIGKILL if fault == "SIGKILL" else signal.SIGSTOP)
+                begun, alive = len(path), child.is_alive()
+                if alive:
+                    os.kill(child.pid, signal.Signals[fault])
                 passed = round(STOPPED_S / STEP)
                 wait_until(lambda: len(path) >= begun + passed)
                 held = all(servo.get("Torque_Enable") for servo in servos)
                 moves = np.abs(np.diff(np.array(path[begun : begun + passed : WINDOW])[:, :GRIPPER], axis=0))
                 resting = np.flatnonzero((moves > REST).any(1))
-                if fault == "SIGSTOP":
+                if alive and fault == "SIGSTOP":
                     os.kill(child.pid, signal.SIGCONT)
                 child.join(LIMIT_S)
                 ended = child.exitcode == (0 if fault == "SIGSTOP" else -signal.SIGKILL)
@@ -102,6 +107,7 @@ def signalled(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
     return {
         "number": number,
         "signal": fault,
+        "happened": alive,
         "ended": ended,
         "held": held,
         "still_after_s": round(WINDOW_S * (resting[-1] + 1), 1) if len(resting) else 0.0,
@@ -127,7 +133,7 @@ def report(runs: list[dict[str, Any]], robot: str) -> None:
     """Save a row per signal, and print it. In `violations` an arm was too fast, not held, or not limp."""
     rows = []
     for name in SIGNALS:
-        some = [run for run in runs if run["signal"] == name]
+        some = [run for run in runs if run["signal"] == name and run["happened"]]
         bad = [run for run in some if not (run["held"] and run["limp_afterwards"] and run["fastest"] < LIMIT)]
         rows.append(
             {
