@@ -13,14 +13,12 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 from examples.demo_report import film, plot, summary
+from lerobot_env_so101_workbench.improve.process import Cost, run_step
 
-BIN = Path(sys.executable).parent
 IMAGES = {"height": 84, "width": 84, "rgb": "false", "seg": "true", "depth": "true"}
 
 
@@ -77,29 +75,18 @@ def run(name: str, command: list[str], done: Path, out: Path) -> float:
     if done.exists() and clock.exists():
         print(f"\n{name}: exists already ({done})")
         return float(clock.read_text())
-    print(f"\n{name}:\n  " + " \\\n    ".join(command), flush=True)
-    log, begin = out / f"{name}.log", time.monotonic()
-    # One thread for PyTorch: on two cores its threads would only compete with the data loader's workers.
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    with log.open("w", buffering=1) as file:
-        process = subprocess.Popen(
-            [str(BIN / command[0]), *command[1:]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=environment,
-        )
-        assert process.stdout is not None
-        for line in process.stdout:  # universal newlines: every redraw of a progress bar is a line
-            file.write(line)
-            _show(line.rstrip())
+    log = out / f"{name}.log"
+    log.unlink(missing_ok=True)  # of a run that failed
+    costs: list[Cost] = []
+    try:
+        run_step(name, command, log, costs.append, _show)
+    except RuntimeError as error:
+        raise SystemExit(f"demo: {error}") from None
     print()
-    if process.wait() != 0 or not done.exists():
-        raise SystemExit(f"demo: {command[0]} failed; its output is in {log}")
-    seconds = time.monotonic() - begin
-    clock.write_text(f"{seconds:.1f}\n")
-    return seconds
+    if not done.exists():
+        raise SystemExit(f"demo: {command[0]} did not write {done}; its output is in {log}")
+    clock.write_text(f"{costs[0].wall_s:.1f}\n")
+    return costs[0].wall_s
 
 
 _PROGRESS = re.compile(r"\d+%\|.*\| *(\d+/\d+) \[")
@@ -107,6 +94,7 @@ _PROGRESS = re.compile(r"\d+%\|.*\| *(\d+/\d+) \[")
 
 def _show(line: str) -> None:
     """Print progress on one line that is overwritten, and losses; everything else stays in the log."""
+    line = line.rstrip()
     match = _PROGRESS.search(line)
     if match and sys.stdout.isatty():
         print(f"\r  {line[:100]:<100}", end="", flush=True)
@@ -124,6 +112,7 @@ def main() -> None:
     parser.add_argument("--initial_states", type=int, default=50, help="of the evaluation, at most 200")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled")
     steps = commands(args.out, args.episodes, args.steps, args.initial_states)
     seconds = {name: run(name, command, done, args.out) for name, (command, done) in steps.items()}
     results = json.loads((args.out / "eval" / "eval_info.json").read_text())
