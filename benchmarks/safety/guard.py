@@ -264,7 +264,7 @@ def move(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[
     exceeded = beyond(joints, limits, PLAY, MISSED)
     exceeded["velocity"] = (speeds > FASTER * limits.velocities).any(1)
     return {
-        "robot": config.type,
+        "robot": "so101_guarded" if hasattr(robot, "guard") else "so101_follower",
         "commands": count,
         "physics_steps": len(joints),
         "violations": {name: int(exceeded[name].sum()) for name in BY_NAME if name in exceeded},
