@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from examples.demo_report import film, plot, summary
-from lerobot_env_so101_workbench.improve.process import Cost, run_step
+from lerobot_env_so101_workbench.improve.process import Cost, Job, run_jobs
 
 IMAGES = {"height": 84, "width": 84, "rgb": "false", "seg": "true", "depth": "true"}
 
@@ -79,7 +79,7 @@ def run(name: str, command: list[str], done: Path, out: Path) -> float:
     log.unlink(missing_ok=True)  # of a run that failed
     costs: list[Cost] = []
     try:
-        run_step(name, command, log, costs.append, _show)
+        run_jobs([Job(name, command, log, lambda cost, _: costs.append(cost))], _show)
     except RuntimeError as error:
         raise SystemExit(f"demo: {error}") from None
     print()

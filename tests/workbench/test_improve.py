@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`so101-improve`: the commands of each round, resuming after an interrupt, and the report."""
 
+import errno
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +16,7 @@ from scipy.stats import binomtest
 from lerobot_env_so101_workbench.improve import command
 from lerobot_env_so101_workbench.improve.command import improve, owned
 from lerobot_env_so101_workbench.improve.plan import ImproveConfig
-from lerobot_env_so101_workbench.improve.process import Cost, copyable, run_step
+from lerobot_env_so101_workbench.improve.process import Cost, Job, copyable, run_jobs
 from lerobot_env_so101_workbench.improve.report import wilson
 
 FRAMES = 10  # of a fake episode
@@ -29,13 +32,15 @@ class FakeCommands:
     def __init__(self, interrupt: str | None = None) -> None:
         self.interrupt, self.steps, self.commands = interrupt, [], {}
 
-    def __call__(self, name, command, log, spent, inherited) -> None:
-        self.steps.append(name)
-        self.commands[name] = command
-        options = dict(argument.removeprefix("--").split("=", 1) for argument in command[1:])
-        getattr(self, "run_" + command[0].replace("-", "_"))(options, name == self.interrupt)
-        spent(Cost(60.0, 30.0))
-        if name == self.interrupt:
+    def __call__(self, jobs, inherited) -> None:
+        for job in jobs:
+            self.steps.append(job.name)
+            self.commands[job.name] = job.command
+            options = dict(argument.removeprefix("--").split("=", 1) for argument in job.command[1:])
+            cut = job.name == self.interrupt
+            getattr(self, "run_" + job.command[0].replace("-", "_"))(options, cut)
+            job.ended(Cost(60.0, 30.0), not cut)
+        if self.interrupt in [job.name for job in jobs]:
             raise KeyboardInterrupt
 
     def run_so101_demos(self, options, half) -> None:
@@ -86,7 +91,7 @@ def config(root: Path, **changes) -> ImproveConfig:
 
 def run(monkeypatch, settings: ImproveConfig, interrupt: str | None = None) -> FakeCommands:
     fake = FakeCommands(interrupt)
-    monkeypatch.setattr(command, "run_step", fake)
+    monkeypatch.setattr(command, "run_jobs", fake)
     if interrupt is None:
         improve(settings)
     else:
@@ -95,13 +100,13 @@ def run(monkeypatch, settings: ImproveConfig, interrupt: str | None = None) -> F
     return fake
 
 
-ROUNDS = ["round 0", "round 1", "round 2", "plain"]
+ROUNDS = ["round 0", "round 1", "round 2", "plain 2"]
 STEPS = [
     f"{name}: {kind}"
     for name in ROUNDS
     for kind in {
         "round 0": ("demonstrate", "train", "evaluate"),
-        "plain": ("demonstrate", "merge", "train", "evaluate"),
+        "plain 2": ("demonstrate", "merge", "train", "evaluate"),
     }.get(name, ("take over", "merge", "train", "evaluate"))
 ]
 
@@ -120,7 +125,7 @@ def test_the_steps_of_two_rounds_and_the_comparison(monkeypatch, tmp_path):
     assert merge in fake.commands["round 2: merge"]
     assert f"--dataset.root={root / 'round_2/dataset'}" in fake.commands["round 2: train"]
     # as many frames as both rounds of takeovers: 8 of the 6 + 8 episodes
-    assert "--episodes=8" in fake.commands["plain: demonstrate"]
+    assert "--episodes=8" in fake.commands["plain 2: demonstrate"]
     seeds = [
         argument
         for name in STEPS
@@ -133,7 +138,7 @@ def test_the_steps_of_two_rounds_and_the_comparison(monkeypatch, tmp_path):
         assert "--env.starts=validation" in fake.commands[f"{name}: evaluate"]
     assert (
         '--policy.watched_classes=["red cube", "blue bowl", "static_finger", "moving_finger"]'
-        in fake.commands["plain: train"]
+        in fake.commands["plain 2: train"]
     )
 
 
@@ -149,7 +154,7 @@ def test_the_report_has_rates_failures_and_times(monkeypatch, tmp_path):
         ["round 0", "6", "60"],
         ["round 1", "10", "100"],
         ["round 2", "14", "140"],
-        ["plain", "14", "140"],
+        ["plain 2", "14", "140"],
     ]
     assert rows[0][3:] == ["50.0 % (2/4, 15.0 to 85.0)", "1", "1"]
     assert costs.splitlines()[-1].split() == ["|", "all", "|", "|", "15.0", "|", "7.5", "|"]
@@ -168,14 +173,16 @@ def test_an_interrupted_run_resumes_at_the_step_that_was_cut(monkeypatch, tmp_pa
     settings = config(tmp_path / "run")
     before = run(monkeypatch, settings, interrupt=cut)
     after = run(monkeypatch, settings)
-    assert before.steps[-1] == cut
-    assert before.steps[:-1] + after.steps == STEPS
+    assert cut in before.steps
+    assert after.steps[0] == cut
+    # nothing else is run twice, also not what had ended beside it
+    assert sorted([*before.steps, *after.steps]) == sorted([*STEPS, cut])
     kind = cut.partition(": ")[2]
     if kind in ("demonstrate", "take over", "train"):
         assert "--resume=true" in after.commands[cut]
     table = (tmp_path / "run" / "report.md").read_text()
     assert "| round 2 | 14 " in table
-    assert "| plain   | 14 " in table
+    assert "| plain 2 | 14 " in table
     assert "| 16.0 " in table  # minutes: those of the part that was cut count too
 
 
@@ -191,8 +198,8 @@ def test_a_recording_that_ended_early_is_not_trained_on(monkeypatch, tmp_path):
         def run_so101_demos(self, options, half) -> None:
             super().run_so101_demos(options, half=True)
 
-    monkeypatch.setattr(command, "run_step", fake := Early())
-    with pytest.raises(RuntimeError, match=r"round 0: demonstrate: .*ended before its work was done"):
+    monkeypatch.setattr(command, "run_jobs", fake := Early())
+    with pytest.raises(RuntimeError, match="round 0: demonstrate ended before its work was done"):
         improve(config(tmp_path / "run"))
     assert fake.steps == ["round 0: demonstrate"]
 
@@ -248,7 +255,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         pass
 
 
-# -- running a command ---------------------------------------------------------------------------------------
+# -- running commands ----------------------------------------------------------------------------------------
 
 
 def test_a_command_is_printed_as_a_shell_reads_it():
@@ -256,45 +263,87 @@ def test_a_command_is_printed_as_a_shell_reads_it():
     assert shlex.split(copyable(arguments).replace("\\\n", "")) == arguments
 
 
-def test_output_is_shown_and_logged_line_by_line(tmp_path):
-    shown, costs = [], []
-    script = r"print('begin'); print('\r50 %\r100 %\nend', end='')"
-    run_step("s", [sys.executable, "-c", script], tmp_path / "s.log", costs.append, shown.append)
+class Scripts:
+    """Jobs that run Python scripts.
+
+    Attributes:
+        ended: (name, succeeded) of the jobs that have ended.
+    """
+
+    def __init__(self, folder: Path, **scripts: str) -> None:
+        self.folder, self.ended, self.costs = folder, [], []
+        self.jobs = [self._job(name, script) for name, script in scripts.items()]
+
+    def _job(self, name: str, script: str) -> Job:
+        def ended(cost: Cost, succeeded: bool) -> None:
+            self.ended.append((name, succeeded))
+            self.costs.append(cost)
+
+        return Job(name, [sys.executable, "-c", script], self.folder / f"{name}.log", ended)
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+
+def test_the_first_output_is_shown_and_both_are_logged(tmp_path):
+    shown = []
+    scripts = Scripts(tmp_path, a=r"print('begin'); print('\r50 %\r100 %\nend', end='')", b="print('other')")
+    run_jobs(scripts.jobs, shown.append)
     assert shown == ["begin\n", "\r", "50 %\r", "100 %\n", "end"]
-    assert (tmp_path / "s.log").read_text() == "begin\n\n50 %\n100 %\nend"  # read with universal newlines
-    (cost,) = costs
-    assert cost.wall_s > 0
-    assert cost.cpu_s > 0
+    assert scripts.log("a") == "begin\n\n50 %\n100 %\nend"  # read with universal newlines
+    assert scripts.log("b") == "other\n"
+    assert sorted(scripts.ended) == [("a", True), ("b", True)]
+    assert all(cost.wall_s > 0 and cost.cpu_s > 0 for cost in scripts.costs)
 
 
-def test_a_failure_shows_the_last_lines_and_the_log(tmp_path):
-    script, costs = "import sys; print('the reason', file=sys.stderr); sys.exit(3)", []
+def test_a_failure_shows_the_last_lines_and_the_log_once_the_others_have_ended(tmp_path):
+    failing = "import sys; print('the reason', file=sys.stderr); sys.exit(3)"
+    scripts = Scripts(tmp_path, good="import time; time.sleep(1)", bad=failing)
     with pytest.raises(RuntimeError) as error:
-        run_step("round 1: train", [sys.executable, "-c", script], tmp_path / "a.log", costs.append)
-    for part in ("round 1: train", "exit code 3", "the reason", str(tmp_path / "a.log")):
+        run_jobs(scripts.jobs)
+    for part in ("bad: ", "exit code 3", "the reason", str(tmp_path / "bad.log")):
         assert part in str(error.value)
-    assert len(costs) == 1
+    assert sorted(scripts.ended) == [("bad", False), ("good", True)]
 
 
-def test_an_interrupt_lets_the_command_finish_its_work(tmp_path):
-    script = """
+def test_an_interrupt_lets_all_commands_finish_their_work(tmp_path):
+    waiting = """
 import time
+from pathlib import Path
 try:
+    Path(r"{ready}").touch()
+    while not Path(r"{other}").exists():
+        time.sleep(0.05)
     print("ready", flush=True)
     time.sleep(600)
 except KeyboardInterrupt:
     print("x" * 1_000_000)  # more than a pipe holds
     print("saved")
 """
+    one, two = tmp_path / "one", tmp_path / "two"
+    first, second = waiting.format(ready=one, other=two), waiting.format(ready=two, other=one)
+    scripts = Scripts(tmp_path, a=first, b=second)
 
     def interrupt(line: str) -> None:
-        raise KeyboardInterrupt
+        if line == "ready\n":
+            os.kill(os.getpid(), signal.SIGINT)
 
-    costs = []
     with pytest.raises(KeyboardInterrupt):
-        run_step("s", [sys.executable, "-c", script], tmp_path / "s.log", costs.append, interrupt)
-    assert (tmp_path / "s.log").read_text().endswith("saved\n")
-    assert len(costs) == 1
+        run_jobs(scripts.jobs, interrupt)
+    for name in ("a", "b"):
+        assert scripts.log(name).endswith("saved\n")
+    assert sorted(scripts.ended) == [("a", False), ("b", False)]
+
+
+def test_a_log_that_cannot_be_written_ends_the_command(tmp_path):
+    scripts = Scripts(tmp_path, full="import time; print('x', flush=True); time.sleep(600)")
+
+    def show(line: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        run_jobs(scripts.jobs, show)
+    assert scripts.ended == [("full", False)]
 
 
 def test_the_interval_is_wilsons():

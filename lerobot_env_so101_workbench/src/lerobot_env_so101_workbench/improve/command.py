@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -26,8 +26,8 @@ import draccus
 from lerobot_processor_so101.atomic import write_json
 from lerobot_processor_so101.cli import run_command
 
-from .plan import EPISODE_LOG, RECORDINGS, TRAIN_CONFIG, ImproveConfig, count, dataset, folder, plan
-from .process import ENVIRONMENT, Cost, run_step
+from .plan import EPISODE_LOG, RECORDINGS, TRAIN_CONFIG, ImproveConfig, Step, count, dataset, folder, plan
+from .process import ENVIRONMENT, Cost, Job, run_jobs
 from .report import Round, plot, read_outcomes, table
 
 # Options on which no finished step depends.
@@ -85,10 +85,13 @@ class Progress:
         stored = self._state["steps"].get(step, {})
         return Cost(stored.get("wall_s", 0.0), stored.get("cpu_s", 0.0))
 
-    def add_cost(self, step: str, cost: Cost) -> None:
-        """Add the cost of a command, also of one that was interrupted."""
-        self._state["steps"][step] = asdict(self.cost(step) + cost)
+    def end(self, step: Step, cost: Cost, succeeded: bool) -> None:
+        """Note that the command of a step has ended; one that was interrupted has a cost too."""
+        self._state["steps"][step.name] = asdict(self.cost(step.name) + cost)
         self._save()
+        # an interrupted recording ends with exit code 0
+        if succeeded and not (step.kind in RECORDINGS and step.command()):
+            self.finish(step.name)
 
     def _save(self) -> None:
         write_json(self._path, self._state)
@@ -133,21 +136,39 @@ def improve(config: ImproveConfig) -> str:
         variables = [f"export {key}={value}" for key, value in ENVIRONMENT.items() if key not in os.environ]
         print("\n".join(variables), flush=True)
         text = ""
-        for step in plan(config):
-            if not progress.is_finished(step.name):
-                if command := step.command():
-                    log = folder(config, step.round) / f"{step.kind.replace(' ', '_')}.log"
-                    spent = partial(progress.add_cost, step.name)
-                    run_step(step.name, command, log, spent, inherited=[lock])
-                    if step.kind in RECORDINGS and step.command():
-                        raise RuntimeError(
-                            f"{step.name}: {command[0]} ended before its work was done; see {log}. Give the "
-                            "same command again."
-                        )
-                progress.finish(step.name)
-            if step.kind == "evaluate":
+        for steps in _together(plan(config)):
+            _run(config, progress, steps, lock)
+            if any(step.kind == "evaluate" for step in steps):
                 text = _report(config, progress)
         return text
+
+
+def _together(steps: Iterable[Step]) -> list[list[Step]]:
+    """Group the steps that run at the same time: on two cores, two recordings or evaluations."""
+    groups: list[list[Step]] = []
+    for step in steps:
+        if step.beside:
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return groups
+
+
+def _run(config: ImproveConfig, progress: Progress, steps: Sequence[Step], lock: int) -> None:
+    """Run those of the steps that have not finished."""
+    jobs = []
+    for step in steps:
+        if progress.is_finished(step.name):
+            continue
+        if command := step.command():
+            log = folder(config, step.round) / f"{step.kind.replace(' ', '_')}.log"
+            jobs.append(Job(step.name, command, log, partial(progress.end, step)))
+        else:
+            progress.finish(step.name)
+    run_jobs(jobs, inherited=[lock])
+    for step in steps:
+        if not progress.is_finished(step.name):
+            raise RuntimeError(f"{step.name} ended before its work was done. Give the same command again.")
 
 
 def _report(config: ImproveConfig, progress: Progress) -> str:

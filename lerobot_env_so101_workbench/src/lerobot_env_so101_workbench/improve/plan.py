@@ -115,15 +115,17 @@ class Step:
     """One command of a round.
 
     Args:
-        round: `round <n>`, or `plain` for the comparison.
+        round: `round <n>`, or `plain <n>`, the comparison with round n.
         kind: demonstrate, take over, merge, train or evaluate.
         command: returns console script and arguments, once the steps before have finished; empty if nothing
             is left to do. It continues a part that exists, or removes it if it cannot be continued.
+        beside: it needs nothing of the step before, and may run at the same time.
     """
 
     round: str
     kind: str
     command: Callable[[], list[str]]
+    beside: bool = False
 
     @property
     def name(self) -> str:
@@ -151,14 +153,16 @@ def plan(config: ImproveConfig) -> Iterator[Step]:
             recorded.append(folder(config, name) / "takeovers")
             policy = _checkpoint(folder(config, f"round {number - 1}"))
             record = partial(_record, config, recorded[-1], config.takeovers, number, policy)
-            yield Step(name, "take over", record)
+            yield Step(name, "take over", record, beside=True)
             yield Step(name, "merge", partial(_merge, list(recorded), dataset(config, name)))
         yield from _train_and_evaluate(config, name)
     if config.compare:
-        plain, last = folder(config, "plain") / "demonstrations", f"round {config.rounds}"
-        yield Step("plain", "demonstrate", partial(_record_as_many_frames, config, plain, last))
-        yield Step("plain", "merge", partial(_merge, [recorded[0], plain], dataset(config, "plain")))
-        yield from _train_and_evaluate(config, "plain")
+        name, last = f"plain {config.rounds}", f"round {config.rounds}"
+        plain = folder(config, name) / "demonstrations"
+        record = partial(_record_as_many_frames, config, plain, last)
+        yield Step(name, "demonstrate", record, beside=True)
+        yield Step(name, "merge", partial(_merge, [recorded[0], plain], dataset(config, name)))
+        yield from _train_and_evaluate(config, name)
 
 
 def _train_and_evaluate(config: ImproveConfig, round: str) -> Iterator[Step]:

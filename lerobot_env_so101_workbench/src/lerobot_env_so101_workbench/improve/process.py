@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a console command as a step: print it, show and log its output, measure its time."""
+"""Run console commands as steps: print them, show and log their output, measure their time."""
 
 from __future__ import annotations
 
 import io
 import os
-import resource
 import shlex
 import signal
 import subprocess
@@ -34,87 +33,147 @@ class Cost:
         return Cost(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
 
 
-def copyable(command: Sequence[str]) -> str:
-    """Write a command so that it can be pasted into a shell."""
-    return " \\\n    ".join(map(shlex.quote, command))
-
-
-def run_step(
-    name: str,
-    command: Sequence[str],
-    log: Path,
-    spent: Callable[[Cost], object],
-    show: Callable[[str], object] = sys.stdout.write,
-    inherited: Sequence[int] = (),
-) -> None:
-    """Run a console command of this Python environment.
-
-    An interrupt is passed on to the command, so that it keeps what it has finished.
+@dataclass(frozen=True)
+class Job:
+    """A console command of this Python environment.
 
     Args:
         name: of the step, for messages.
         command: console script and its arguments.
         log: file that the output is added to.
-        spent: is called with the cost when the command has ended, also after an interrupt or a failure.
-        show: is called with each line of the output and its end: "\\r" of a progress bar, or a newline.
-        inherited: file descriptors that stay open in the command, such as that of a lock.
+        ended: is called with the cost and whether it succeeded, also after an interrupt (false) or a failure.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    ended: Callable[[Cost, bool], object]
+
+
+def copyable(command: Sequence[str]) -> str:
+    """Write a command so that it can be pasted into a shell."""
+    return " \\\n    ".join(map(shlex.quote, command))
+
+
+def run_jobs(
+    jobs: Sequence[Job], show: Callable[[str], object] = sys.stdout.write, inherited: Sequence[int] = ()
+) -> None:
+    """Run commands at the same time, and wait until all have ended.
+
+    An interrupt is passed on to the commands, so that they keep what they have finished.
+
+    Args:
+        jobs: the output of the first is shown.
+        show: is called with each line and its end: "\\r" of a progress bar, or a newline.
+        inherited: file descriptors that stay open in the commands, such as that of a lock.
 
     Raises:
-        RuntimeError: if its exit code is not 0; the message contains its last lines.
-        KeyboardInterrupt: after an interrupt, once the command has ended.
+        RuntimeError: if an exit code is not 0; the message contains the command's last lines.
+        OSError: if a log cannot be written.
+        KeyboardInterrupt: after an interrupt.
     """
-    print(f"\n# {name}\n{copyable(command)}", flush=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    began, cpu_before = time.monotonic(), _cpu_s_of_children()
-    last: deque[str] = deque(maxlen=_LAST_LINES)
-    process = subprocess.Popen(
-        [str(Path(sys.executable).parent / command[0]), *command[1:]],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**ENVIRONMENT, **os.environ},
-        start_new_session=True,  # Ctrl-C reaches this process only, which passes it on once
-        pass_fds=inherited,
-    )
-    assert process.stdout is not None
-    output = io.TextIOWrapper(
-        process.stdout, errors="replace", newline=""
-    )  # keeps "\r", which ends a line too
-    try:
-        with log.open("a", buffering=1) as file:
-            try:
+    running: list[_Running] = []
+    some_ended = threading.Event()
+    for job in jobs:
+        beside = f", beside it; its output is in {job.log}" if running else ""
+        print(f"\n# {job.name}{beside}\n{copyable(job.command)}", flush=True)
+        running.append(_Running(job, (lambda line: None) if running else show, some_ended, inherited))
+    interrupted, pending = False, list(running)
+    while pending:
+        try:
+            # Not `Thread.join`: an interrupt in it marks a living thread as stopped (CPython 3.12).
+            some_ended.wait(1.0)
+            some_ended.clear()
+            for ended in [other for other in pending if other.ended]:
+                pending.remove(ended)
+                ended.job.ended(ended.cost, ended.succeeded and not interrupted)
+        except KeyboardInterrupt:
+            interrupted = True
+            for other in pending:
+                other.interrupt()
+    if interrupted:
+        raise KeyboardInterrupt
+    for job in running:
+        job.check()
+
+
+class _Running:
+    """A job with its process, and a thread that copies its output until the process ends.
+
+    Attributes:
+        ended: whether the process has ended.
+        cost: of a process that has ended.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        show: Callable[[str], object],
+        some_ended: threading.Event,
+        inherited: Sequence[int],
+    ) -> None:
+        self.job, self.ended, self.cost = job, False, Cost()
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._error: OSError | None = None
+        self._began = time.monotonic()
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            [str(Path(sys.executable).parent / job.command[0]), *job.command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**ENVIRONMENT, **os.environ},
+            start_new_session=True,  # Ctrl-C reaches this process only, which passes it on once
+            pass_fds=inherited,
+        )
+        threading.Thread(target=self._follow, args=(show, some_ended)).start()
+
+    @property
+    def succeeded(self) -> bool:
+        return self._process.returncode == 0 and self._error is None
+
+    def interrupt(self) -> None:
+        """Interrupt the process, and kill it with its children if it does not end in time."""
+        self._process.send_signal(signal.SIGINT)
+
+        def kill() -> None:
+            if not self.ended:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(_GRACE_S, kill)
+        timer.daemon = True
+        timer.start()
+
+    def check(self) -> None:
+        """Raise the error of a process that has failed, see `run_jobs`."""
+        if self._error is not None:
+            raise self._error
+        if self._process.returncode != 0:
+            lines = "".join(f"    {line}\n" for line in self._last)
+            raise RuntimeError(
+                f"{self.job.name}: {self.job.command[0]} ended with exit code {self._process.returncode}. "
+                f"Its last lines:\n{lines}All of its output is in {self.job.log}. Mend the cause and give "
+                "the same command again."
+            )
+
+    def _follow(self, show: Callable[[str], object], some_ended: threading.Event) -> None:
+        assert self._process.stdout is not None
+        # With newline="" the ends of lines are kept, and "\r" ends one too.
+        output = io.TextIOWrapper(self._process.stdout, errors="replace", newline="")
+        try:
+            with self.job.log.open("a", buffering=1) as log:
                 for line in output:
-                    file.write(line)
+                    log.write(line)
                     show(line)
                     if line.endswith("\n") and line.strip():
-                        last.append(line.rstrip())
-            except BaseException:
-                _interrupt(process, output, file)
-                raise
-        process.wait()
-    finally:
-        spent(Cost(time.monotonic() - began, _cpu_s_of_children() - cpu_before))
-    if process.returncode != 0:
-        raise RuntimeError(
-            f"{name}: {command[0]} ended with exit code {process.returncode}. Its last lines:\n"
-            + "".join(f"    {line}\n" for line in last)
-            + f"All of its output is in {log}. Mend the cause and give the same command again."
-        )
-
-
-def _interrupt(process: subprocess.Popen, output: io.TextIOWrapper, log: io.TextIOBase) -> None:
-    """Interrupt a command and wait until it ends; kill it if that takes too long."""
-    process.send_signal(signal.SIGINT)
-    killer = threading.Timer(_GRACE_S, os.killpg, (process.pid, signal.SIGKILL))
-    killer.start()
-    try:
-        for line in output:  # a command whose output nobody reads cannot end
-            log.write(line)
-        process.wait()
-    finally:
-        killer.cancel()
-
-
-def _cpu_s_of_children() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+                        self._last.append(line.rstrip())
+        except OSError as error:  # a full disk, or no terminal any more
+            self._error = error
+            self.interrupt()
+            for _ in output:  # a process whose output nobody reads cannot end
+                pass
+        _, status, usage = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self.cost = Cost(time.monotonic() - self._began, usage.ru_utime + usage.ru_stime)
+        self.ended = True
+        some_ended.set()

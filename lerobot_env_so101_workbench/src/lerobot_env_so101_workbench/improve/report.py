@@ -23,7 +23,7 @@ class Round:
     """One trained policy.
 
     Args:
-        name: of its row, such as `round 1` or `plain`.
+        name: of its row, such as `round 1` or `plain 1`.
         episodes, frames: of the dataset that it was trained on.
         outcomes: of its evaluation episodes: `SUCCESS` or one of `FAILURES`.
         costs: of its steps by name.
@@ -105,7 +105,7 @@ def plot(rounds: Sequence[Round], title: str, path: Path) -> None:
 
     figure = Figure(figsize=(7, 4))
     axes = figure.add_subplot()
-    plain = [round for round in rounds if round.name == "plain"]
+    plain = [round for round in rounds if round.name.startswith("plain")]
     series = {"takeovers": [round for round in rounds if round not in plain]}
     if plain:
         series["plain demonstrations"] = [rounds[0], *plain]
