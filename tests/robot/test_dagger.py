@@ -247,9 +247,8 @@ def checkpoint(tmp_path):
 def arms(session):
     """Options that connect LeRobot's commands to the arms and the camera."""
     ports = session.arm.config
-    camera = (
-        f"type: so101_virtual, view: top, port: {ports.follower_port}, width: {SIZE[1]}, height: {SIZE[0]}"
-    )
+    size = f"width: {SIZE[1]}, height: {SIZE[0]}, fps: {FPS}"
+    camera = f"type: so101_virtual, view: top, port: {ports.follower_port}, {size}"
     return (
         f"--robot.type=so101_guarded --robot.id=virtual --robot.limits.velocity={LIMIT} "
         f"--teleop.type=so101_leader --teleop.id=virtual --play_sounds=false"
