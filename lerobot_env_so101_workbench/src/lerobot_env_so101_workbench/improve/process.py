@@ -93,8 +93,8 @@ def run_jobs(
                 other.interrupt()
     if interrupted:
         raise KeyboardInterrupt
-    for job in running:
-        job.check()
+    for ended in running:
+        ended.check()
 
 
 class _Running:
