@@ -71,8 +71,7 @@ class DemosConfig:
         video: store images as video or, if false, in the Parquet files (faster to read if they are small).
         disturbance: strength of the disturbance of executed commands [deg]; recorded labels stay clean.
         resume: add to the dataset in `root`, continuing after its last seed.
-        policy: record takeovers of this policy.
-        takeover: when the expert takes over.
+        policy, takeover: record takeovers of a policy, see `PolicyOptions` and `TakeoverOptions`.
         repo_id: name of the dataset; by default local/<task>_<level>.
         renderer: `auto`, `egl`, `osmesa`, `glfw` or `ray`.
     """
