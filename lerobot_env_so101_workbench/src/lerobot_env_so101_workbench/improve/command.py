@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -197,6 +198,9 @@ def _report(config: ImproveConfig, progress: Progress) -> str:
 
 def main() -> None:
     """Run `so101-improve`."""
+    # A shell starts background jobs with SIGINT ignored, and the commands would inherit that: they could not be
+    # interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     stopped = "stopped. The same command resumes at the step that was cut."
     run_command("so101-improve", ImproveConfig, improve, stopped, log="lerobot_env_so101_workbench")
 
