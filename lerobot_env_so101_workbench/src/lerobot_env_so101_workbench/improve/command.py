@@ -198,7 +198,7 @@ def _report(config: ImproveConfig, progress: Progress) -> str:
 
 def main() -> None:
     """Run `so101-improve`."""
-    # A shell starts background jobs with SIGINT ignored, and the commands would inherit that: they could not be
+    # A shell starts background jobs with SIGINT ignored. The commands would inherit that, and could not be
     # interrupted.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     stopped = "stopped. The same command resumes at the step that was cut."
