@@ -333,6 +333,8 @@ def test_demonstrations_have_the_features_of_lerobot_record(recorded, tmp_path):
     # lerobot-record does not write the class names.
     names = features["observation.images.top_seg"]["info"].pop("class_names")
     assert names == ["unlabeled", "background", "table", "cube", "static_finger", "moving_finger"]
+    # That is of LeRobot's dagger strategy.
+    assert features.pop("intervention") == {"dtype": "bool", "shape": (1,), "names": None}
     assert features == recorded.features
     assert written.meta.robot_type == recorded.meta.robot_type
     assert written.fps == recorded.fps
@@ -357,6 +359,7 @@ def test_demonstrations_have_the_video_features_of_lerobot_record(tmp_path):
             use_videos=True,
         ),
     }
+    recorded["intervention"] = {"dtype": "bool", "shape": (1,), "names": None}
     assert demos.features(config) == recorded
     assert list(demos.features(config)) == list(recorded)
 
