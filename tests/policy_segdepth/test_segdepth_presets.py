@@ -78,7 +78,7 @@ def build(preset: str, root):
     """A policy, its pipelines, and the dataset as `lerobot-train` opens it."""
     made = config(preset, **PRESETS[preset])
     meta = LeRobotDatasetMetadata("local/presets", root=root)
-    indices = {"action": made.action_delta_indices}
+    indices = {"action": made.chunk_delta_indices}
     for key in ("observation.state", "observation.images.wrist_seg", "observation.images.wrist_depth"):
         indices[key] = made.observation_delta_indices
     times = {key: [i / FPS for i in index] for key, index in indices.items()}

@@ -8,7 +8,7 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.utils.constants import ACTION
 
-from lerobot_processor_so101 import check_choices
+from lerobot_processor_so101 import DatasetLookupMixin, check_choices
 from lerobot_processor_so101.policy.presets import RGBCamerasMixin
 
 from .configuration_hlrp_laq import frames_in
@@ -21,7 +21,7 @@ ACTION_KINDS = ("absolute", "delta")
 
 @PreTrainedConfig.register_subclass("hlrp")
 @dataclass
-class HLRPConfig(RGBCamerasMixin, SmolVLAConfig):
+class HLRPConfig(RGBCamerasMixin, DatasetLookupMixin, SmolVLAConfig):
     """Configuration of a SmolVLA that also predicts the latent action between the current and a later frame.
 
     Args, beside those of SmolVLA:
@@ -138,6 +138,11 @@ class HLRPConfig(RGBCamerasMixin, SmolVLAConfig):
             )
 
     @property
-    def observation_delta_indices(self) -> list[int]:
-        """The current frame, and the later one if an `hlrp_laq` model labels it."""
-        return [0, self.gap] if self.learns_latents and self.laq else [0]
+    def observation_delta_indices(self) -> list[int] | None:
+        """The current frame and the later one if an `hlrp_laq` model labels it; None for the current one."""
+        return [0, self.gap] if self.learns_latents and self.laq else None
+
+    @property
+    def chunk_delta_indices(self) -> list[int]:
+        """Control periods of a chunk's actions."""
+        return list(range(self.chunk_size))

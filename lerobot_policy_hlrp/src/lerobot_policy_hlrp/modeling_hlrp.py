@@ -157,6 +157,8 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         """
         if reduction != "mean":
             raise ValueError(f"reduction: found {reduction!r}, expected 'mean'.")
+        if self.config.learns_actions:
+            self.config.check_chunk(batch[ACTION])
         # 1. latent actions from the current and the later frame, or a file: (B, S, D)
         latents = self._latents(batch)
 

@@ -8,7 +8,7 @@ from typing import Any
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE, OBS_STR
 
-from lerobot_processor_so101 import check_choices, image_key
+from lerobot_processor_so101 import DatasetLookupMixin, check_choices, image_key
 from lerobot_processor_so101.policy.presets import RGBCamerasMixin, TrainingPresetMixin
 
 from .head import RESIDUALS, check_blocks, check_heads
@@ -28,7 +28,7 @@ def vision_key(camera: str) -> str:
 
 @PreTrainedConfig.register_subclass("imf")
 @dataclass
-class IMFConfig(RGBCamerasMixin, TrainingPresetMixin, PreTrainedConfig):
+class IMFConfig(RGBCamerasMixin, TrainingPresetMixin, DatasetLookupMixin, PreTrainedConfig):
     """Configuration of a policy that encodes views with one frozen encoder and predicts a chunk in one step.
 
     Args:
@@ -211,6 +211,6 @@ class IMFConfig(RGBCamerasMixin, TrainingPresetMixin, PreTrainedConfig):
         return list(range(1 - self.n_obs_steps, 1))
 
     @property
-    def action_delta_indices(self) -> list[int]:
+    def chunk_delta_indices(self) -> list[int]:
         """Offsets of the predicted actions, beginning with that of the oldest observation."""
         return list(range(1 - self.n_obs_steps, 1 - self.n_obs_steps + self.horizon))

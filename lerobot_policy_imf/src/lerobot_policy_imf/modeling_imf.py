@@ -145,6 +145,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction: found {reduction!r}, expected 'mean' or 'none'.")
         config, actions = self.config, batch[ACTION].float()
+        config.check_chunk(actions)
         # 1. draw times r <= t: (B,) each
         shares = (config.same_time_share, config.endpoint_share)
         r, t = sample_times(len(actions), config.time_sampler, *shares, config.time_mean, config.time_std)

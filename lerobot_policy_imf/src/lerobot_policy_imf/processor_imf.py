@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pipelines around the imf policy."""
 
+from lerobot.datasets import LeRobotDatasetMetadata
+
 from lerobot_processor_so101.policy.pipeline import Pipelines, Stats, make_pipelines
 
 from .configuration_imf import IMFConfig
 
 
-def make_imf_pre_post_processors(config: IMFConfig, dataset_stats: Stats | None = None) -> Pipelines:
+def make_imf_pre_post_processors(
+    config: IMFConfig,
+    dataset_stats: Stats | None = None,
+    dataset_meta: LeRobotDatasetMetadata | None = None,
+) -> Pipelines:
     """Build the pipelines of a new policy; those of a checkpoint are rebuilt from its files instead.
 
     Args:
         config: configuration of the policy, with its features.
         dataset_stats: statistics of state and action.
+        dataset_meta: metadata of the dataset; by default that of the current training.
 
     Returns:
         The preprocessor, which scales joints to -1..1 and does not change images, and the postprocessor,
@@ -22,4 +29,4 @@ def make_imf_pre_post_processors(config: IMFConfig, dataset_stats: Stats | None 
         from .text_encoder import tokenizer_step
 
         instruction = [tokenizer_step(config.vision_model_name)]
-    return make_pipelines(config, dataset_stats, before_device=instruction)
+    return make_pipelines(config, dataset_stats, dataset_meta=dataset_meta, before_device=instruction)

@@ -12,6 +12,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from lerobot_processor_so101 import (
     CLASS_NAMES,
     OBSERVED,
+    DatasetLookupMixin,
     check_choices,
     depth_image_key,
     disparity_key,
@@ -51,7 +52,7 @@ _LENGTHS = {
 
 @PreTrainedConfig.register_subclass("segdepth")
 @dataclass
-class SegDepthConfig(TrainingPresetMixin, PreTrainedConfig):
+class SegDepthConfig(TrainingPresetMixin, DatasetLookupMixin, PreTrainedConfig):
     """Configuration of a policy whose input is masks and disparity instead of pixels.
 
     The preset fills in every option that is None. An empty list stands for "none".
@@ -341,7 +342,7 @@ class SegDepthConfig(TrainingPresetMixin, PreTrainedConfig):
         return [-self.stack_ticks * age for age in reversed(range(self.n_obs_steps))]
 
     @property
-    def action_delta_indices(self) -> list[int]:
+    def chunk_delta_indices(self) -> list[int]:
         """Control periods of a chunk's actions; with tool deltas also the action before, their reference."""
         before = self.action_space == "tool_deltas" and self.tool_reference == "target"
         return list(range(-before, self.chunk_size))

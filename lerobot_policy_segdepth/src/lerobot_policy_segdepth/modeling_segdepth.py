@@ -98,6 +98,7 @@ class SegDepthPolicy(CheckpointMixin, PreTrainedPolicy):
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction: found {reduction!r}, expected 'mean' or 'none'.")
+        self.config.check_chunk(batch[ACTION])
         # 1. run deferred perception: ids and disparity of each camera, (B, h, w) or (B, n_obs_steps, h, w)
         batch = self._check_inputs(resolve_perception(batch))
         # 2. predict a chunk and compare it, (B, T)

@@ -68,6 +68,7 @@ def make_segdepth_pre_post_processors(
     return make_pipelines(
         config,
         dataset_stats,
+        dataset_meta=dataset_meta,
         before_normalizer=[
             check,
             *_perception_steps(config, features),

@@ -11,6 +11,7 @@ from lerobot.utils.constants import OBS_IMAGES
 from lerobot_processor_so101 import (
     OBSERVED,
     ClassMap,
+    DatasetLookupMixin,
     check_choices,
     seg_key,
     seg_logits_key,
@@ -27,7 +28,7 @@ _KEYS = {"ids": seg_key, "top_k": seg_top_k_key}
 
 @PreTrainedConfig.register_subclass("segvla")
 @dataclass
-class SegVLAConfig(RGBCamerasMixin, SmolVLAConfig):
+class SegVLAConfig(RGBCamerasMixin, DatasetLookupMixin, SmolVLAConfig):
     """Configuration of SmolVLA with segmentation cues. Without a segmenter and a feature map it is SmolVLA.
 
     The fields below come in addition to SmolVLA's. Class names and ids both work; names are easier to read.
@@ -157,6 +158,16 @@ class SegVLAConfig(RGBCamerasMixin, SmolVLAConfig):
         )
 
     @property
+    def observation_delta_indices(self) -> None:
+        """None: the current frame. SmolVLA's [0] makes the loader read it once more for each key."""
+        return None
+
+    @property
+    def chunk_delta_indices(self) -> list[int]:
+        """Control periods of a chunk's actions."""
+        return list(range(self.chunk_size))
+
+    @property
     def uses_cues(self) -> bool:
         """Whether there are any cues; without them the policy is SmolVLA."""
         return bool(self.segmentation_feature_map or self.segmenter)
@@ -216,6 +227,7 @@ class SegVLAConfig(RGBCamerasMixin, SmolVLAConfig):
 
     def set_dataset_feature_metadata(self, features: dict[str, dict]) -> None:
         """Take class names from the dataset's metadata. LeRobot calls this before it builds the policy."""
+        super().set_dataset_feature_metadata(features)
         stored = self.segmenter in ("", OBSERVED)
         if self.segmentation_class_names or self.segmentation_num_classes or not stored:
             return

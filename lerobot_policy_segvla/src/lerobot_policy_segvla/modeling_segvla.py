@@ -26,6 +26,7 @@ from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding, m
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, VLAFlowMatching
 from lerobot.policies.smolvla.smolvlm_with_expert import SmolVLMWithExpertModel
+from lerobot.utils.constants import ACTION
 from torch import Tensor, nn
 
 from lerobot_processor_so101 import checkpoint_folder, resolve_perception
@@ -382,6 +383,7 @@ class SegVLAPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
 
     def forward(self, batch: dict[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, dict]:
         """Return SmolVLA's training loss, with cues; see `SmolVLAPolicy.forward`."""
+        self.config.check_chunk(batch[ACTION])
         return super().forward(resolve_perception(batch), *args, **kwargs)
 
     def _get_action_chunk(self, batch: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:

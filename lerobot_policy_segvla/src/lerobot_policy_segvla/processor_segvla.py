@@ -44,6 +44,7 @@ def make_segvla_pre_post_processors(
     return make_pipelines(
         normalised,
         dataset_stats,
+        dataset_meta=dataset_meta,
         before_device=language_steps(config),
         before_normalizer=[_segmentation_step(config, stored)] if config.uses_cues else [],
     )

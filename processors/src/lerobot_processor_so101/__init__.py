@@ -26,10 +26,12 @@ from .perception.mask_geometry import GEOMETRY_FEATURES, class_masks, mask_geome
 from .perception.resize import resize_area, resize_ids, resize_linear
 from .perception.scores import Scores
 from .policy.checkpoint import CheckpointMixin, check_architecture, checkpoint_folder
+from .policy.dataset_lookup import DatasetLookupMixin
 from .policy.ema import averaged
 from .policy.training_dataset import training_dataset
 from .steps.check_observation import AddFPSProcessorStep, CheckObservationProcessorStep
 from .steps.crop_resize import CropResizeProcessorStep
+from .steps.dataset_lookup import DatasetLookupProcessorStep
 from .steps.disparity import DisparityProcessorStep
 from .steps.perception import OBSERVED
 from .steps.segmentation import SegmentationProcessorStep
@@ -45,6 +47,8 @@ __all__ = [
     "CheckpointMixin",
     "ClassMap",
     "CropResizeProcessorStep",
+    "DatasetLookupMixin",
+    "DatasetLookupProcessorStep",
     "Deferred",
     "DisparityProcessorStep",
     "FrameHistory",

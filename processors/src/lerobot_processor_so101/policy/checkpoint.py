@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from lerobot.configs import PreTrainedConfig
 
+from .training_dataset import set_loaded_policy
 from .trust import check_pipelines, check_weights
 
 
@@ -76,9 +77,11 @@ class CheckpointMixin:
         check_pipelines(folder)
         if config is None:
             config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **kwargs)
-        return super().from_pretrained(  # type: ignore[misc]  # of the policy
+        policy = super().from_pretrained(  # type: ignore[misc]  # of the policy
             pretrained_name_or_path, config=config, checkpoint=folder, **kwargs
         )
+        set_loaded_policy(config)
+        return policy
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:

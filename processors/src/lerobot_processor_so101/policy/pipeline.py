@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lerobot.configs import PreTrainedConfig
+from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.processor import (
     PolicyAction,
     PolicyProcessorPipeline,
@@ -13,6 +14,9 @@ from lerobot.processor import (
     make_policy_processor_pipelines,
 )
 from torch import Tensor
+
+from ..steps.dataset_lookup import DatasetLookupProcessorStep
+from .dataset_lookup import DatasetLookupMixin
 
 type Stats = dict[str, dict[str, Tensor]]
 type Pipelines = tuple[
@@ -25,6 +29,7 @@ def make_pipelines(
     config: PreTrainedConfig,
     stats: Stats | None,
     *,
+    dataset_meta: LeRobotDatasetMetadata | None = None,
     before_device: Sequence[ProcessorStep] = (),
     before_normalizer: Sequence[ProcessorStep] = (),
     after_unnormalizer: Sequence[ProcessorStep] = (),
@@ -34,6 +39,7 @@ def make_pipelines(
     Args:
         config: configuration of the policy, with its features.
         stats: statistics of the dataset by feature.
+        dataset_meta: metadata of the dataset; by default that of the current training.
         before_device: steps on the CPU, such as tokenizers.
         before_normalizer: steps on the policy's device, such as perception.
         after_unnormalizer: steps on actions in the dataset's units.
@@ -42,8 +48,12 @@ def make_pipelines(
         The preprocessor and the postprocessor, whose actions are on the CPU.
     """
     steps = make_default_policy_processor_steps(config, stats)
+    lookup = []
+    if isinstance(config, DatasetLookupMixin):
+        lookup = [DatasetLookupProcessorStep(config, dataset_meta)]
     return make_policy_processor_pipelines(
         [
+            *lookup,
             steps.rename_observations,
             steps.add_batch_dim,
             *before_device,

@@ -3,7 +3,10 @@
 
 from typing import Any
 
+from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDatasetMetadata
+
+_loaded: PreTrainedConfig | None = None
 
 
 def training_dataset(
@@ -19,3 +22,19 @@ def training_dataset(
         given: metadata that the factory was called with.
     """
     return given if given is not None else getattr(config, "_runtime_dataset_meta", None)
+
+
+def set_loaded_policy(config: PreTrainedConfig) -> None:
+    """Remember the configuration of the checkpoint that was loaded last, for the steps of its pipelines.
+
+    LeRobot loads the policy first and then rebuilds the pipelines from their JSON, without configuration or
+    dataset. A training that resumes or fine-tunes may use another dataset than the checkpoint was trained on,
+    so a step that needs the dataset cannot take it from the JSON.
+    """
+    global _loaded
+    _loaded = config
+
+
+def loaded_policy() -> PreTrainedConfig | None:
+    """Return the configuration of the checkpoint that was loaded last in this process."""
+    return _loaded
