@@ -5,7 +5,9 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +17,7 @@ from ..atomic import atomic_path, write_json
 from ..recording import check_videos
 from .columns import schema
 from .job import Job, remove_partial, remove_temporaries
-from .source import Episode
+from .source import Episode, Source
 
 
 def assemble(job: Job) -> str:
@@ -37,7 +39,8 @@ def assemble(job: Job) -> str:
     source, dropped = job.source, _dropped(job)
     for file, episodes in source.data_files().items():
         _write_data_file(job, file, episodes)
-    _write_meta(job)
+    stats = {key: tally.stats() for key, tally in job.tallies().items() if tally.sums["values"]}
+    write_meta(source, job.dataset, _features(job), dropped, stats)
     for file in source.video_files([key for key in source.meta.video_keys if key not in dropped]):
         link(source.root / file, job.dataset / file)
     check_videos(job.dataset)
@@ -100,26 +103,39 @@ def _features(job: Job) -> dict[str, dict]:
     return {**kept, **{column.key: column.feature() for column in job.columns}}
 
 
-def _write_meta(job: Job) -> None:
-    source, target, dropped = job.source.root / "meta", job.dataset / "meta", _dropped(job)
+def write_meta(
+    source: Source,
+    dataset: Path,
+    features: dict[str, dict],
+    dropped: Sequence[str],
+    new_stats: dict[str, Any] | None = None,
+) -> None:
+    """Write the metadata of a dataset that is made from another.
+
+    Args:
+        source: the other one.
+        dataset: folder of the new one.
+        features: of the new one.
+        dropped: keys without videos and statistics in the new one.
+        new_stats: statistics of new features.
+    """
+    root, target = source.root / "meta", dataset / "meta"
     prefixes = tuple(f"{kind}/{key}/" for key in dropped for kind in ("videos", "stats"))
-    for path in sorted(source.rglob("*")):
+    for path in sorted(root.rglob("*")):
         if path.is_file() and path.name not in ("info.json", "stats.json"):
-            with atomic_path(target / path.relative_to(source)) as temporary:
+            with atomic_path(target / path.relative_to(root)) as temporary:
                 if path.suffix == ".parquet" and path.parent.parent.name == "episodes" and dropped:
                     table = pq.read_table(path)
                     names = [name for name in table.column_names if name.startswith(prefixes)]
                     pq.write_table(table.drop_columns(names), temporary)
                 else:
                     shutil.copyfile(path, temporary)
-    features = _features(job)
     videos = any(feature["dtype"] == "video" for feature in features.values())
-    video_path = job.source.info.get("video_path") if videos else None
-    write_json(target / "info.json", {**job.source.info, "features": features, "video_path": video_path})
-    stats = json.loads((source / "stats.json").read_text()) if (source / "stats.json").is_file() else {}
+    video_path = source.info.get("video_path") if videos else None
+    write_json(target / "info.json", {**source.info, "features": features, "video_path": video_path})
+    stats = json.loads((root / "stats.json").read_text()) if (root / "stats.json").is_file() else {}
     stats = {key: value for key, value in stats.items() if key not in dropped}
-    stats |= {key: tally.stats() for key, tally in job.tallies().items() if tally.sums["values"]}
-    write_json(target / "stats.json", stats)
+    write_json(target / "stats.json", {**stats, **(new_stats or {})})
 
 
 def _dropped(job: Job) -> list[str]:

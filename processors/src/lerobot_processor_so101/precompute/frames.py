@@ -16,6 +16,8 @@ import av
 import datasets
 import pyarrow.parquet as pq
 import torch
+from lerobot.configs.video import DEPTH_METER_UNIT, DEPTH_MILLIMETER_UNIT, DepthEncoderConfig
+from lerobot.datasets.depth_utils import MM_PER_METRE, dequantize_depth
 from lerobot.datasets.io_utils import pil_to_chw_tensor
 from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
 from lerobot.utils.import_utils import get_safe_default_video_backend
@@ -65,7 +67,7 @@ def read_batches(
         ValueError: if frames are missing; the message names the file and the episode.
     """
     for episode in episodes:
-        table = _rows(source, episode, cameras)
+        table = _rows(source, episode, [image_key(camera) for camera in cameras])
         timestamps = table["timestamp"].to_pylist()
         for begin in range(0, episode.length, DECODED_AT_ONCE):
             rows = slice(begin, begin + DECODED_AT_ONCE)
@@ -97,13 +99,41 @@ def ahead[Item](items: Iterable[Item]) -> Iterator[Item]:
             yield item
 
 
-def _rows(source: Source, episode: Episode, cameras: Sequence[str]) -> Any:
-    """Read timestamps, and the images of cameras without video."""
-    images = [image_key(camera) for camera in cameras if image_key(camera) not in episode.videos]
+def read_values(source: Source, episode: Episode, key: str) -> Tensor:
+    """Read a one-channel image or a vector of all frames of an episode.
+
+    Returns:
+        (N, 1, H, W) float32, in millimetres if it is a depth map with a unit, or (N, D) float32.
+
+    Raises:
+        ValueError: if frames are missing; the message names the file and the episode.
+    """
+    table, feature = _rows(source, episode, [key]), source.features[key]
+    if key in episode.videos:
+        encoder = DepthEncoderConfig.from_video_info(feature.get("info"))
+        timestamps, frames = table["timestamp"].to_pylist(), []
+        for begin in range(0, episode.length, DECODED_AT_ONCE):
+            frames.append(_video_frames(source, episode, key, timestamps[begin : begin + DECODED_AT_ONCE]))
+        return dequantize_depth(
+            torch.cat(frames),
+            depth_min=encoder.depth_min,
+            depth_max=encoder.depth_max,
+            shift=encoder.shift,
+            use_log=encoder.use_log,
+            output_unit=DEPTH_MILLIMETER_UNIT,
+        )
+    if feature["dtype"] != "image":
+        return torch.tensor(table[key].combine_chunks().flatten().to_numpy()).unflatten(0, (len(table), -1))
+    planes = _image_frames(source, episode, key, table[key].to_pylist(), 0)
+    in_metres = (feature.get("info") or {}).get("depth_unit") == DEPTH_METER_UNIT
+    return planes * MM_PER_METRE if in_metres else planes
+
+
+def _rows(source: Source, episode: Episode, keys: Sequence[str]) -> Any:
+    """Read timestamps, and the columns of the keys without video."""
+    columns = ["timestamp", *(key for key in keys if key not in episode.videos)]
     path = source.root / episode.data_file
-    table = pq.read_table(
-        path, columns=["timestamp", *images], filters=[("episode_index", "=", episode.index)]
-    )
+    table = pq.read_table(path, columns=columns, filters=[("episode_index", "=", episode.index)])
     if table.num_rows != episode.length:
         raise ValueError(
             f"{path}: episode {episode.index}: found {table.num_rows} frames, expected {episode.length}; the "
@@ -113,11 +143,14 @@ def _rows(source: Source, episode: Episode, cameras: Sequence[str]) -> Any:
 
 
 def _video_frames(source: Source, episode: Episode, key: str, timestamps: list[float]) -> Tensor:
-    """(B, 3, H, W) uint8."""
+    """(B, 3, H, W) uint8, or depth codes (B, 1, H, W)."""
+    depth = key in source.meta.depth_keys
     file, begin = episode.videos[key]
     times = [begin + timestamp for timestamp in timestamps]
     try:
-        return decode_video_frames(source.root / file, times, TOLERANCE, _backend(), return_uint8=True)
+        return decode_video_frames(
+            source.root / file, times, TOLERANCE, _backend(), return_uint8=True, is_depth=depth
+        )
     except (FrameTimestampError, av.FFmpegError, RuntimeError, IndexError) as error:
         found = _count_frames(source.root / file, begin, begin + episode.length / source.meta.fps)
         raise ValueError(
@@ -141,7 +174,7 @@ def _count_frames(path: Path, start: float, end: float) -> int:
 
 
 def _image_frames(source: Source, episode: Episode, key: str, stored: list[Any], begin: int) -> Tensor:
-    """(B, 3, H, W) float32 in [0, 1]."""
+    """(B, 3, H, W) float32 in [0, 1], or (B, 1, H, W) float32."""
     frames = []
     for number, image in enumerate(stored, begin):
         try:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`so101-arrays`: copy a dataset without RGB images, with masks and depth as arrays that training reads fast.
+
+    so101-arrays --root=outputs/demos --output=outputs/demos_arrays
+
+The source is not changed. The copy is for training only: see `policy/array_features.py` for its format. It
+appears only when it is complete; after an interrupt, the same command starts again.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ..atomic import atomic_path, sync
+from ..cli import run_command
+from ..lock import owning
+from ..policy.array_features import array_feature, array_path
+from .assemble import write_meta
+from .columns import VECTOR
+from .frames import read_values
+from .source import Source
+
+
+@dataclass
+class ArraysConfig:
+    """Options of `so101-arrays`.
+
+    Args:
+        root: folder of the dataset, such as one of `so101-demos --seg --depth`, `so101-precompute` or
+            `so101-cache-vision`.
+        output: folder of the copy; it must not exist.
+    """
+
+    root: Path
+    output: Path
+
+
+def write_arrays(config: ArraysConfig) -> str:
+    """Write the copy, and return a summary.
+
+    Raises:
+        ValueError: if the dataset has no masks, depth or cached features.
+        FileExistsError: if the output exists.
+        FileNotFoundError: if there is no dataset.
+    """
+    source = Source(config.root)
+    keys = _keys(source)
+    if not keys:
+        raise ValueError(
+            f"--root: found neither masks, depth nor cached features in {config.root}, expected some. Record "
+            "them with `so101-demos --seg=true --depth=true`, or run `so101-precompute` or "
+            "`so101-cache-vision` first."
+        )
+    with owning(config.output):
+        if config.output.exists():
+            raise FileExistsError(
+                f"--output: {config.output} exists already and was left as it is. Choose another folder."
+            )
+        for interrupted in config.output.parent.glob(f"{config.output.name}.*.tmp"):
+            shutil.rmtree(interrupted)
+        with atomic_path(config.output) as folder:
+            shapes = {key: _write_array(source, key, array_path(folder, key)) for key in tqdm(keys)}
+            _write_data(source, keys, folder)
+            kept = {key: f for key, f in source.features.items() if key not in source.rgb_keys}
+            features = {key: array_feature(f, shapes[key]) if key in keys else f for key, f in kept.items()}
+            write_meta(source, folder, features, [*source.rgb_keys, *keys])
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return (
+        f"{len(keys)} arrays of {source.meta.total_frames} frames, {size / 1e6:,.0f} MB, in {config.output}"
+    )
+
+
+def _keys(source: Source) -> list[str]:
+    """Return the keys of one-channel images and of cached features."""
+    vectors = [key for key, f in source.features.items() if (f.get("info") or {}).get("form") == VECTOR]
+    return [*source.meta.depth_keys, *vectors]
+
+
+def _write_array(source: Source, key: str, path: Path) -> tuple[int, ...]:
+    """Write the values of a feature in the smallest type that holds them, and return the shape of one."""
+    for dtype in (np.uint8, np.uint16, np.float32):
+        shape = _try_write(source, key, path, dtype)
+        if shape is not None:
+            return shape
+    raise AssertionError("float32 holds every value")
+
+
+def _try_write(source: Source, key: str, path: Path, dtype: Any) -> tuple[int, ...] | None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = None
+    for first, values in _values(source, key):
+        stored = values.astype(dtype)
+        if not np.array_equal(stored, values, equal_nan=True):
+            return None
+        if array is None:
+            shape = (source.meta.total_frames, *values.shape[1:])
+            array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        array[first : first + len(values)] = stored
+    assert array is not None
+    array.flush()
+    sync(path)
+    return array.shape[1:]
+
+
+def _values(source: Source, key: str) -> Iterator[tuple[int, np.ndarray]]:
+    for episode in source.episodes:
+        yield episode.start, read_values(source, episode, key).numpy()
+
+
+def _write_data(source: Source, keys: list[str], folder: Path) -> None:
+    """Write the data files without images, with row numbers for the arrays."""
+    for file in source.data_files():
+        table = pq.read_table(source.root / file)
+        table = table.drop_columns([key for key in [*source.rgb_keys, *keys] if key in table.column_names])
+        table = table.replace_schema_metadata(None)  # it names the types of the dropped columns
+        for key in keys:
+            table = table.append_column(key, table["index"].cast(pa.int64()))
+        with atomic_path(folder / file) as temporary:
+            pq.write_table(table, temporary, compression="snappy")
+
+
+def main() -> None:
+    """Run `so101-arrays`."""
+    datasets.disable_progress_bars()
+    log = "lerobot_processor_so101"
+    run_command("so101-arrays", ArraysConfig, write_arrays, "stopped; nothing was written.", log)
+
+
+if __name__ == "__main__":
+    main()
