@@ -167,7 +167,7 @@ class SegDepthPolicy(CheckpointMixin, PreTrainedPolicy):
 
     def _check_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Refuse another number of joints, and class ids without a name."""
-        expected, found = self.config.input_features[OBS_STATE].shape[0], batch[OBS_STATE].shape[-1]
+        expected, found = self.config.used_features[OBS_STATE].shape[0], batch[OBS_STATE].shape[-1]
         if found != expected:
             raise ValueError(
                 f"{OBS_STATE}: found {found} numbers, expected {expected}, as in training. Use the arm that "

@@ -37,7 +37,7 @@ class DatasetLookupProcessorStep(ProcessorStep):
     """
 
     def __init__(self, config: Any = None, dataset: LeRobotDatasetMetadata | None = None) -> None:
-        self._config = loaded_policy() if config is None else config
+        self._config: Any = loaded_policy() if config is None else config
         self._dataset = dataset
         self._arrays: ArrayReader | None = None
         self._actions: ActionTable | None = None
