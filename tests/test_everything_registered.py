@@ -112,6 +112,7 @@ TASK = {TransitionKey.COMPLEMENTARY_DATA.value: {"task": ["put the red cube into
 STEPS: dict[str, Any] = {
     "so101_check_observation": lambda: stated({"fps": 30}),
     "so101_crop_resize": lambda: stated({"cameras": ["top"], "crop": [0.25, 0.0, 0.5, 1.0]}, IMAGE),
+    "so101_dataset_lookup": lambda: stated({}),
     "so101_disparity": lambda: stated({"cameras": ["top"], "image_size": [4, 4]}),
     "so101_guard": lambda: stated({"limits": {"velocity": 30.0}}, {}, **ACTIONS),
     "so101_segmentation": lambda: stated({"cameras": ["top"], "image_size": [4, 4]}),

@@ -92,10 +92,11 @@ def test_batches_of_masks_and_depth_equal_those_of_the_loader(tmp_path, video, s
     }
     assert not (copy / "videos").exists()
     for episodes in (None, [0, 2]):
-        found, expected = (
-            batches(segdepth(stack), root, episodes, lookup)
-            for root, lookup in ((copy, True), (source, False))
-        )
+        configs = segdepth(stack), segdepth(stack)
+        found = batches(configs[0], copy, episodes, True)
+        expected = batches(configs[1], source, episodes, False)
+        masks = "observation.images.top_seg"
+        assert configs[0].input_features[masks] == configs[1].input_features[masks]
         assert found[0]["observation.seg.top"].shape[-2:] == (84, 84)
         assert_equal(found, expected, ("observation.images.top",))
 
