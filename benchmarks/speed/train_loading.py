@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,8 +43,9 @@ LOGGED = re.compile(r"updt_s:([\d.]+) data_s:([\d.]+)")
 
 def make_data(folder: Path, episodes: int) -> dict[str, dict[str, list[str]]]:
     """Record the datasets, and return the options of `lerobot-train` by policy and way of reading."""
-    images = {"episodes": episodes, "height": SIDE, "width": SIDE, "seg": True, "video": False}
-    masks = record_demos(folder / "masks", rgb=False, depth=True, **images)
+    images = {"episodes": episodes, "height": SIDE, "width": SIDE, "video": False}
+    masks = record_demos(folder / "masks", rgb=False, seg=True, depth=True, **images)
+    both = record_demos(folder / "both", seg=True, **images)
     rgb = record_demos(folder / "rgb", **images)
     torch.manual_seed(0)
     config: Any = hf.SiglipVisionConfig  # its generated constructor confuses mypy
@@ -60,7 +62,7 @@ def make_data(folder: Path, episodes: int) -> dict[str, dict[str, list[str]]]:
     imf = [*(f"--policy.{name}={value}" for name, value in encoder.items()), "--policy.flow_matching_steps=0"]
     trainings = {
         "segdepth": (masks, []),
-        "segvla": (rgb, [*small, "--policy.segmenter=observation"]),
+        "segvla": (both, [*small, "--policy.segmenter=observation"]),
         "imf": (cached, imf),
         "hlrp": (rgb, small),
     }
@@ -125,20 +127,18 @@ def main() -> None:
     policies = ["segdepth", "segvla", "imf", "hlrp"]
     options = arguments(__doc__, episodes=6, steps=30, repeats=3, workers=[0, 2], policies=policies)
     with tempfile.TemporaryDirectory() as folder:
-        data, runs = make_data(Path(folder), options.episodes), {}
-        for _ in range(options.repeats):
-            for policy in options.policies:
-                for workers in options.workers:
-                    for way, given in data[policy].items():
-                        found = measure(way, given, workers, options.steps)
-                        print(policy, workers, way, found, flush=True)
-                        runs.setdefault((policy, workers, way), []).append(found)
-    rows = [
-        {"policy": policy, "workers": workers, "reads": way, **summary(found)}
-        for (policy, workers, way), found in runs.items()
-    ]
-    names = ("policy", "workers", "reads")
-    rows = save("speed/train_loading", rows, names, vars(options))
+        data = make_data(Path(folder), options.episodes)
+        for policy, workers in product(options.policies, options.workers):
+            runs: dict[str, list[dict[str, float]]] = {way: [] for way in data[policy]}
+            for _ in range(options.repeats):
+                for way, found in runs.items():
+                    found.append(measure(way, data[policy][way], workers, options.steps))
+                    print(policy, workers, way, found[-1], flush=True)
+            rows = [
+                {"policy": policy, "workers": workers, "reads": way, **summary(found)}
+                for way, found in runs.items()
+            ]
+            rows = save("speed/train_loading", rows, ("policy", "workers", "reads"), vars(options))
     print(table(list(rows[0]), [list(row.values()) for row in rows]))
 
 
