@@ -40,9 +40,13 @@ def test_a_robots_rows_and_run_outlive_the_other_robots_runs(tmp_path, monkeypat
 
 def test_an_alarm_does_not_ring_inside_the_arm():
     clock = SimpleNamespace(advancing=True)
+
+    def leave_the_arm():
+        clock.advancing = False
+        time.sleep(60)  # it rings again
+
     with faults.limited(clock):
         # a leader's motion, which is a generator, would end with the error
         signal.raise_signal(signal.SIGALRM)
         with pytest.raises(TimeoutError, match="a run took longer"):
-            clock.advancing = False
-            time.sleep(60)  # it rings again
+            leave_the_arm()
