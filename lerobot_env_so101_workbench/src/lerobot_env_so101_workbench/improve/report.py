@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from ..sim.outcome import FAILURES, SUCCESS
 from .process import Cost
-
-_Z = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
 @dataclass
@@ -42,9 +41,8 @@ class Round:
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Return the 95 % Wilson interval of a rate."""
-    p, scale = successes / n, 1 + _Z**2 / n
-    half = _Z * np.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    return float((p + _Z**2 / (2 * n) - half) / scale), float((p + _Z**2 / (2 * n) + half) / scale)
+    interval = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def read_outcomes(log: Path) -> list[str]:
