@@ -110,6 +110,7 @@ class GoalCheck:
 
     def __init__(self, arm: VirtualArm, robot: Any, limits: GuardLimits) -> None:
         self._bus, self._limits, self._written = arm.follower.bus, limits, 0
+        # A patch, because the arm builds its bus.
         self._bus.respond = self._counting(self._bus.respond)  # type: ignore[method-assign]
         ends = np.array([(c.range_min, c.range_max) for c in map(robot.calibration.get, JOINTS)], float)
         self._low, self._high = ends.T

@@ -54,8 +54,8 @@ def roll_out(arm: Any, robot: str, root: Path, policy: ACTConfig) -> None:
     sys.argv = sys.argv[:1]
     wait_for_replies()
     read = SO101VirtualCamera.read_latest
-    patient = {"max_age_ms": 60_000}  # of a frame, on a busy machine and after SIGCONT
-    SO101VirtualCamera.read_latest = lambda camera: read(camera, **patient)  # type: ignore[method-assign]
+    # A patch, because LeRobot builds the cameras: frames are old on a busy machine and after SIGCONT.
+    SO101VirtualCamera.read_latest = lambda camera: read(camera, 60_000)  # type: ignore[method-assign]
     command("rollout", arm, robot, root, policy)
 
 
@@ -72,6 +72,7 @@ def signalled(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
             step()
             path.append(from_radians(arm.follower.joints.radians))
 
+        # A patch, because the arm builds its follower.
         arm.follower.step = witnessed  # type: ignore[method-assign]
         context = multiprocessing.get_context("forkserver")
         arguments = (SimpleNamespace(config=arm.config), robot, folder / "set", policy)
