@@ -91,9 +91,9 @@ def summary(successes: list[bool], seconds: dict[str, float], args: argparse.Nam
             f"{percent} ({sum(successes)}/{len(successes)}, {100 * low:.1f} to {100 * high:.1f})",
         ],
         ["demonstrations", f"{args.episodes} in {seconds['demonstrate']:.0f} s"],
-        ["training", f"{args.steps} steps of 32 in {seconds['train']:.0f} s"],
+        ["training", f"{args.steps} steps of 32 in {seconds['prepare'] + seconds['train']:.0f} s"],
         ["evaluation", f"{len(successes)} episodes in {seconds['evaluate']:.0f} s"],
-        ["all three", f"{sum(seconds.values()) / 60:.1f} min"],
+        ["in all", f"{sum(seconds.values()) / 60:.1f} min"],
         ["machine", f"{_cpu()}, {os.cpu_count()} cores"],
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from lerobot_env_so101_workbench.demos import Demonstrator
+from lerobot_env_so101_workbench.demos.demonstrator import Demonstrator
 from lerobot_env_so101_workbench.names import LEVELS
 from lerobot_env_so101_workbench.sim.cameras import CameraSetup
 from lerobot_env_so101_workbench.sim.world import World

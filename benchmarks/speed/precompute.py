@@ -27,7 +27,7 @@ import torch
 import transformers as hf
 from lerobot.datasets import LeRobotDataset
 
-from lerobot_env_so101_workbench.demos import DemosConfig, record
+from lerobot_env_so101_workbench.demos.command import DemosConfig, record
 from lerobot_processor_so101.models.memory import keep_freed_memory
 from lerobot_processor_so101.perception.disparity import depth_to_disparity
 from lerobot_processor_so101.perception.identity import ModelIdentity

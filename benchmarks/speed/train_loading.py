@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import transformers as hf
 
-from lerobot_env_so101_workbench.demos import DemosConfig, record
+from lerobot_env_so101_workbench.demos.command import DemosConfig, record
 from lerobot_policy_hlrp import HLRPConfig
 from lerobot_policy_imf.cache_vision import CacheVisionConfig
 from lerobot_policy_segvla import SegVLAConfig

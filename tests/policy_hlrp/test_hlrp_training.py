@@ -15,7 +15,7 @@ from lerobot.scripts import lerobot_eval, lerobot_train
 from lerobot.utils.import_utils import register_third_party_plugins
 from safetensors.torch import load_file
 
-from lerobot_env_so101_workbench.demos import DemosConfig, record
+from lerobot_env_so101_workbench.demos.command import DemosConfig, record
 from lerobot_env_so101_workbench.env import WorkbenchEnv
 from lerobot_policy_hlrp.label_dataset import LabelConfig, label
 from tests.policy_hlrp.two_processes import gradients, policy_of, uneven_batch

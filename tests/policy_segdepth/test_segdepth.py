@@ -13,7 +13,7 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.scripts.lerobot_train import train
 
-from lerobot_env_so101_workbench.demos import DemosConfig, record
+from lerobot_env_so101_workbench.demos.command import DemosConfig, record
 from lerobot_policy_segdepth import SegDepthConfig
 from lerobot_policy_segdepth.modeling_segdepth import SegDepthPolicy
 

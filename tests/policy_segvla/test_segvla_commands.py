@@ -11,7 +11,7 @@ import torch
 from lerobot.scripts import lerobot_eval, lerobot_rollout, lerobot_train
 from safetensors.torch import load_file
 
-from lerobot_env_so101_workbench.demos import DemosConfig, record
+from lerobot_env_so101_workbench.demos.command import DemosConfig, record
 from lerobot_policy_segvla.explain import COLUMNS, TILE
 from lerobot_policy_segvla.modeling_segvla import SegVLAFlowMatching
 from lerobot_policy_segvla.small_vlm import save_small_vlm

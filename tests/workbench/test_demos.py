@@ -13,7 +13,8 @@ import pytest
 from lerobot.datasets import LeRobotDataset, video_utils
 from lerobot.datasets.video_utils import StreamingVideoEncoder
 
-from lerobot_env_so101_workbench.demos import Demonstrator, DemosConfig, main, record
+from lerobot_env_so101_workbench.demos.command import DemosConfig, main, record
+from lerobot_env_so101_workbench.demos.demonstrator import Demonstrator
 from lerobot_env_so101_workbench.sim.cameras import CameraSetup
 from lerobot_env_so101_workbench.sim.world import World
 from lerobot_processor_so101.recording import RecordingDataset, check_videos, count_frames
@@ -219,7 +220,7 @@ def test_the_encoder_prints_nothing(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "lerobot_env_so101_workbench.demos",
+        "lerobot_env_so101_workbench.demos.command",
         f"--root={tmp_path / 'd'}",
         *options,
     ]

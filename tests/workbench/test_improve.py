@@ -53,10 +53,16 @@ class FakeCommands:
         roots = json.loads(options["operation.roots"])
         write_info(Path(options["new_root"]), sum(map(read_info, map(Path, roots))))
 
+    def run_so101_arrays(self, options, half) -> None:
+        assert not Path(options["output"]).exists()
+        if not half:
+            write_info(Path(options["output"]), read_info(Path(options["root"])))
+
     def run_lerobot_train(self, options, half) -> None:
         if "resume" in options:
             assert Path(options["config_path"]).is_file()
             return
+        assert Path(options["dataset.root"]).is_dir()
         assert not Path(options["output_dir"]).exists()
         saved = Path(options["output_dir"], "checkpoints", "last", "pretrained_model")
         saved.mkdir(parents=True)
@@ -105,9 +111,9 @@ STEPS = [
     f"{name}: {kind}"
     for name in ROUNDS
     for kind in {
-        "round 0": ("demonstrate", "train", "evaluate"),
-        "plain 2": ("demonstrate", "merge", "train", "evaluate"),
-    }.get(name, ("take over", "merge", "train", "evaluate"))
+        "round 0": ("demonstrate", "arrays", "train", "evaluate"),
+        "plain 2": ("demonstrate", "merge", "arrays", "train", "evaluate"),
+    }.get(name, ("take over", "merge", "arrays", "train", "evaluate"))
 ]
 
 
@@ -123,7 +129,8 @@ def test_the_steps_of_two_rounds_and_the_comparison(monkeypatch, tmp_path):
     parts = [root / "round_0/demonstrations", root / "round_1/takeovers", root / "round_2/takeovers"]
     merge = f"--operation.roots={json.dumps(list(map(str, parts)))}"
     assert merge in fake.commands["round 2: merge"]
-    assert f"--dataset.root={root / 'round_2/dataset'}" in fake.commands["round 2: train"]
+    assert f"--root={root / 'round_2/dataset'}" in fake.commands["round 2: arrays"]
+    assert f"--dataset.root={root / 'round_2/arrays'}" in fake.commands["round 2: train"]
     # as many frames as both rounds of takeovers: 8 of the 6 + 8 episodes
     assert "--episodes=8" in fake.commands["plain 2: demonstrate"]
     seeds = [
@@ -157,7 +164,7 @@ def test_the_report_has_rates_failures_and_times(monkeypatch, tmp_path):
         ["plain 2", "14", "140"],
     ]
     assert rows[0][3:] == ["50.0 % (2/4, 15.0 to 85.0)", "1", "1"]
-    assert costs.splitlines()[-1].split() == ["|", "all", "|", "|", "15.0", "|", "7.5", "|"]
+    assert costs.splitlines()[-1].split() == ["|", "all", "|", "|", "19.0", "|", "9.5", "|"]
     assert (tmp_path / "run" / "report.png").stat().st_size > 1000
 
 
@@ -183,14 +190,16 @@ def test_an_interrupted_run_resumes_at_the_step_that_was_cut(monkeypatch, tmp_pa
     table = (tmp_path / "run" / "report.md").read_text()
     assert "| round 2 | 14 " in table
     assert "| plain 2 | 14 " in table
-    assert "| 16.0 " in table  # minutes: those of the part that was cut count too
+    assert "| 20.0 " in table  # minutes: those of the part that was cut count too
 
 
 def test_a_step_that_was_complete_when_it_was_cut_is_not_run_again(monkeypatch, tmp_path):
     settings = config(tmp_path / "run", rounds=0, compare=False)
     run(monkeypatch, settings, interrupt="round 0: demonstrate")
     write_info(settings.root / "round_0" / "demonstrations", 6)
-    assert run(monkeypatch, settings).steps == ["round 0: train", "round 0: evaluate"]
+    assert run(monkeypatch, settings).steps == [
+        f"round 0: {kind}" for kind in ("arrays", "train", "evaluate")
+    ]
 
 
 def test_a_recording_that_ended_early_is_not_trained_on(monkeypatch, tmp_path):
@@ -212,7 +221,7 @@ def test_other_options_are_refused_by_name(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"--takeovers: .* began with 4, the command has 5"):
         improve(config(tmp_path / "run", **{**settings, "takeovers": 5}))
     more = run(monkeypatch, config(tmp_path / "run", **{**settings, "rounds": 1}))
-    assert more.steps == STEPS[3:7]
+    assert more.steps == [f"round 1: {kind}" for kind in ("take over", "merge", "train", "evaluate")]
     assert f"--config_path={tmp_path / 'run' / 'train.yaml'}" in more.commands["round 1: train"]
     recipe.write_text("steps: 2")
     with pytest.raises(ValueError, match=r"--train: .* began with 'steps: 1'"):

@@ -22,11 +22,18 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from safetensors.torch import load_file, save_file
 
 from lerobot_env_so101_workbench import CameraSetup, SO101SimEnvConfig, demos, takeovers
-from lerobot_env_so101_workbench.demos import Demonstrator, DemosConfig, main, record
+from lerobot_env_so101_workbench.demos.command import DemosConfig, main, record
+from lerobot_env_so101_workbench.demos.demonstrator import Demonstrator
+from lerobot_env_so101_workbench.demos.takeovers import (
+    FIRST_SEED,
+    Actor,
+    PolicyOptions,
+    TakeoverOptions,
+    Takeovers,
+)
 from lerobot_env_so101_workbench.sim.expert import Expert
 from lerobot_env_so101_workbench.sim.initial_states import training_initial_state
 from lerobot_env_so101_workbench.sim.world import World
-from lerobot_env_so101_workbench.takeovers import FIRST_SEED, Actor, PolicyOptions, TakeoverOptions, Takeovers
 from lerobot_env_so101_workbench.tasks import LiftCube
 from tests.golden import replay
 from tests.tiny import tiny_act

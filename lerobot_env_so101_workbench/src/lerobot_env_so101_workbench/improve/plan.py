@@ -116,7 +116,7 @@ class Step:
 
     Args:
         round: `round <n>`, or `plain <n>`, the comparison with round n.
-        kind: demonstrate, take over, merge, train or evaluate.
+        kind: demonstrate, take over, merge, arrays, train or evaluate.
         command: returns console script and arguments, once the steps before have finished; empty if nothing
             is left to do. It continues a part that exists, or removes it if it cannot be continued.
         beside: it needs nothing of the step before, and may run at the same time.
@@ -166,9 +166,12 @@ def plan(config: ImproveConfig) -> Iterator[Step]:
 
 
 def _train_and_evaluate(config: ImproveConfig, round: str) -> Iterator[Step]:
-    yield Step(
-        round, "train", partial(_train, config, dataset(config, round), folder(config, round) / "train")
-    )
+    data = dataset(config, round)
+    if config.train is None:  # other policies may not be able to read arrays
+        arrays = folder(config, round) / "arrays"
+        yield Step(round, "arrays", partial(_arrays, data, arrays))
+        data = arrays
+    yield Step(round, "train", partial(_train, config, data, folder(config, round) / "train"))
     yield Step(round, "evaluate", partial(_evaluate, config, folder(config, round)))
 
 
@@ -187,6 +190,8 @@ def _record(
     command += [f"--episodes={missing}", f"--seed={seed}", *_images(config), f"--video={_yaml(config.video)}"]
     if policy is not None:
         command.append(f"--policy.path={policy}")
+    elif number == 0:  # nothing runs beside it
+        command.append("--workers=2")
     if missing == episodes:
         shutil.rmtree(root, ignore_errors=True)
         return command
@@ -211,13 +216,18 @@ def _merge(roots: list[Path], output: Path) -> list[str]:
     ]
 
 
+def _arrays(data: Path, output: Path) -> list[str]:
+    shutil.rmtree(output, ignore_errors=True)
+    return ["so101-arrays", f"--root={data}", f"--output={output}"]
+
+
 def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
     """Train from scratch on all episodes so far, or resume from the last checkpoint."""
     saved = _checkpoint(output.parent) / "train_config.json"
     if saved.is_file():
         return ["lerobot-train", f"--config_path={saved}", "--resume=true"]
     shutil.rmtree(output, ignore_errors=True)
-    command = ["lerobot-train", f"--dataset.repo_id=local/{data.name}", f"--dataset.root={data}"]
+    command = ["lerobot-train", f"--dataset.repo_id=local/{config.task}", f"--dataset.root={data}"]
     command += [f"--output_dir={output}", f"--seed={config.seed}"]
     if config.train is not None:
         return [*command, f"--config_path={config.root / TRAIN_CONFIG}"]

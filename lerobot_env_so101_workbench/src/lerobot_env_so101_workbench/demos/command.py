@@ -18,18 +18,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import datasets
-import numpy as np
 from lerobot.configs.video import DepthEncoderConfig, RGBEncoderConfig
 from lerobot.datasets.io_utils import load_info
-from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE, OBS_STR
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STR
 from lerobot.utils.feature_utils import hw_to_dataset_features
 from tqdm import tqdm
 
@@ -39,17 +38,17 @@ from lerobot_processor_so101.cli import run_command
 from lerobot_processor_so101.lock import owning
 from lerobot_processor_so101.recording import RecordingDataset, check_videos
 
-from .names import check_disturbance, check_level, check_task
-from .robot import SO101Sim
-from .robot_config import SO101SimConfig
-from .sim.cameras import DEPTH_ENCODER, CameraSetup
-from .sim.expert import Disturbance, Expert
-from .sim.initial_states import props_of, training_initial_state
-from .sim.scene import class_names
-from .sim.world import World
-from .takeovers import FIRST_SEED, Actor, PolicyOptions, TakeoverOptions, Takeovers
+from ..names import check_disturbance, check_level, check_task
+from ..robot import SO101Sim
+from ..robot_config import SO101SimConfig
+from ..sim.cameras import DEPTH_ENCODER, CameraSetup
+from ..sim.initial_states import props_of
+from ..sim.scene import class_names
+from ..sim.world import World
+from .demonstrator import INTERVENTION, Demonstrator
+from .takeovers import Actor, PolicyOptions, TakeoverOptions, Takeovers
+from .workers import EpisodeSource, Workers
 
-INTERVENTION = "intervention"  # as in LeRobot's DAgger recordings
 # Beside LeRobot's metadata: the options that episodes share and the number of seeds used; formerly a file
 # with that number alone.
 _PROGRESS, _ATTEMPTS = "so101_demos.json", "so101_demos_attempts"
@@ -74,6 +73,8 @@ class DemosConfig:
         policy, takeover: record takeovers of a policy, see `PolicyOptions` and `TakeoverOptions`.
         repo_id: name of the dataset; by default local/<task>_<level>.
         renderer: `auto`, `egl`, `osmesa`, `glfw` or `ray`.
+        workers: number of processes that run episodes while this one saves them, 0 for none. Demonstrations
+            are the same with any number. Each process holds the images of up to three episodes.
     """
 
     root: Path
@@ -94,6 +95,7 @@ class DemosConfig:
     renderer: str = "auto"
     policy: PolicyOptions = field(default_factory=PolicyOptions)
     takeover: TakeoverOptions = field(default_factory=TakeoverOptions)
+    workers: int = 0
 
     def check(self) -> None:
         """Validate the options.
@@ -106,6 +108,8 @@ class DemosConfig:
         CameraSetup.of(self, self.cameras).check("--")
         if self.episodes < 1:
             raise ValueError(f"--episodes: found {self.episodes}, expected 1 or more.")
+        if self.workers < 0:
+            raise ValueError(f"--workers: found {self.workers}, expected 0 or more.")
         check_disturbance(self.disturbance, "--disturbance")
         self.takeover.check()
 
@@ -210,64 +214,6 @@ def _read_progress(root: Path) -> dict[str, Any]:
     return {"attempts": int(attempts.read_text())} if attempts.is_file() else {}
 
 
-class Demonstrator:
-    """Runs the expert and turns observations and commands into dataset frames.
-
-    Args:
-        world: its task and level are demonstrated.
-        cameras: images to record.
-        disturbance: strength [deg], 0 for none.
-    """
-
-    is_needed = True  # see `Takeovers`
-
-    def __init__(self, world: World, cameras: CameraSetup, disturbance: float) -> None:
-        self.world, self.expert = world, Expert(world)
-        self._cameras, self._strength = cameras, disturbance
-
-    def reset(self, seed: int) -> None:
-        """Reset the world to the training initial state of `seed`."""
-        self.world.reset(training_initial_state(self.world.task.name, self.world.level, seed))
-
-    def episode(self, seed: int) -> Iterator[dict]:
-        """Demonstrate the task from the training initial state of `seed`, frame by frame.
-
-        Once the iterator is exhausted, `world.is_success()` tells whether the expert succeeded.
-        """
-        self.reset(seed)
-        yield from self.demonstrate(np.random.default_rng(seed), self.world.task.time_limit_ticks)
-
-    def demonstrate(self, rng: np.random.Generator, ticks: int, intervention: bool = False) -> Iterator[dict]:
-        """Demonstrate the task from the present state, for at most `ticks` control periods."""
-        world, disturbance = self.world, Disturbance(self.expert, rng, self._strength)
-        for _ in range(ticks):
-            if world.is_success() or not world.is_finite():
-                return
-            decision = self.expert.decide()
-            yield self.frame(self.capture(), decision.action, intervention)
-            world.step(decision.action, disturbance.sample(decision) if self._strength > 0 else None)
-
-    def capture(self) -> dict[str, np.ndarray]:
-        """Render the images to record."""
-        return self._cameras.capture(self.world)
-
-    def frame(self, images: dict[str, np.ndarray], action: np.ndarray, intervention: bool = False) -> dict:
-        """Return a dataset frame of the present state.
-
-        Args:
-            images: of the present state.
-            action: label (6,) in LeRobot's units.
-            intervention: whether the expert corrects a policy.
-        """
-        return {
-            OBS_STATE: self.world.joints().astype(np.float32),
-            ACTION: action.astype(np.float32),
-            **{f"{OBS_IMAGES}.{name}": image for name, image in images.items()},
-            INTERVENTION: np.array([intervention]),
-            "task": self.world.instruction(),
-        }
-
-
 def record(config: DemosConfig) -> RecordingDataset:
     """Record `config.episodes` successful demonstrations, or takeovers.
 
@@ -282,37 +228,45 @@ def record(config: DemosConfig) -> RecordingDataset:
             the same folder.
     """
     config.check()
-    with owning(config.root), closing(World(config.task, config.level, config.renderer)) as world:
-        return _record(config, world)
+    with owning(config.root), closing(open_source(config)) as source:
+        dataset = open_dataset(config, source.identity)
+        if config.workers == 0:
+            return _record(config, source, dataset)
+        with closing(Workers(partial(open_source, config), config.workers, source)) as workers:
+            return _record(config, workers, dataset)
 
 
-def _record(config: DemosConfig, world: World) -> RecordingDataset:
-    # 1. load the policy, if any, and open the dataset
+def open_source(config: DemosConfig) -> Demonstrator | Takeovers:
+    """Create the world and, for takeovers, load the policy and try it.
+
+    Raises:
+        ValueError: if the policy does not fit.
+    """
     cameras = CameraSetup.of(config, config.cameras)
-    identity: dict[str, Any] = {"task": config.task, "level": config.level}
-    source: Demonstrator | Takeovers
-    source = demonstrator = Demonstrator(world, cameras, config.disturbance)
-    first_seed = config.seed
-    if config.policy.path is not None:
-        actor = Actor(config.policy, cameras.shapes())
-        source = Takeovers(demonstrator, actor, config.takeover)
-        source.try_policy()
-        identity |= {"policy.path": actor.name, "takeover.relabel": config.takeover.relabel}
-        first_seed += FIRST_SEED
-    dataset = open_dataset(config, identity)
-    progress = {**identity, "attempts": 0, "policy_succeeded": 0, **_read_progress(config.root)}
+    world = World(config.task, config.level, config.renderer)
+    demonstrator = Demonstrator(world, cameras, config.disturbance)
+    if config.policy.path is None:
+        return demonstrator
+    takeovers = Takeovers(demonstrator, Actor(config.policy, cameras.shapes()), config.takeover)
+    takeovers.try_policy()
+    return takeovers
+
+
+def _record(config: DemosConfig, source: EpisodeSource, dataset: RecordingDataset) -> RecordingDataset:
+    first_seed = config.seed + source.first_seed
+    progress = {**source.identity, "attempts": 0, "policy_succeeded": 0, **_read_progress(config.root)}
     saved = failures = unneeded = 0
     bar = tqdm(total=config.episodes, desc=f"{config.task}, {config.level}", unit="episode")
     try:
         while saved < config.episodes:
-            # 2. write the frames of an episode while it runs
+            # 1. write the frames of an episode while it runs
             for frame in source.episode(first_seed + progress["attempts"]):
                 if INTERVENTION not in dataset.features:  # an older dataset
                     del frame[INTERVENTION]
                 dataset.add_frame(frame)
             progress["attempts"] += 1
-            # 3. keep it if the expert succeeded
-            if source.is_needed and world.is_success():
+            # 2. keep it if the expert succeeded
+            if source.is_needed and source.succeeded:
                 # first the number of seeds: a kill between the two wastes a seed, and repeats none
                 write_json(config.root / "meta" / _PROGRESS, progress)
                 dataset.save_episode()
@@ -328,7 +282,7 @@ def _record(config: DemosConfig, world: World) -> RecordingDataset:
     except KeyboardInterrupt:
         logger.warning("Interrupted: keeping the %d finished episodes.", dataset.num_episodes)
     finally:
-        # 4. discard an unfinished episode and finalise the dataset
+        # 3. discard an unfinished episode and finalise the dataset
         bar.close()
         if dataset.has_pending_frames():
             dataset.clear_episode_buffer()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +25,10 @@ from lerobot_processor_so101.arm import ACTION_NAMES, FPS, JOINTS
 from lerobot_processor_so101.config_checks import check_device
 from lerobot_processor_so101.policy.trained_policy import batch_of_one, load_policy
 
-from .env import as_observation
-from .env_config import SO101SimEnvConfig
-from .sim.world import World
-
-if TYPE_CHECKING:
-    from .demos import Demonstrator
+from ..env import as_observation
+from ..env_config import SO101SimEnvConfig
+from ..sim.world import World
+from .demonstrator import Demonstrator
 
 FIRST_SEED = 1_000_000  # training seeds from here on are for takeovers, those below for demonstrations
 # Ticks that the policy acts before the takeover: uniform in these ranges.
@@ -135,9 +133,23 @@ class Takeovers:
         is_needed: false if the policy succeeded by itself in the last episode.
     """
 
+    first_seed = FIRST_SEED
+
     def __init__(self, demonstrator: Demonstrator, actor: Actor, options: TakeoverOptions) -> None:
         self._demonstrator, self._actor, self._options = demonstrator, actor, options
         self.is_needed = True
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        options = {"policy.path": self._actor.name, "takeover.relabel": self._options.relabel}
+        return {**self._demonstrator.identity, **options}
+
+    @property
+    def succeeded(self) -> bool:
+        return self._demonstrator.succeeded
+
+    def close(self) -> None:
+        self._demonstrator.close()
 
     def try_policy(self) -> None:
         """Let the policy act once, so that what is wrong with it shows before anything is recorded.
@@ -157,7 +169,7 @@ class Takeovers:
     def episode(self, seed: int) -> Iterator[dict]:
         """Run an episode from the training initial state of `seed`, and yield the frames to record.
 
-        `is_needed` is valid once the iterator is exhausted; whether the expert succeeded too, see `World`.
+        `is_needed` and `succeeded` are valid once the iterator is exhausted.
         """
         demonstrator, world = self._demonstrator, self._demonstrator.world
         rng = np.random.default_rng(seed)
