@@ -46,7 +46,7 @@ def commands(out: Path, episodes: int, steps: int, initial_states: int) -> dict[
         f"--output_dir={out / 'train'}",
         f"--steps={steps}",
         "--batch_size=32",
-        "--num_workers=2",
+        "--num_workers=0",  # arrays are read faster than they are passed between processes
         "--log_freq=50",
         f"--save_freq={steps}",
     ]
@@ -83,7 +83,7 @@ def run(name: str, command: list[str], done: Path, out: Path) -> float:
     log.unlink(missing_ok=True)  # of a run that failed
     costs: list[Cost] = []
     try:
-        run_jobs([Job(name, command, log, lambda cost, _: costs.append(cost))], _show)
+        run_jobs([Job(name, command, log, lambda cost, _: costs.append(cost), threads=2)], _show)
     except RuntimeError as error:
         raise SystemExit(f"demo: {error}") from None
     print()

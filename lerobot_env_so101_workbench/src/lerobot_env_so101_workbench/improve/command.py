@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import shutil
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +27,7 @@ from lerobot_processor_so101.atomic import write_json
 from lerobot_processor_so101.cli import run_command
 
 from .plan import EPISODE_LOG, RECORDINGS, TRAIN_CONFIG, ImproveConfig, Step, count, dataset, folder, plan
-from .process import ENVIRONMENT, Cost, Job, run_jobs
+from .process import Cost, Job, run_jobs
 from .report import Round, plot, read_outcomes, table
 
 # Options on which no finished step depends.
@@ -134,8 +133,6 @@ def improve(config: ImproveConfig) -> str:
     config.check()
     with owned(config.root) as lock:
         progress = Progress(config)
-        variables = [f"export {key}={value}" for key, value in ENVIRONMENT.items() if key not in os.environ]
-        print("\n".join(variables), flush=True)
         text = ""
         for steps in _together(plan(config)):
             _run(config, progress, steps, lock)
@@ -163,7 +160,7 @@ def _run(config: ImproveConfig, progress: Progress, steps: Sequence[Step], lock:
             continue
         if command := step.command():
             log = folder(config, step.round) / f"{step.kind.replace(' ', '_')}.log"
-            jobs.append(Job(step.name, command, log, partial(progress.end, step)))
+            jobs.append(Job(step.name, command, log, partial(progress.end, step), step.threads))
         else:
             progress.finish(step.name)
     run_jobs(jobs, inherited=[lock])

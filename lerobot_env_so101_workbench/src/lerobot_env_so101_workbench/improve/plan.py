@@ -120,12 +120,14 @@ class Step:
         command: returns console script and arguments, once the steps before have finished; empty if nothing
             is left to do. It continues a part that exists, or removes it if it cannot be continued.
         beside: it needs nothing of the step before, and may run at the same time.
+        threads: of PyTorch.
     """
 
     round: str
     kind: str
     command: Callable[[], list[str]]
     beside: bool = False
+    threads: int = 1
 
     @property
     def name(self) -> str:
@@ -166,12 +168,13 @@ def plan(config: ImproveConfig) -> Iterator[Step]:
 
 
 def _train_and_evaluate(config: ImproveConfig, round: str) -> Iterator[Step]:
-    data = dataset(config, round)
+    data, threads = dataset(config, round), 1
     if config.train is None:  # other policies may not be able to read arrays
         arrays = folder(config, round) / "arrays"
         yield Step(round, "arrays", partial(_arrays, data, arrays))
-        data = arrays
-    yield Step(round, "train", partial(_train, config, data, folder(config, round) / "train"))
+        data, threads = arrays, 2  # no processes that load data beside it
+    train = partial(_train, config, data, folder(config, round) / "train")
+    yield Step(round, "train", train, threads=threads)
     yield Step(round, "evaluate", partial(_evaluate, config, folder(config, round)))
 
 
@@ -241,7 +244,7 @@ def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
         f"--policy.watched_classes={_yaml([*(prop.name for prop in TASKS[config.task].props), *FINGERS])}",
         "--steps=4000",
         "--batch_size=32",
-        "--num_workers=2",
+        "--num_workers=0",  # arrays are read faster than they are passed between processes
         "--save_freq=1000",
         "--log_freq=200",
     ]

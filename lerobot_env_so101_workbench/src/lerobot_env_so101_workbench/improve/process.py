@@ -12,12 +12,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# One thread for PyTorch: on few cores its threads would only compete with the data loader's workers.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+_THREADS = "OMP_NUM_THREADS"
 _LAST_LINES = 15
 _GRACE_S = 60.0  # for a command to end after an interrupt
 
@@ -42,17 +41,26 @@ class Job:
         command: console script and its arguments.
         log: file that the output is added to.
         ended: is called with the cost and whether it succeeded, also after an interrupt (false) or a failure.
+        threads: of PyTorch, unless the environment sets OMP_NUM_THREADS. More would compete with processes
+            that run beside it: other commands, workers of a data loader.
     """
 
     name: str
     command: Sequence[str]
     log: Path
     ended: Callable[[Cost, bool], object]
+    threads: int = 1
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables to set for the command."""
+        return {} if _THREADS in os.environ else {_THREADS: str(self.threads)}
 
 
-def copyable(command: Sequence[str]) -> str:
+def copyable(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
     """Write a command so that it can be pasted into a shell."""
-    return " \\\n    ".join(map(shlex.quote, command))
+    variables = [f"{name}={shlex.quote(value)}" for name, value in (environment or {}).items()]
+    return " \\\n    ".join([*variables, *map(shlex.quote, command)])
 
 
 def run_jobs(
@@ -76,7 +84,7 @@ def run_jobs(
     some_ended = threading.Event()
     for job in jobs:
         beside = f", beside it; its output is in {job.log}" if running else ""
-        print(f"\n# {job.name}{beside}\n{copyable(job.command)}", flush=True)
+        print(f"\n# {job.name}{beside}\n{copyable(job.command, job.environment)}", flush=True)
         running.append(_Running(job, (lambda line: None) if running else show, some_ended, inherited))
     interrupted, pending = False, list(running)
     while pending:
@@ -122,7 +130,7 @@ class _Running:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**ENVIRONMENT, **os.environ},
+            env={**os.environ, **job.environment},
             start_new_session=True,  # Ctrl-C reaches this process only, which passes it on once
             pass_fds=inherited,
         )
