@@ -165,7 +165,7 @@ class Heads(Study):
             start = self.checkpoint(task, "flow_matching", seed)
             own += [f"--policy.path={start}", "--policy.objective=imf", "--policy.num_inference_steps=1"]
             own += [f"--policy.flow_matching_steps={steps * 9 // 8}", "--policy.scheduler_warmup_steps=200"]
-            own += ["--policy.optimizer_lr=5e-4", f"--dataset.root={self.features(task)}"]
+            own += ["--policy.optimizer_lr=5e-4", *self.arrays(self.features(task))]
             return self.train(name, own, steps * 5 // 8)
         if diffuses:
             own += [*DIFFUSION, *HORIZON]
@@ -175,14 +175,17 @@ class Heads(Study):
             own += ["--policy.type=imf", f"--policy.vision_model_name={self.encoder()}", *HORIZON]
             own += [f"--policy.vision_grid={GRID}", *SMALL, f"--policy.flow_matching_steps={steps // 2}"]
         if pixels:
-            root = self.demonstrations(task)
-            own += ["--policy.pretrained_backbone_weights=null"]
+            own += [
+                "--policy.pretrained_backbone_weights=null",
+                f"--dataset.root={self.demonstrations(task)}",
+            ]
+        elif diffuses:
+            own += [*TRAINING, f"--dataset.root={self.environment_state(task)}"]
         else:
-            root = self.environment_state(task) if diffuses else self.features(task)
-            own += TRAINING
+            own += [*TRAINING, *self.arrays(self.features(task))]
         baseline = ("python", "-m", "benchmarks.learning.imf_baselines")
         command = (*baseline, OWN[variant]) if variant in OWN else TRAIN
-        return self.train(name, [*own, f"--dataset.root={root}", *ALL[variant][0]], steps, command)
+        return self.train(name, [*own, *ALL[variant][0]], steps, command)
 
     def variant(self, task: str, variant: str, seed: int) -> list[dict]:
         """Train one variant, and let it act with each number of steps, and some from half the noise."""

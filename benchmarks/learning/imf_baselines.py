@@ -21,6 +21,7 @@ import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.diffusion import modeling_diffusion
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+from lerobot.scripts import lerobot_train
 from lerobot.utils.constants import OBS_ENV_STATE
 from torch import Tensor, nn
 
@@ -28,7 +29,6 @@ from lerobot_policy_imf import modeling_imf
 from lerobot_policy_imf.modeling_imf import ViewProjector
 from lerobot_policy_imf.objectives import Field
 
-from ..lib import train_in_memory
 from ..lib.small_siglip import GRID
 
 VIEWS, OUT = 2, 96
@@ -89,7 +89,7 @@ def install_diffusion() -> None:
 
 def main() -> None:
     {"regression": install_regression, "diffusion": install_diffusion}[sys.argv.pop(1)]()
-    train_in_memory.main()
+    lerobot_train.main()
 
 
 if __name__ == "__main__":

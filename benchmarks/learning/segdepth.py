@@ -116,7 +116,8 @@ class Variants(Study):
         """Train one variant and evaluate it at every level."""
         root, name = self.data(task, variant), f"{task} {variant} {seed}"
         steps = self.options.act_steps if variant == "act" else self.options.steps
-        options = [f"--dataset.root={root}", "--dataset.repo_id=local/segdepth", f"--seed={seed}"]
+        options = ["--dataset.repo_id=local/segdepth", f"--seed={seed}"]
+        options += self.arrays(root) if variant in ("true", "estimated") else [f"--dataset.root={root}"]
         options += [f"--save_freq={max(1000, steps // 4)}", *self.policy(task, variant)]
         checkpoint = self.train(name, options, steps)
         self.trained[variant] = (checkpoint, root if variant != "estimated" else self.data(task, "rgb"))

@@ -87,7 +87,7 @@ class Takeovers(Study):
     def trained(self, name: str, root: Path, seed: int, episodes: int | None = None) -> tuple[Path, int]:
         """Train on the first episodes of a dataset, or on all."""
         steps = self.options.steps
-        options = [f"--dataset.root={root}", "--dataset.repo_id=local/takeovers", f"--seed={seed}"]
+        options = [*self.arrays(root), "--dataset.repo_id=local/takeovers", f"--seed={seed}"]
         options += ["--policy.type=segdepth", "--batch_size=32", f"--save_freq={steps}", *TASKS[TASK]]
         if episodes:
             options += [f"--dataset.episodes={listed(range(episodes))}"]

@@ -22,7 +22,7 @@ from scipy.stats import bootstrap
 
 from .report import load, percent, table
 
-TRAIN = ("python", "-m", "benchmarks.lib.train_in_memory")  # lerobot-train with the dataset in memory
+TRAIN = ("lerobot-train",)
 CASES = (
     "task",
     "trained_on",
@@ -73,6 +73,12 @@ class Study:
         self.step(name, ["so101-demos", f"--root={root}", *options], root / "meta" / "info.json")
         return root
 
+    def arrays(self, root: Path) -> list[str]:
+        """Copy masks, depth or cached features to arrays, and return the options to train on the copy."""
+        out = root.parent / f"{root.name}_arrays"
+        self.step(out.name, ["so101-arrays", f"--root={root}", f"--output={out}"], out / "meta" / "info.json")
+        return [f"--dataset.root={out}", "--num_workers=0"]
+
     def train(self, name: str, options: Sequence[str], steps: int, command: Sequence[str] = TRAIN) -> Path:
         """Train, or resume a training, and return the checkpoint."""
         out = self.out / file_name(name)
@@ -84,7 +90,7 @@ class Study:
             if out.exists():  # stopped before its first checkpoint; LeRobot requires a new folder
                 shutil.rmtree(out)
             own = ["--policy.device=cpu", "--policy.push_to_hub=false", "--num_workers=1", "--log_freq=100"]
-            options = [*options, *own, f"--output_dir={out}", f"--steps={steps}"]
+            options = [*own, *options, f"--output_dir={out}", f"--steps={steps}"]
         self.step(f"train {name}", [*command, *options], done / "model.safetensors")
         return done
 

@@ -2,6 +2,7 @@
 """Finished episodes survive a kill and a full disk."""
 
 import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets import LeRobotDataset
 
@@ -69,6 +71,18 @@ def test_datasets_of_lerobot_are_resumed_and_resume_with_lerobot(tmp_path, video
         add(dataset, 2 * episode + 1)
         dataset.finalize()
     check(root, 8)
+
+
+def test_data_files_are_those_of_lerobot(tmp_path):
+    tables = []
+    for kind in (LeRobotDataset, RecordingDataset):
+        dataset = open_dataset(tmp_path / kind.__name__, video=False, kind=kind)
+        add(dataset, 0)
+        dataset.finalize()
+        tables.append(pq.read_table(next((tmp_path / kind.__name__ / "data").rglob("*.parquet"))))
+    assert tables[0].equals(tables[1])
+    described = [json.loads(table.schema.metadata[b"huggingface"])["info"] for table in tables]
+    assert described[0] == described[1]
 
 
 def test_many_episodes_share_few_files(tmp_path):

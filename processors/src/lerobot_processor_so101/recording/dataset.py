@@ -12,11 +12,21 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import PIL.Image
+import pyarrow.parquet as pq
+from datasets.table import embed_table_storage
 from lerobot.datasets import LeRobotDataset
+from lerobot.datasets.dataset_writer import DatasetWriter
+from lerobot.datasets.feature_utils import get_hf_features_from_features
 from lerobot.datasets.io_utils import load_info
-from lerobot.datasets.utils import DEFAULT_EPISODES_PATH, INFO_PATH, STATS_PATH
+from lerobot.datasets.utils import (
+    DEFAULT_EPISODES_PATH,
+    INFO_PATH,
+    STATS_PATH,
+    update_chunk_file_indices,
+)
 from lerobot.datasets.video_utils import StreamingVideoEncoder
 from lerobot.utils.constants import HF_LEROBOT_HOME
 
@@ -80,6 +90,27 @@ class WaitingVideoEncoder(StreamingVideoEncoder):
         return self._finished
 
 
+class EpisodeWriter(DatasetWriter):
+    """LeRobot's writer, but it embeds all images of an episode at once; LeRobot's does it row by row."""
+
+    def _save_episode_data(self, episode_buffer: dict) -> dict:
+        features = get_hf_features_from_features(self._meta.features)
+        rows = {key: episode_buffer[key] for key in features}
+        table = datasets.Dataset.from_dict(rows, features=features).data.table
+        position, first = {"chunk_index": 0, "file_index": 0}, 0
+        if self._meta.episodes:
+            last = self._meta.episodes[-1]
+            numbers = last["data/chunk_index"], last["data/file_index"], self._meta.chunks_size
+            position = dict(zip(position, update_chunk_file_indices(*numbers), strict=True))
+            first = last["dataset_to_index"]
+        path = self._root / self._meta.data_path.format(**position)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(embed_table_storage(table), path, compression="snappy")
+        self._recorded_frames += len(table)
+        data = {f"data/{key}": value for key, value in position.items()}
+        return {**data, "dataset_from_index": first, "dataset_to_index": first + len(table)}
+
+
 class RecordingDataset(LeRobotDataset):
     """A LeRobotDataset that writes every frame, and whose finished episodes survive a kill or a full disk.
 
@@ -108,6 +139,7 @@ class RecordingDataset(LeRobotDataset):
                 raise FileExistsError(f"{folder} exists already, expected a new folder.")
             shutil.rmtree(folder)
         dataset = super().create(repo_id, fps, features, root=folder / STAGING, **options)
+        dataset.writer.__class__ = EpisodeWriter  # LeRobot creates the writer itself
         dataset.root = dataset._requested_root = folder
         dataset._publish()
         return dataset
@@ -124,6 +156,7 @@ class RecordingDataset(LeRobotDataset):
         _check_options(options)
         remove_unfinished(Path(root))
         dataset = super().resume(repo_id, root=root, **options)
+        dataset.writer.__class__ = EpisodeWriter
         dataset._set_folder(dataset.root / STAGING)
         return dataset
 
