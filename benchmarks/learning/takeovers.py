@@ -3,6 +3,7 @@
 
     python -m benchmarks.learning.takeovers
     python -m benchmarks.learning.takeovers --variants relabelled late early --rounds 1 --states validation
+    python -m benchmarks.learning.takeovers --variants plain --rounds 2   # a part, for example beside another
 
 segdepth on `place_cube` at level `randomised`, with masks and depth of the simulator. All trainings begin
 from random weights and have the same number of steps. Round 0 trains on demonstrations. Each further round
@@ -58,7 +59,7 @@ class Takeovers(Study):
         return root
 
     def demonstrations(self) -> Path:
-        return self.record("demonstrations", self.options.demonstrations)
+        return self.record("demonstrations", self.options.demonstrations, "--workers=2")
 
     def round(self, variant: str, number: int, seed: int) -> tuple[Path, int]:
         """Train one round of a variant; return the checkpoint and the number of frames of the dataset."""
@@ -67,7 +68,7 @@ class Takeovers(Study):
         name = f"{variant} {number} seed {seed}"
         if variant != "plain":
             return self.trained(name, self.collected(variant, number, seed), seed)
-        more = self.record("more demonstrations", self.options.plain, "--seed=50000")
+        more = self.record("more demonstrations", self.options.plain, "--seed=50000", "--workers=2")
         everything = self.merged("plain", self.demonstrations(), more)
         wanted, frames = self.round("takeovers", number, seed)[1], np.cumsum(lengths(everything))
         if frames[-1] < wanted:
@@ -132,7 +133,7 @@ def main() -> None:
         {"variants": VARIANTS, "states": ("eval", "validation")},
         out=Path("outputs/learning_takeovers"),
         variants=["takeovers", "plain"],
-        rounds=3,
+        rounds=[0, 1, 2, 3],
         seeds=[0, 1, 2],
         demonstrations=100,
         plain=250,
@@ -142,7 +143,7 @@ def main() -> None:
         initial_states=200,
     )
     study = Takeovers(options.out, options)
-    for number, seed, variant in product(range(options.rounds + 1), options.seeds, options.variants):
+    for number, seed, variant in product(options.rounds, options.seeds, options.variants):
         rows = save("learning/takeovers", [study.row(variant, number, seed)], KEYS, vars(options))
     report(rows)
 
