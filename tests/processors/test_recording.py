@@ -85,6 +85,20 @@ def test_data_files_are_those_of_lerobot(tmp_path):
     assert described[0] == described[1]
 
 
+@pytest.mark.parametrize("lengths", [(4, 1, 4), (1, 4, 1)])
+def test_an_episode_of_one_frame_is_saved(tmp_path, lengths):
+    """Its statistics have other types than those of longer ones."""
+    dataset = open_dataset(tmp_path / "d", video=False)
+    for episode, length in enumerate(lengths):
+        for frame in frames(episode)[:length]:
+            dataset.add_frame(frame)
+        dataset.save_episode()
+    dataset.finalize()
+    loaded = LeRobotDataset("local/d", root=tmp_path / "d")
+    assert list(loaded.meta.episodes["length"]) == list(lengths)
+    np.testing.assert_array_equal(loaded[len(loaded) - 1]["action"], frames(2)[lengths[2] - 1]["action"])
+
+
 def test_many_episodes_share_few_files(tmp_path):
     dataset = open_dataset(tmp_path / "d", video=False)
     for episode in range(35):

@@ -46,13 +46,17 @@ def append(first: Path, second: Path, target: Path, one_group: bool) -> None:
         one_group: write one row group; otherwise row groups stay as they are.
     """
     files = pq.ParquetFile(first), pq.ParquetFile(second)
+    schema = files[0].schema_arrow
     groups: Iterable[pa.Table] = (
-        file.read_row_group(number) for file in files for number in range(file.num_row_groups)
+        # LeRobot's statistics of integers are fractions for an episode of one frame
+        file.read_row_group(number).cast(schema)
+        for file in files
+        for number in range(file.num_row_groups)
     )
     if one_group:
         groups = [pa.concat_tables(groups)]
     temporary = target.with_suffix(".joined")
-    write_groups(temporary, files[0].schema_arrow, groups)
+    write_groups(temporary, schema, groups)
     second.unlink()
     temporary.rename(target)
 
