@@ -115,7 +115,12 @@ STEPS: dict[str, Any] = {
     "so101_dataset_lookup": lambda: stated({}),
     "so101_disparity": lambda: stated({"cameras": ["top"], "image_size": [4, 4]}),
     "so101_guard": lambda: stated({"limits": {"velocity": 30.0}}, {}, **ACTIONS),
+    "so101_roles": lambda: stated(
+        {"watched": ["target"], "roles": {"target": "cube"}, "class_names": ["cube"]},
+        **TASK,
+    ),
     "so101_segmentation": lambda: stated({"cameras": ["top"], "image_size": [4, 4]}),
+    "so101_tell_class_names": lambda: stated({"class_names": ["cube"]}),
     "so101_tell_fps": lambda: stated({"fps": 30}),
 }
 # Steps that only make sense inside their policy's pipeline: the checkpoint of that policy holds them.

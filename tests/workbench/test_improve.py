@@ -149,6 +149,14 @@ def test_the_steps_of_two_rounds_and_the_comparison(monkeypatch, tmp_path):
     )
 
 
+def test_the_default_policy_sorts_by_roles(monkeypatch, tmp_path):
+    settings = config(tmp_path / "run", task="sort_cubes", rounds=0, compare=False)
+    command = run(monkeypatch, settings).commands["round 0: train"]
+    assert '--policy.roles={"target": "cube", "container": "bowl"}' in command
+    watched = ["target", "container", "static_finger", "moving_finger"]
+    assert f"--policy.watched_classes={json.dumps(watched)}" in command
+
+
 def test_the_report_has_rates_failures_and_times(monkeypatch, tmp_path):
     run(monkeypatch, config(tmp_path / "run"))
     outcomes, costs = (tmp_path / "run" / "report.md").read_text().split("\n\n")
@@ -238,7 +246,6 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "sort_cubes"}, "--task: found 'sort_cubes', whose goal depends on the instruction"),
         ({"seg": False}, "--seg, --depth: found false"),
         ({"episodes": 0}, "--episodes: found 0, expected 1 or more"),
         ({"eval_episodes": 201}, "--eval_episodes: found 201, expected at most 200"),

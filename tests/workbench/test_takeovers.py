@@ -21,7 +21,8 @@ from lerobot.scripts import lerobot_edit_dataset, lerobot_eval, lerobot_train
 from lerobot.utils.import_utils import register_third_party_plugins
 from safetensors.torch import load_file, save_file
 
-from lerobot_env_so101_workbench import CameraSetup, SO101SimEnvConfig, demos, takeovers
+from lerobot_env_so101_workbench import CameraSetup, SO101SimEnvConfig
+from lerobot_env_so101_workbench.demos import command, takeovers
 from lerobot_env_so101_workbench.demos.command import DemosConfig, main, record
 from lerobot_env_so101_workbench.demos.demonstrator import Demonstrator
 from lerobot_env_so101_workbench.demos.takeovers import (
@@ -54,6 +55,10 @@ def act(tmp_path_factory):
 def segdepth(tmp_path_factory):
     """Folder of a tiny segdepth that needs the masks and depth of two cameras, 24x16."""
     return replay.unpack("segdepth", tmp_path_factory.mktemp("golden"))
+
+
+def env(cameras: CameraSetup) -> SO101SimEnvConfig:
+    return SO101SimEnvConfig(**{**vars(cameras), "cameras": list(cameras.cameras)})
 
 
 def config(root, checkpoint=None, late=0.0, relabel=False, **changes) -> DemosConfig:
@@ -105,7 +110,7 @@ def test_a_policy_acts_as_in_lerobot_eval(name, request, monkeypatch):
     envs.close()
     # 2. ours
     cameras = CameraSetup.of(env_config, images["cameras"])
-    actor, world = Actor(PolicyOptions(folder), cameras.shapes()), World("lift_cube", renderer="ray")
+    actor, world = Actor(PolicyOptions(folder), env(cameras)), World("lift_cube", renderer="ray")
     actions = []
     for _ in range(2):  # a second episode begins as the first did
         world.reset(training_initial_state("lift_cube", "clean", 3))
@@ -220,7 +225,7 @@ def test_demonstrations_are_no_interventions(tmp_path):
 def test_the_moments_are_drawn_from_both_ranges(act, still, world, monkeypatch):
     monkeypatch.setattr(Demonstrator, "demonstrate", lambda self, *args, **kwargs: iter(()))
     demonstrator = Demonstrator(world, CameraSetup(("top",), *SIZE), 0.0)
-    actor = Actor(PolicyOptions(act), {"top": (*SIZE, 3)})
+    actor = Actor(PolicyOptions(act), env(CameraSetup(("top",), *SIZE)))
     for late, expected in ((0.0, range(5, 10)), (1.0, range(10, 15)), (0.5, range(5, 15))):
         episodes, moments = Takeovers(demonstrator, actor, TakeoverOptions(late)), set()
         for seed in range(40):
@@ -233,7 +238,7 @@ def test_the_expert_takes_over_when_the_progress_stalls(act, still, world, monke
     monkeypatch.setattr(takeovers, "LATE", (100, 100))
     demonstrator = Demonstrator(world, CameraSetup(("top",), *SIZE), 0.0)
     episodes = Takeovers(
-        demonstrator, Actor(PolicyOptions(act), {"top": (*SIZE, 3)}), TakeoverOptions(1.0, 0.5)
+        demonstrator, Actor(PolicyOptions(act), env(CameraSetup(("top",), *SIZE))), TakeoverOptions(1.0, 0.5)
     )
     frames = list(episodes.episode(0))
     assert world.is_success()
@@ -258,9 +263,9 @@ def test_episodes_that_the_policy_solves_are_counted_but_not_recorded(tmp_path, 
 
 def test_a_policy_that_needs_no_corrections_ends_the_recording(tmp_path):
     settings = config(tmp_path / "d", episodes=2)
-    demos._check_yield(settings, failures=0, unneeded=40)
+    command._check_yield(settings, failures=0, unneeded=40)
     with pytest.raises(RuntimeError, match=r"succeeded 41 times .*Lower --takeover.late \(now 0.0\)"):
-        demos._check_yield(settings, failures=0, unneeded=41)
+        command._check_yield(settings, failures=0, unneeded=41)
 
 
 # -- adding to a recording -----------------------------------------------------------------------------------
@@ -294,9 +299,9 @@ def test_takeovers_are_not_mixed_into_demonstrations(tmp_path, act, still):
 def test_demonstrations_without_the_column_can_be_resumed(tmp_path):
     """Datasets of earlier versions have no `intervention`."""
     with pytest.MonkeyPatch.context() as patch:
-        described = demos.features
+        described = command.features
         patch.setattr(
-            demos, "features", lambda c: {k: v for k, v in described(c).items() if k != "intervention"}
+            command, "features", lambda c: {k: v for k, v in described(c).items() if k != "intervention"}
         )
         record(config(tmp_path / "d"))
     record(config(tmp_path / "d", resume=True))
@@ -369,5 +374,5 @@ def test_one_stock_training_takes_demonstrations_and_takeovers(tmp_path, act, st
     )
     trained = tmp_path / "train" / "checkpoints" / "last" / "pretrained_model"
     monkeypatch.undo()
-    Actor(PolicyOptions(trained), CameraSetup(("top",), *SIZE, seg=True, depth=True).shapes())
+    Actor(PolicyOptions(trained), env(CameraSetup(("top",), *SIZE, seg=True, depth=True)))
     assert "intervention" not in PreTrainedConfig.from_pretrained(trained).input_features

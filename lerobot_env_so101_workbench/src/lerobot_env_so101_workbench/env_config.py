@@ -6,21 +6,24 @@ from __future__ import annotations
 import multiprocessing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
-from lerobot.processor import PolicyProcessorPipeline
+from lerobot.processor import PolicyProcessorPipeline, ProcessorStep
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from lerobot_processor_so101 import AddFPSProcessorStep
+from lerobot_processor_so101 import AddClassNamesProcessorStep, AddFPSProcessorStep
 from lerobot_processor_so101.config_checks import check_choices
 from lerobot_processor_so101.guard import GuardLimits
 
 from .names import STARTS, check_level, check_task
 from .sim.cameras import CameraSetup
+from .sim.initial_states import props_of
+from .sim.scene import class_names
 
 N_JOINTS = 6
 # What a process of an asynchronous environment imports, with the command that it belongs to.
@@ -84,11 +87,21 @@ class SO101SimEnvConfig(EnvConfig):
         for name in self.levels:
             check_level(name, "--env.level")
         self.camera_setup().check("--env.")
+        if self.seg and len(names := self._class_names()) > 1:
+            raise ValueError(
+                f"--env.task: found tasks whose masks have different classes, {names}, expected one list of "
+                "classes. Evaluate them one by one, or without masks: --env.seg=false."
+            )
         check_choices(self, {"starts": STARTS}, "--env.")
         if self.fps != 30:
             raise ValueError(
                 f"--env.fps: found {self.fps}, expected 30: the workbench runs at the arm's 30 Hz."
             )
+
+    def _class_names(self) -> list[tuple[str, ...]]:
+        """Return the different class names of the tasks' masks."""
+        scenes = product(self.tasks, self.levels)
+        return list(dict.fromkeys(class_names(props_of(task, level)) for task, level in scenes))
 
     def camera_setup(self) -> CameraSetup:
         return CameraSetup.of(self, self.cameras)
@@ -109,8 +122,11 @@ class SO101SimEnvConfig(EnvConfig):
         }
 
     def get_env_processors(self) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
-        """Tell policies the rate, which LeRobot does not."""
-        before = PolicyProcessorPipeline(steps=[AddFPSProcessorStep(self.fps)])
+        """Tell policies the rate and the class names of masks, which LeRobot does not."""
+        steps: list[ProcessorStep] = [AddFPSProcessorStep(self.fps)]
+        if self.seg:
+            steps.append(AddClassNamesProcessorStep(list(self._class_names()[0])))
+        before = PolicyProcessorPipeline(steps=steps)
         return before, PolicyProcessorPipeline(steps=[])
 
     def create_envs(

@@ -22,6 +22,7 @@ from lerobot_processor_so101 import (
 )
 from lerobot_processor_so101.arm import JOINTS, TOOL_POINT
 from lerobot_processor_so101.perception.keys import RECORD_HINT
+from lerobot_processor_so101.perception.roles import Roles
 from lerobot_processor_so101.policy.presets import TrainingPresetMixin
 
 from .presets import PRESETS
@@ -64,7 +65,12 @@ class SegDepthConfig(TrainingPresetMixin, DatasetLookupMixin, PreTrainedConfig):
         depth: name of a depth model, "observation", or "segmenter" for the segmenter's own disparity.
         classes: texts for an open-vocabulary segmenter.
         class_names: names of the class ids in the masks; position = id.
-        watched_classes: classes that matter to the task; the encoders `geometry` and `both` ignore others.
+        watched_classes: classes and roles that matter to the task; the encoders `geometry` and `both` ignore
+            others.
+        roles: what may play a role in the task sentence, by the role's name: a class name, or the last word
+            of several, such as {"target": "cube", "container": "bowl"}. One policy then serves all sentences.
+            Not for the encoders `drqv2` and `rgb`.
+        synonyms: other words for classes, by class name.
         fps: control periods per second [Hz]; datasets and environments of another rate are refused.
         n_obs_steps: frames per prediction.
         stack_period: time between these frames [s].
@@ -125,6 +131,8 @@ class SegDepthConfig(TrainingPresetMixin, DatasetLookupMixin, PreTrainedConfig):
     classes: list[str] = field(default_factory=list)
     class_names: list[str] = field(default_factory=lambda: list(CLASS_NAMES))
     watched_classes: list[str] = field(default_factory=lambda: ["cube", "static_finger", "moving_finger"])
+    roles: dict[str, str] = field(default_factory=dict)
+    synonyms: dict[str, list[str]] = field(default_factory=dict)
     fps: int = FROM_PRESET
     n_obs_steps: int = FROM_PRESET
     stack_period: float = FROM_PRESET
@@ -243,22 +251,38 @@ class SegDepthConfig(TrainingPresetMixin, DatasetLookupMixin, PreTrainedConfig):
         if not self.watched_classes:
             raise ValueError(f"watched_classes: found none, expected some of {self.class_names}.")
         for name in self.watched_classes:
-            if name not in self.class_names:
-                near = difflib.get_close_matches(name, self.class_names)
+            if name not in (known := [*self.class_names, *self.roles]):
+                near = difflib.get_close_matches(name, known)
                 hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
                 raise ValueError(
                     f"watched_classes: found {name!r}, expected names from class_names = "
-                    f"{self.class_names}.{hint}"
+                    f"{self.class_names}, or roles = {list(self.roles)}.{hint}"
                 )
+        self._check_roles()
         if self.class_values and len(self.class_values) != len(self.class_names):
             raise ValueError(
                 f"class_values: found {len(self.class_values)} numbers, expected one for each of class_names "
                 f"= {self.class_names}."
             )
 
+    def _check_roles(self) -> None:
+        if not self.roles:
+            return
+        if self.encoder in ("drqv2", "rgb"):
+            raise ValueError(f"roles: found {self.roles}, expected none with encoder {self.encoder!r}.")
+        if both := set(self.roles) & set(self.class_names):
+            raise ValueError(f"roles: found {sorted(both)}, expected other names than those of classes.")
+        if unwatched := set(self.roles) - set(self.watched_classes):
+            raise ValueError(
+                f"watched_classes: found {self.watched_classes}, expected also the roles {sorted(unwatched)}."
+            )
+        Roles(self.watched_classes, self.roles, self.class_names, self.synonyms)
+
     @property
     def class_ids(self) -> list[int]:
-        """Ids of the watched classes."""
+        """Ids of the watched classes in the masks that the network reads; with roles see `watched_as_ids`."""
+        if self.roles:
+            return list(range(1, 1 + len(self.watched_classes)))
         return [self.class_names.index(name) for name in self.watched_classes]
 
     @property

@@ -30,6 +30,8 @@ from lerobot_processor_so101 import (
     resolve_perception,
     seg_key,
 )
+from lerobot_processor_so101.perception.keys import WATCHED
+from lerobot_processor_so101.perception.roles import watched_as_ids
 
 from .actions import OBS_TOOL
 from .configuration_segdepth import SegDepthConfig
@@ -174,7 +176,7 @@ class SegDepthPolicy(CheckpointMixin, PreTrainedPolicy):
                 "the dataset was recorded with."
             )
         # In training only once, because each check waits for the GPU.
-        if self.config.encoder == "rgb" or (self.training and self._ids_checked):
+        if self.config.encoder == "rgb" or self.config.roles or (self.training and self._ids_checked):
             return batch
         classes = len(self.config.class_names)
         for key in map(seg_key, self.config.cameras):
@@ -262,9 +264,13 @@ class SegDepthModel(nn.Module):
 
     def _encode_masks(self, batch: dict[str, Tensor]) -> list[Tensor]:
         """Encode masks and disparity by each encoder of each camera, (B * n_obs_steps, D)."""
+        masks = {camera: batch[seg_key(camera)] for camera in self.config.cameras}
+        if self.config.roles:
+            watched = batch[WATCHED][:, -1] if batch[WATCHED].ndim == 3 else batch[WATCHED]  # (B, W)
+            masks = {camera: watched_as_ids(ids, watched) for camera, ids in masks.items()}
         frames = [
-            (_flatten_time(batch[seg_key(camera)], 2), _flatten_time(batch[disparity_key(camera)], 2) / 255)
-            for camera in self.config.cameras
+            (_flatten_time(ids, 2), _flatten_time(batch[disparity_key(camera)], 2) / 255)
+            for camera, ids in masks.items()
         ]
         pairs = [*zip(self.geometry, frames, strict=True), *zip(self.conv, frames, strict=False)]
         return [encode(*frame) for encode, frame in pairs]

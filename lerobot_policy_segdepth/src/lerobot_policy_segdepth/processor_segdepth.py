@@ -13,9 +13,11 @@ from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.processor import ProcessorStep
 
 from lerobot_processor_so101 import (
+    OBSERVED,
     CheckObservationProcessorStep,
     CropResizeProcessorStep,
     DisparityProcessorStep,
+    RolesProcessorStep,
     SegmentationProcessorStep,
     disparity_key,
     image_key,
@@ -63,6 +65,7 @@ def make_segdepth_pre_post_processors(
         fps=config.fps,
         aspects={key: size[1] / size[0] for key, size in sizes.items() if size},
         max_still=config.max_still,
+        class_ids=_observed_ids(config),
     )
     to_policy, to_arm = _action_steps(config)
     return make_pipelines(
@@ -72,6 +75,7 @@ def make_segdepth_pre_post_processors(
         before_normalizer=[
             check,
             *_perception_steps(config, features),
+            *_roles_steps(config),
             *to_policy,
         ],
         after_unnormalizer=to_arm,
@@ -99,6 +103,26 @@ def _perception_steps(config: SegDepthConfig, features: dict[str, dict]) -> list
         return [CropResizeProcessorStep(list(config.cameras), **options), *_models(config, size, features)]
     crop = CropResizeProcessorStep(list(config.cameras), image_size=size, **options)
     return [*_models(config, _common_frame_size(config), features), crop]
+
+
+def _observed_ids(config: SegDepthConfig) -> dict[str, int]:
+    """Ids of the watched classes by name, if an environment's masks must have them."""
+    if config.roles or config.encoder == "rgb" or config.segmenter != OBSERVED:
+        return {}
+    return dict(zip(config.watched_classes, config.class_ids, strict=True))
+
+
+def _roles_steps(config: SegDepthConfig) -> list[ProcessorStep]:
+    if not config.roles:
+        return []
+    step = RolesProcessorStep(
+        watched=list(config.watched_classes),
+        roles=dict(config.roles),
+        class_names=list(config.class_names),
+        synonyms=dict(config.synonyms),
+        observed=config.segmenter == OBSERVED,
+    )
+    return [step]
 
 
 def _models(config: SegDepthConfig, size: list[int], features: dict[str, dict]) -> list[PerceptionStep]:

@@ -34,6 +34,7 @@ from .steps.crop_resize import CropResizeProcessorStep
 from .steps.dataset_lookup import DatasetLookupProcessorStep
 from .steps.disparity import DisparityProcessorStep
 from .steps.perception import OBSERVED
+from .steps.roles import AddClassNamesProcessorStep, RolesProcessorStep
 from .steps.segmentation import SegmentationProcessorStep
 from .steps.tokenizer import StoredTokenizerStep
 
@@ -42,6 +43,7 @@ __all__ = [
     "GEOMETRY_FEATURES",
     "OBSERVED",
     "PERCEPTION",
+    "AddClassNamesProcessorStep",
     "AddFPSProcessorStep",
     "CheckObservationProcessorStep",
     "CheckpointMixin",
@@ -54,6 +56,7 @@ __all__ = [
     "FrameHistory",
     "GuardProcessorStep",
     "ModelIdentity",
+    "RolesProcessorStep",
     "Scores",
     "SegmentationProcessorStep",
     "StoredTokenizerStep",

@@ -38,6 +38,7 @@ from lerobot_processor_so101.cli import run_command
 from lerobot_processor_so101.lock import owning
 from lerobot_processor_so101.recording import RecordingDataset, check_videos
 
+from ..env_config import SO101SimEnvConfig
 from ..names import check_disturbance, check_level, check_task
 from ..robot import SO101Sim
 from ..robot_config import SO101SimConfig
@@ -247,7 +248,9 @@ def open_source(config: DemosConfig) -> Demonstrator | Takeovers:
     demonstrator = Demonstrator(world, cameras, config.disturbance)
     if config.policy.path is None:
         return demonstrator
-    takeovers = Takeovers(demonstrator, Actor(config.policy, cameras.shapes()), config.takeover)
+    names = ("task", "level", "cameras", "height", "width", "rgb", "seg", "depth")
+    env = SO101SimEnvConfig(**{name: getattr(config, name) for name in names})
+    takeovers = Takeovers(demonstrator, Actor(config.policy, env), config.takeover)
     takeovers.try_policy()
     return takeovers
 

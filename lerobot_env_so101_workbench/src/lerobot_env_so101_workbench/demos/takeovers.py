@@ -81,18 +81,18 @@ class Actor:
 
     Args:
         options: the policy.
-        shapes: (H, W, C) of every recorded image by its name.
+        env: images, task and level.
 
     Raises:
         ValueError: if the policy is of another robot or rate, or needs images that are not recorded.
     """
 
-    def __init__(self, options: PolicyOptions, shapes: dict[str, tuple[int, int, int]]) -> None:
+    def __init__(self, options: PolicyOptions, env: SO101SimEnvConfig) -> None:
         assert options.path is not None
-        _check(options.path, shapes)
+        _check(options.path, env.camera_setup().shapes())
         check_device(options.device, "--policy.device")
         self._policy, self._preprocessor, self._postprocessor = load_policy(options.path, options.device)
-        self._env_preprocessor, _ = SO101SimEnvConfig().get_env_processors()
+        self._env_preprocessor, _ = env.get_env_processors()
         config = self._policy.config
         self.name = f"{config.type} {_fingerprint(options.path)}"
         self._device, self._use_amp = options.device, config.use_amp

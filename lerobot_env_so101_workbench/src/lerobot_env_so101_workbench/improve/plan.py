@@ -21,6 +21,7 @@ from ..tasks import TASKS
 EPISODE_LOG = "episodes.jsonl"
 TRAIN_CONFIG = "train.yaml"
 RECORDINGS = ("demonstrate", "take over")  # kinds of steps that an interrupt ends early with exit code 0
+ROLES = {"target": "cube", "container": "bowl"}
 FINGERS = ("static_finger", "moving_finger")
 # Seeds of training initial states: each dataset of each run has a range of its own.
 _SEEDS_PER_DATASET, _DATASETS_PER_RUN = 10_000, 100
@@ -101,13 +102,22 @@ class ImproveConfig:
                 "--seg, --depth: found false, expected true, because the default policy needs masks and "
                 "depth. Give the configuration of another policy with --train."
             )
-        task = TASKS[self.task]
-        goals = (training_initial_state(self.task, self.level, seed).goal for seed in range(20))
-        if len({task.instruction(goal) for goal in goals}) > 1:
+        if self.depends_on_instruction() and not self.roles():
             raise ValueError(
-                f"--task: found {self.task!r}, whose goal depends on the instruction, which the default "
-                "policy does not read. Give the configuration of a policy that does with --train."
+                f"--task: found {self.task!r}, whose instruction says more than which objects to use. The "
+                "default policy does not read it. Give the configuration of a policy that does with --train."
             )
+
+    def depends_on_instruction(self) -> bool:
+        """Tell whether the task has more than one instruction."""
+        goals = (training_initial_state(self.task, self.level, seed).goal for seed in range(20))
+        return len({TASKS[self.task].instruction(goal) for goal in goals}) > 1
+
+    def roles(self) -> dict[str, str]:
+        """Return what the instruction names; nothing if it is always the same."""
+        names = " ".join(prop.name for prop in TASKS[self.task].props).split()
+        known = {role: word for role, word in ROLES.items() if word in names}
+        return known if self.depends_on_instruction() else {}
 
 
 @dataclass(frozen=True)
@@ -234,6 +244,8 @@ def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
     command += [f"--output_dir={output}", f"--seed={config.seed}"]
     if config.train is not None:
         return [*command, f"--config_path={config.root / TRAIN_CONFIG}"]
+    roles = config.roles()
+    things = roles or [prop.name for prop in TASKS[config.task].props]
     return [
         *command,
         "--policy.type=segdepth",
@@ -241,7 +253,8 @@ def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
         "--policy.push_to_hub=false",
         f"--policy.cameras={_yaml(config.cameras)}",
         f"--policy.class_names={_yaml(list(class_names(props_of(config.task, config.level))))}",
-        f"--policy.watched_classes={_yaml([*(prop.name for prop in TASKS[config.task].props), *FINGERS])}",
+        f"--policy.watched_classes={_yaml([*things, *FINGERS])}",
+        *([f"--policy.roles={json.dumps(roles)}"] if roles else []),
         "--steps=4000",
         "--batch_size=32",
         "--num_workers=0",  # arrays are read faster than they are passed between processes

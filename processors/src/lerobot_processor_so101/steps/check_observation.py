@@ -9,7 +9,7 @@ from lerobot.configs import PipelineFeatureType, PolicyFeature
 from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry, RobotObservation
 from torch import Tensor
 
-from ..perception.keys import FPS
+from ..perception.keys import CLASS_NAMES_KEY, FPS
 
 _TOLERANCE = 0.02  # of the ratio of width to height
 
@@ -43,18 +43,21 @@ class AddFPSProcessorStep(ObservationProcessorStep):
 @ProcessorStepRegistry.register("so101_check_observation")
 @dataclass
 class CheckObservationProcessorStep(ObservationProcessorStep):
-    """Refuse another rate, images of another aspect ratio, and frozen cameras.
+    """Refuse another rate, images of another aspect ratio, masks of other classes, and frozen cameras.
 
     Attributes:
         fps: rate the policy was trained at [Hz]. `observation.fps`, if present, must be equal; it is dropped.
         aspects: width / height of the images by key.
         max_still: number of bit-identical repeats of an image after which its camera counts as frozen; 0
             disables the check.
+        class_ids: ids of the classes that the policy reads from observed masks, by name. They must be those
+            in `observation.class_names`, if present.
     """
 
     fps: int
     aspects: dict[str, float] = field(default_factory=dict)
     max_still: int = 0
+    class_ids: dict[str, int] = field(default_factory=dict)
     _last: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _still: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
@@ -62,7 +65,7 @@ class CheckObservationProcessorStep(ObservationProcessorStep):
         """Check an observation, and drop its rate.
 
         Raises:
-            ValueError: if the rate or an aspect ratio differs, or a camera is frozen.
+            ValueError: if the rate, an aspect ratio or a class differs, or a camera is frozen.
         """
         result = dict(observation)
         rate = result.pop(FPS, None)
@@ -71,6 +74,13 @@ class CheckObservationProcessorStep(ObservationProcessorStep):
                 f"fps: found {float(rate.flatten()[0]):g} Hz, expected {self.fps} Hz, the rate this policy "
                 "was trained at. Run it at that rate, or train it for this one: `--policy.fps`."
             )
+        names = result.get(CLASS_NAMES_KEY, [])
+        for name, id_ in self.class_ids.items():
+            if names and name not in names[id_ : id_ + 1]:
+                raise ValueError(
+                    f"class_names: found {names} in the environment, expected {name!r} with id {id_}, as in "
+                    "training. For other tasks train a policy with roles: `--policy.roles`."
+                )
         for key, aspect in self.aspects.items():
             if key in result:
                 self._check_shape(key, result[key], aspect)
@@ -100,7 +110,8 @@ class CheckObservationProcessorStep(ObservationProcessorStep):
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
-        return {"fps": self.fps, "aspects": dict(self.aspects), "max_still": self.max_still}
+        options = {"fps": self.fps, "aspects": dict(self.aspects), "max_still": self.max_still}
+        return {**options, "class_ids": dict(self.class_ids)}
 
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
