@@ -13,7 +13,7 @@ import pytest
 from lerobot.datasets import LeRobotDataset, video_utils
 from lerobot.datasets.video_utils import StreamingVideoEncoder
 
-from lerobot_env_so101_workbench.demos.command import DemosConfig, main, record
+from lerobot_env_so101_workbench.demos.command import DemosConfig, main, open_source, record
 from lerobot_env_so101_workbench.demos.demonstrator import Demonstrator
 from lerobot_env_so101_workbench.sim.cameras import CameraSetup
 from lerobot_env_so101_workbench.sim.world import World
@@ -283,3 +283,10 @@ def test_frames_that_the_encoder_loses_stop_the_recording(tmp_path, monkeypatch)
     assert dataset.num_episodes == 1
     assert len(dataset) == len(dataset.hf_dataset) == dataset.meta.total_frames
     check_videos(tmp_path / "d")
+
+
+def test_shadows_are_rendered_if_asked_for(tmp_path):
+    for shadows in (False, True):
+        source = open_source(config(tmp_path / "d", shadows=shadows))
+        assert (source.world.model.vis.quality.shadowsize > 0) == shadows
+        source.close()

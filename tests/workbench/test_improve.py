@@ -144,7 +144,7 @@ def test_the_steps_of_two_rounds_and_the_comparison(monkeypatch, tmp_path):
     for name in ROUNDS:
         assert "--env.starts=validation" in fake.commands[f"{name}: evaluate"]
     assert (
-        '--policy.watched_classes=["red cube", "blue bowl", "static_finger", "moving_finger"]'
+        '--policy.watched_classes=["target", "container", "static_finger", "moving_finger"]'
         in fake.commands["plain 2: train"]
     )
 

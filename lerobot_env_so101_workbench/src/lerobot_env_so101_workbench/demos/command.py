@@ -74,6 +74,7 @@ class DemosConfig:
         policy, takeover: record takeovers of a policy, see `PolicyOptions` and `TakeoverOptions`.
         repo_id: name of the dataset; by default local/<task>_<level>.
         renderer: `auto`, `egl`, `osmesa`, `glfw` or `ray`.
+        shadows: render cast shadows in RGB images.
         workers: number of processes that run episodes while this one saves them, 0 for none. Demonstrations
             are the same with any number. Each process holds the images of up to three episodes.
     """
@@ -94,6 +95,7 @@ class DemosConfig:
     resume: bool = False
     repo_id: str | None = None
     renderer: str = "auto"
+    shadows: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
     takeover: TakeoverOptions = field(default_factory=TakeoverOptions)
     workers: int = 0
@@ -244,7 +246,7 @@ def open_source(config: DemosConfig) -> Demonstrator | Takeovers:
         ValueError: if the policy does not fit.
     """
     cameras = CameraSetup.of(config, config.cameras)
-    world = World(config.task, config.level, config.renderer)
+    world = World(config.task, config.level, config.renderer, config.shadows)
     demonstrator = Demonstrator(world, cameras, config.disturbance)
     if config.policy.path is None:
         return demonstrator

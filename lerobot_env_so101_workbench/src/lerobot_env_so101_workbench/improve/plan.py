@@ -102,22 +102,17 @@ class ImproveConfig:
                 "--seg, --depth: found false, expected true, because the default policy needs masks and "
                 "depth. Give the configuration of another policy with --train."
             )
-        if self.depends_on_instruction() and not self.roles():
+        goals = (training_initial_state(self.task, self.level, seed).goal for seed in range(20))
+        if not self.roles() and len({TASKS[self.task].instruction(goal) for goal in goals}) > 1:
             raise ValueError(
                 f"--task: found {self.task!r}, whose instruction says more than which objects to use. The "
                 "default policy does not read it. Give the configuration of a policy that does with --train."
             )
 
-    def depends_on_instruction(self) -> bool:
-        """Tell whether the task has more than one instruction."""
-        goals = (training_initial_state(self.task, self.level, seed).goal for seed in range(20))
-        return len({TASKS[self.task].instruction(goal) for goal in goals}) > 1
-
     def roles(self) -> dict[str, str]:
-        """Return what the instruction names; nothing if it is always the same."""
-        names = " ".join(prop.name for prop in TASKS[self.task].props).split()
-        known = {role: word for role, word in ROLES.items() if word in names}
-        return known if self.depends_on_instruction() else {}
+        """Return what may play a role in the task, by the role's name."""
+        words = " ".join(prop.name for prop in TASKS[self.task].props).split()
+        return {role: word for role, word in ROLES.items() if word in words}
 
 
 @dataclass(frozen=True)

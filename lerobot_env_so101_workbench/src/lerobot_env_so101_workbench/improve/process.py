@@ -23,7 +23,11 @@ _GRACE_S = 60.0  # for a command to end after an interrupt
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step took: wall-clock and processor time [s], the latter with all its child processes."""
+    """What a step took: wall-clock and processor time [s].
+
+    Processor time includes child processes that the command waited for, and not those of a fork server, such
+    as `so101-demos --workers`.
+    """
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
