@@ -83,7 +83,7 @@ def run(name: str, command: list[str], done: Path, out: Path) -> float:
     log.unlink(missing_ok=True)  # of a run that failed
     costs: list[Cost] = []
     try:
-        run_jobs([Job(name, command, log, lambda cost, _: costs.append(cost), threads=2)], _show)
+        run_jobs([Job(name, command, log, lambda cost, _: costs.append(cost))], _show)
     except RuntimeError as error:
         raise SystemExit(f"demo: {error}") from None
     print()

@@ -160,7 +160,7 @@ def _run(config: ImproveConfig, progress: Progress, steps: Sequence[Step], lock:
             continue
         if command := step.command():
             log = folder(config, step.round) / f"{step.kind.replace(' ', '_')}.log"
-            jobs.append(Job(step.name, command, log, partial(progress.end, step), step.threads))
+            jobs.append(Job(step.name, command, log, partial(progress.end, step)))
         else:
             progress.finish(step.name)
     run_jobs(jobs, inherited=[lock])

@@ -125,14 +125,12 @@ class Step:
         command: returns console script and arguments, once the steps before have finished; empty if nothing
             is left to do. It continues a part that exists, or removes it if it cannot be continued.
         beside: it needs nothing of the step before, and may run at the same time.
-        threads: of PyTorch.
     """
 
     round: str
     kind: str
     command: Callable[[], list[str]]
     beside: bool = False
-    threads: int = 1
 
     @property
     def name(self) -> str:
@@ -173,13 +171,13 @@ def plan(config: ImproveConfig) -> Iterator[Step]:
 
 
 def _train_and_evaluate(config: ImproveConfig, round: str) -> Iterator[Step]:
-    data, threads = dataset(config, round), 1
+    data = dataset(config, round)
     if config.train is None:  # other policies may not be able to read arrays
         arrays = folder(config, round) / "arrays"
         yield Step(round, "arrays", partial(_arrays, data, arrays))
-        data, threads = arrays, 2  # no processes that load data beside it
+        data = arrays
     train = partial(_train, config, data, folder(config, round) / "train")
-    yield Step(round, "train", train, threads=threads)
+    yield Step(round, "train", train)
     yield Step(round, "evaluate", partial(_evaluate, config, folder(config, round)))
 
 

@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_THREADS = "OMP_NUM_THREADS"
+# PyTorch's threads: two save a quarter of a small network's training where nothing else runs, and take twenty
+# times as long where a third process does.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 _LAST_LINES = 15
 _GRACE_S = 60.0  # for a command to end after an interrupt
 
@@ -45,25 +47,17 @@ class Job:
         command: console script and its arguments.
         log: file that the output is added to.
         ended: is called with the cost and whether it succeeded, also after an interrupt (false) or a failure.
-        threads: of PyTorch, unless the environment sets OMP_NUM_THREADS. More would compete with processes
-            that run beside it: other commands, workers of a data loader.
     """
 
     name: str
     command: Sequence[str]
     log: Path
     ended: Callable[[Cost, bool], object]
-    threads: int = 1
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables to set for the command."""
-        return {} if _THREADS in os.environ else {_THREADS: str(self.threads)}
 
 
-def copyable(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+def copyable(command: Sequence[str]) -> str:
     """Write a command so that it can be pasted into a shell."""
-    variables = [f"{name}={shlex.quote(value)}" for name, value in (environment or {}).items()]
+    variables = [f"{name}={value}" for name, value in _ENVIRONMENT.items() if name not in os.environ]
     return " \\\n    ".join([*variables, *map(shlex.quote, command)])
 
 
@@ -88,7 +82,7 @@ def run_jobs(
     some_ended = threading.Event()
     for job in jobs:
         beside = f", beside it; its output is in {job.log}" if running else ""
-        print(f"\n# {job.name}{beside}\n{copyable(job.command, job.environment)}", flush=True)
+        print(f"\n# {job.name}{beside}\n{copyable(job.command)}", flush=True)
         running.append(_Running(job, (lambda line: None) if running else show, some_ended, inherited))
     interrupted, pending = False, list(running)
     while pending:
@@ -134,7 +128,7 @@ class _Running:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **job.environment},
+            env={**_ENVIRONMENT, **os.environ},
             start_new_session=True,  # Ctrl-C reaches this process only, which passes it on once
             pass_fds=inherited,
         )
