@@ -100,6 +100,24 @@ def test_soft_iou_is_that_of_the_formula_over_present_classes():
     assert soft_iou_loss(logits, labels).item() == pytest.approx(1 - np.mean(values), abs=1e-6)
 
 
+def test_a_false_object_costs_the_same_where_there_is_none():
+    """Images of a cube and of none; 100 pixels of a false cube in either."""
+    labels = torch.zeros(2, 40, 40, dtype=torch.long)
+    labels[0, 5:15, 5:15] = 1
+
+    def cost(image: int | None, over_batch: bool) -> float:
+        found = labels.clone()
+        if image is not None:
+            found[image, 25:35, 25:35] = 1
+        return soft_iou_loss(20.0 * F.one_hot(found, 2).movedim(-1, 1), labels, over_batch).item()
+
+    per_image, per_batch = (
+        [cost(image, kind) - cost(None, kind) for image in (0, 1)] for kind in (False, True)
+    )
+    assert per_image[0] > 5 * per_image[1]
+    assert per_batch[0] == pytest.approx(per_batch[1], abs=1e-6)
+
+
 def test_a_perfect_output_has_no_loss():
     labels = torch.randint(0, 6, (2, 8, 8))
     assert soft_iou_loss(100.0 * F.one_hot(labels, 6).movedim(-1, 1), labels).item() == pytest.approx(
@@ -110,11 +128,12 @@ def test_a_perfect_output_has_no_loss():
 def test_losses_add_up():
     images, labels = torch.randn(2, 3, 64, 64), torch.randint(0, 6, (2, 64, 64))
     disparity = torch.rand(2, 64, 64)
-    model = make(loss="ce", disparity_head=True)
+    model = make(loss="batch_iou+ce", disparity_head=True)
     outputs = model(images, labels=labels.to(torch.uint8), disparity_labels=disparity)
     logits = F.interpolate(outputs.logits, size=(64, 64), mode="bilinear")
     predicted = F.interpolate(outputs.disparity[:, None], size=(64, 64), mode="bilinear")[:, 0]
     expected = F.cross_entropy(logits, labels) + (predicted - disparity).abs().mean()
+    expected = expected + soft_iou_loss(logits, labels, over_batch=True)
     torch.testing.assert_close(outputs.loss, expected)
 
 

@@ -27,6 +27,7 @@ from lerobot_processor_so101.segmenter_training.data import (
     split_by_recording,
 )
 from lerobot_processor_so101.segmenter_training.metrics import (
+    ObjectErrors,
     ValidationMetrics,
     full_size_predictions,
     mean_disparity_error,
@@ -351,6 +352,29 @@ def test_metrics_are_those_of_all_batches_together():
     assert np.isnan(result["iou_never"])
     assert result["iou"] == pytest.approx(np.mean(expected))
     assert result["disparity_error"] == pytest.approx(255 * np.abs(disparity - guess).mean(), rel=1e-5)
+
+
+def square(images: int, *objects: tuple[int, int, int]) -> torch.Tensor:
+    """Masks (B, 40, 60) with 6x6 objects of class 1: (image, top, left)."""
+    masks = torch.zeros(images, 40, 60, dtype=torch.long)
+    for image, top, left in objects:
+        masks[image, top : top + 6, left : left + 6] = 1
+    return masks
+
+
+def test_misplaced_and_false_objects_are_counted():
+    truth = square(5, (0, 5, 5), (1, 5, 5), (2, 5, 5), (3, 5, 5))
+    found = square(5, (0, 5, 7), (1, 5, 5), (1, 30, 40), (3, 5, 9), (4, 20, 20))
+    errors = ObjectErrors(3)
+    errors.update(found[:3], truth[:3])
+    errors.update(found[3:], truth[3:])
+    misplaced, false = errors.compute()
+    # 2 pixels off is near; a second blob moves the centre; one is missed; 4 pixels are more than 5 % of 60
+    assert misplaced[1] == 3 / 4
+    assert false[1] == 1
+    assert misplaced[0] == 0
+    assert false[2] == 0
+    assert torch.isnan(misplaced[2])
 
 
 def test_predictions_have_the_size_of_the_labels():

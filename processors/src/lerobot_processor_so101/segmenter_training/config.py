@@ -10,6 +10,7 @@ import torch
 
 from ..config_checks import check_choices
 from ..models.efficientvit_fpn import CLASS_NAMES
+from ..models.efficientvit_fpn.configuration_efficientvit_fpn import LOSSES
 from ..models.efficientvit_fpn.initial_weights import IMAGENET
 from .augment import AUGMENTATIONS
 
@@ -34,7 +35,8 @@ class TrainConfig:
 
     Expert options, with defaults that rarely need a change:
         lr, weight_decay: options of AdamW; the learning rate falls along a cosine to 1e-6.
-        loss: iou (soft intersection over union) or ce (cross-entropy).
+        loss: iou (soft intersection over union of each image), batch_iou (of each batch: a false object costs
+            the same where there is none), ce (cross-entropy), or batch_iou+ce (their sum).
         augment: full, upright (full without flips), flips or none.
         patience: stop after this many epochs without a better mean IoU.
         val_share: fraction of the recordings to validate on.
@@ -82,7 +84,7 @@ class TrainConfig:
             raise ValueError(f"--lr: found {self.lr}, expected more than {MIN_LR}, where it ends.")
         if not 0 < self.val_share < 1:
             raise ValueError(f"--val_share: found {self.val_share}, expected more than 0 and less than 1.")
-        check_choices(self, {"augment": AUGMENTATIONS, "dtype": DTYPES, "loss": ("iou", "ce")}, "--")
+        check_choices(self, {"augment": AUGMENTATIONS, "dtype": DTYPES, "loss": LOSSES}, "--")
         if self.workers < 0:
             raise ValueError(f"--workers: found {self.workers}, expected 0 or more.")
         if not 2 <= len(self.classes) <= 255 or len(set(self.classes)) != len(self.classes):

@@ -36,6 +36,59 @@ def full_size_predictions(outputs: Any, labels: Any) -> tuple[Tensor, ...]:
     return ids, F.interpolate(disparity[:, None].float(), size=size, mode="bilinear")[:, 0]
 
 
+class ObjectErrors:
+    """How often a policy would reach for the wrong place: errors of objects, not of pixels.
+
+    A class counts as visible in an image from `LEAST` pixels on.
+
+    Args:
+        n_classes: number of classes.
+    """
+
+    LEAST = 20  # pixels
+    FAR = 0.05  # of the image's longer side
+
+    def __init__(self, n_classes: int) -> None:
+        self._n = n_classes
+        self.reset()
+
+    def reset(self) -> None:
+        self._visible, self._misplaced, self._absent, self._false = torch.zeros(4, self._n)
+
+    def update(self, found: Tensor, truth: Tensor) -> None:
+        """Add images.
+
+        Args:
+            found, truth: (B, H, W) integer class ids.
+        """
+        areas, centres = zip(*(self._objects(ids) for ids in (found, truth)), strict=True)
+        is_found, is_visible = (area >= self.LEAST for area in areas)  # (B, C)
+        far = (centres[0] - centres[1]).norm(dim=-1) > self.FAR * max(truth.shape[-2:])
+        self._visible += is_visible.sum(0)
+        self._misplaced += (is_visible & (far | ~is_found)).sum(0)
+        self._absent += (~is_visible).sum(0)
+        self._false += (is_found & ~is_visible).sum(0)
+
+    def _objects(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the area (B, C) and the centre (B, C, 2) [pixels] of each class."""
+        height, width = ids.shape[-2:]
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        weights = torch.stack([torch.ones_like(rows), columns, rows]).double().flatten(1)  # (3, H * W)
+        flat = ids.cpu().long().flatten(1)
+        sums = [[torch.bincount(image, w, self._n) for w in weights] for image in flat]
+        area, x, y = torch.stack([torch.stack(image) for image in sums], 1)  # (B, C) each
+        return area, torch.stack([x, y], -1) / area.clamp(min=1)[..., None]
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Return two rates by class, (C,); NaN where there was no such image.
+
+        Returns:
+            Of the images that show the class, those in which it is missed or its centre is `FAR` off. Of the
+            others, those in which the class is found.
+        """
+        return self._misplaced / self._visible, self._false / self._absent
+
+
 class ValidationMetrics:
     """Compute metrics over validation batches, for the Trainer; sums confusions and keeps no predictions.
 
@@ -47,15 +100,18 @@ class ValidationMetrics:
         self.class_names = list(class_names)
         self.jaccard = MulticlassJaccardIndex(len(self.class_names), average="none")
         self.disparity = MeanAbsoluteError()
+        self.objects = ObjectErrors(len(self.class_names))
 
     def __call__(self, batch: EvalPrediction, compute_result: bool) -> dict[str, float]:
         """Add a batch; after the last one, return `iou`, `iou_<class>` and `disparity_error` (0..255).
 
-        The IoU of a class that occurs in no mask is NaN, and excluded from the mean.
+        The IoU of a class that occurs in no mask is NaN, and excluded from the mean. `misplaced_<class>` and
+        `false_<class>` are those of `ObjectErrors`.
         """
         labels: Any = batch.label_ids if isinstance(batch.label_ids, tuple) else (batch.label_ids,)
         predictions: Any = batch.predictions
         self.jaccard.to(predictions[0].device).update(predictions[0], labels[0].long())
+        self.objects.update(predictions[0], labels[0])
         if len(predictions) == 2:
             self.disparity.to(predictions[1].device).update(predictions[1], labels[1])
         return self._result(len(predictions) == 2) if compute_result else {}
@@ -65,10 +121,14 @@ class ValidationMetrics:
         scores = self.jaccard.compute().where(occurs, torch.nan)
         names = [f"iou_{name}" for name in self.class_names]
         result = {"iou": scores.nanmean().item(), **dict(zip(names, scores.tolist(), strict=True))}
+        for kind, rates in zip(("misplaced", "false"), self.objects.compute(), strict=True):
+            names = [f"{kind}_{name}" for name in self.class_names]
+            result |= dict(zip(names, rates.tolist(), strict=True))
         if disparity:
             result["disparity_error"] = 255 * self.disparity.compute().item()
         self.jaccard.reset()
         self.disparity.reset()
+        self.objects.reset()
         return result
 
 
@@ -91,8 +151,18 @@ def mean_disparity_error(frames: Frames, training: Sequence[int], validation: Se
     return 255 * float(np.mean(errors))
 
 
-def iou_table(scores: Mapping[str, float | None]) -> str:
-    """Format IoU per class, one line each."""
-    width = max(map(len, scores))
-    texts = {name: "does not occur" if score is None else f"{score:.3f}" for name, score in scores.items()}
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in texts.items())
+def metrics_table(columns: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Format the metrics of every class, one line each.
+
+    Args:
+        columns: values by class name, by the heading of the column; None where there is none.
+    """
+    names = list(next(iter(columns.values())))
+    width = max(map(len, ["class", *names]))
+    lines = ["  ".join([f"{'class':<{width}}", *columns])]
+    for name in names:
+        values = [column[name] for column in columns.values()]
+        texts = ["-" if value is None else f"{value:.3f}" for value in values]
+        cells = [f"{text:>{len(heading)}}" for text, heading in zip(texts, columns, strict=True)]
+        lines.append("  ".join([f"{name:<{width}}", *cells]))
+    return "\n".join(lines)

@@ -45,7 +45,7 @@ from .data import (
     load_frames,
     split_by_recording,
 )
-from .metrics import ValidationMetrics, full_size_predictions, iou_table, mean_disparity_error
+from .metrics import ValidationMetrics, full_size_predictions, mean_disparity_error, metrics_table
 from .progress import EpochTable
 from .sources import open_source
 
@@ -222,14 +222,19 @@ def _round_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
 def _report(
     config: TrainConfig, metrics: dict[str, float], data: TrainingData, trainer: Trainer
 ) -> dict[str, Any]:
-    scores = {name: metrics[f"eval_iou_{name}"] for name in config.classes}
+    by_class = {
+        kind: {name: _or_none(metrics[f"eval_{kind}_{name}"]) for name in config.classes}
+        for kind in ("iou", "misplaced", "false")
+    }
     sides = {"training": data.training, "validation": data.validation}
     infos = data.frames.infos
     result: dict[str, Any] = {
         "command": shlex.join(["so101-train-segmenter", *sys.argv[1:]]),
         "seed": config.seed,
         "iou": metrics["eval_iou"],
-        "classes_iou": {name: None if math.isnan(iou) else iou for name, iou in scores.items()},
+        "classes_iou": by_class["iou"],
+        "misplaced": by_class["misplaced"],
+        "false": by_class["false"],
         "frames": {side: len(rows) for side, rows in sides.items()},
         "recordings": {side: sorted({infos[row].recording for row in rows}) for side, rows in sides.items()},
         "epochs": trainer.state.epoch,
@@ -243,6 +248,10 @@ def _report(
             "unit": "mean absolute error, 0..255",
         }
     return result
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _save(config: TrainConfig, model: EfficientViTFPNForSemanticSegmentation, processor: Any) -> None:
@@ -264,8 +273,9 @@ def main() -> None:
     def command(config: TrainConfig) -> str:
         result = train(config)
         frames = result["frames"]["validation"]
+        columns = {"  IoU": "classes_iou", "misplaced": "misplaced", "false": "false"}
         lines = [
-            iou_table(result["classes_iou"]),
+            metrics_table({heading: result[key] for heading, key in columns.items()}),
             f"mean IoU {result['iou']:.3f} on {frames} frames of held-out recordings",
         ]
         if "disparity_error" in result:

@@ -5,6 +5,8 @@ from transformers import PreTrainedConfig
 
 from ...perception.class_map import CLASS_NAMES
 
+LOSSES = ("iou", "batch_iou", "ce", "batch_iou+ce")
+
 
 class EfficientViTFPNConfig(PreTrainedConfig):
     """Configuration of `EfficientViTFPNForSemanticSegmentation`.
@@ -17,11 +19,12 @@ class EfficientViTFPNConfig(PreTrainedConfig):
         unused_convs: keep the unused output convolutions of the three coarser levels. Only for checkpoints of
             the original layout, which have them (111,168 parameters).
         disparity_head: predict disparity beside the classes.
-        loss: "iou" (soft intersection over union) or "ce" (cross-entropy).
+        loss: "iou" (soft intersection over union of each image), "batch_iou" (of each batch), "ce"
+            (cross-entropy), or "batch_iou+ce" (their sum).
         training: record of the training (data, seed, command, IoU).
 
     Raises:
-        ValueError: if `loss` is neither.
+        ValueError: if `loss` is none of these.
     """
 
     model_type = "efficientvit_fpn"
@@ -36,8 +39,8 @@ class EfficientViTFPNConfig(PreTrainedConfig):
         training: dict | None = None,
         **kwargs,
     ) -> None:
-        if loss not in ("iou", "ce"):
-            raise ValueError(f"loss: found {loss!r}, expected 'iou' or 'ce'.")
+        if loss not in LOSSES:
+            raise ValueError(f"loss: found {loss!r}, expected one of {', '.join(LOSSES)}.")
         self.backbone = backbone
         self.decoder_dim = decoder_dim
         self.unused_convs = unused_convs

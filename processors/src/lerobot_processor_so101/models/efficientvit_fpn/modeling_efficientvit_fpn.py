@@ -11,7 +11,9 @@ What is unusual about it:
 - An optional second head predicts disparity from the same features, in the same pass.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import timm
 import torch
@@ -101,8 +103,9 @@ class EfficientViTFPNForSemanticSegmentation(PreTrainedModel):
         # 5. loss at the size of the labels
         loss = None
         if labels is not None:
-            measure = soft_iou_loss if self.config.loss == "iou" else F.cross_entropy
-            loss = measure(_enlarge(logits, labels.shape[-2:]), labels.long())
+            enlarged = _enlarge(logits, labels.shape[-2:])
+            parts = [_LOSSES[name](enlarged, labels.long()) for name in self.config.loss.split("+")]
+            loss = torch.stack(parts).sum()
             if disparity is not None and disparity_labels is not None:
                 enlarged = _enlarge(disparity[:, None], labels.shape[-2:])[:, 0]
                 loss = loss + F.l1_loss(enlarged, disparity_labels)
@@ -116,18 +119,22 @@ class EfficientViTFPNForSemanticSegmentation(PreTrainedModel):
         return self.output_convs[0](top_down)
 
 
-def soft_iou_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def soft_iou_loss(logits: Tensor, labels: Tensor, over_batch: bool = False) -> Tensor:
     """One minus the soft intersection over union, averaged over the classes of each image.
 
     Absent classes are excluded from the mean. The original counts them as a constant 0, which changes no
-    gradient but distorts the value.
+    gradient but distorts the value. So a false object costs hardly anything in an image without such an
+    object, unless the areas are those of the whole batch.
 
     Args:
         logits: (B, C, H, W).
         labels: (B, H, W) integer class ids.
+        over_batch: add the areas of each class up over the batch.
     """
     probabilities = logits.softmax(1).flatten(2)  # (B, C, HW)
     truth = F.one_hot(labels.flatten(1), logits.shape[1]).mT.to(probabilities.dtype)
+    if over_batch:  # (1, C, B * HW)
+        probabilities, truth = (maps.transpose(0, 1).flatten(1)[None] for maps in (probabilities, truth))
     intersection = (probabilities * truth).sum(-1)
     union = probabilities.sum(-1) + truth.sum(-1) - intersection
     present = truth.sum(-1) > 0
@@ -136,3 +143,10 @@ def soft_iou_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _enlarge(maps: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "iou": soft_iou_loss,
+    "batch_iou": partial(soft_iou_loss, over_batch=True),
+    "ce": F.cross_entropy,
+}
