@@ -26,6 +26,7 @@ from lerobot_processor_so101.segmenter_training.data import (
     load_frames,
     split_by_recording,
 )
+from lerobot_processor_so101.segmenter_training.lighting import CastShadow, Exposure, Glare, lighting
 from lerobot_processor_so101.segmenter_training.metrics import (
     ObjectErrors,
     ValidationMetrics,
@@ -305,6 +306,34 @@ def test_image_mask_and_disparity_stay_aligned(name):
         torch.testing.assert_close(sample["disparity_labels"], sample["labels"] * 0.5, check_dtype=False)
         moved |= not bool((sample["labels"].numpy() == mask).all())
     assert moved
+
+
+@pytest.mark.parametrize("transform", lighting())
+def test_lighting_changes_images_only(transform):
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
+    mask, disparity = torch.randint(0, 6, (40, 60), dtype=torch.uint8), torch.rand(40, 60)
+    changed = 0
+    for _ in range(20):
+        sample = transform(
+            {"x": tv_tensors.Image(image), "y": tv_tensors.Mask(mask), "z": tv_tensors.Mask(disparity)}
+        )
+        assert torch.equal(sample["y"], mask)
+        assert torch.equal(sample["z"], disparity)
+        assert sample["x"].dtype == torch.uint8
+        assert sample["x"].shape == image.shape
+        changed += not torch.equal(sample["x"], image)
+    assert 0 < changed < 20
+
+
+def test_lighting_does_what_it_says():
+    grey = tv_tensors.Image(torch.full((3, 40, 60), 100, dtype=torch.uint8))
+    for _ in range(20):
+        shadow, glare, exposed = (make()(grey).float() for make in (CastShadow, Glare, Exposure))
+        assert 25 <= shadow.min() <= shadow.max() <= 100
+        assert 100 <= glare.min() <= glare.max() <= 255
+        assert exposed.min() == exposed.max()
+        assert 50 <= exposed.max() <= 200
 
 
 def test_upright_never_mirrors():

@@ -5,7 +5,9 @@ from typing import Literal, get_args
 
 from torchvision.transforms import v2
 
-Augmentation = Literal["full", "upright", "flips", "none"]
+from .lighting import lighting
+
+Augmentation = Literal["full", "upright", "lighting", "flips", "none"]
 AUGMENTATIONS: tuple[str, ...] = get_args(Augmentation)
 
 
@@ -16,6 +18,7 @@ def make_augmentation(name: str, size: tuple[int, int]) -> v2.Transform | None:
     |-----------|-------------------------------------------------------------------------------|
     | `full`    | crop, flips, rotation, colour jitter and blur, as pick101 at 640x480          |
     | `upright` | the same without flips                                                        |
+    | `lighting`| `upright`, and shadows, glare, exposure, noise and compression                |
     | `flips`   | flips, as pick101 at 84x84                                                    |
     | `none`    | none                                                                          |
 
@@ -49,6 +52,7 @@ def make_augmentation(name: str, size: tuple[int, int]) -> v2.Transform | None:
     transforms: dict[str, list[v2.Transform]] = {
         "full": [v2.RandomApply([crop], 0.7), *flips, *others],
         "upright": [v2.RandomApply([crop], 0.7), *others],
+        "lighting": [v2.RandomApply([crop], 0.7), *others, *lighting()],
         "flips": flips,
         "none": [],
     }
