@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lerobot_processor_so101 import arm
-from lerobot_processor_so101.arm import GRIPPER, to_radians
+from lerobot_processor_so101.arm import GRIPPER, JOINTS, to_radians
 
 from ..tasks.base import is_in
-from .kinematics import pinch_position, solve
+from .kinematics import jaw_angle, pinch_position, solve
 from .scene import BOWL_HEIGHT, CUBE_HALF
 from .world import World
 
@@ -39,6 +39,8 @@ STRIDE = 0.03  # m, length of a straight step
 _PAN_AXIS_X = 0.0388  # m, the pan axis in the base's frame
 GRASP_HEIGHT = CUBE_HALF + 0.002  # m, pinch height for closing
 _EXACTLY = np.zeros(2)
+_TURNED = np.radians(50.0)
+ROLL = JOINTS.index("wrist_roll")
 # By phase: largest step per tick [deg] (the servos follow up to 9), and share of a disturbance's strength.
 PHASES = {
     "approach": (5.0, 1.0),
@@ -184,15 +186,28 @@ class Expert:
         return solve(np.array(target), self._radians(), turn)
 
     def _jaw_direction(self, cube: np.ndarray) -> float:
-        """Return the angle about z in which the jaws open: across two faces, nearest to that at HOME."""
+        """Return the angle about z in which the jaws open: across two faces, nearest to the present one.
+
+        Nearest to that at HOME would be as good for the expert. But two directions are equally near to it for
+        some cubes, and a policy that has learned both halfway takes neither.
+        """
         rotation = self.world.rotation(self.world.goal.pick)
         # The face direction that is most horizontal gives the yaw, whatever face the cube lies on.
         axis = rotation[:, np.argmin(np.abs(rotation[2]))]
         yaw = np.arctan2(axis[1], axis[0])
-        # Pan directed at the cube, roll as at HOME.
-        natural = np.arctan2(cube[1], cube[0] - _PAN_AXIS_X) - np.pi / 2
+        # Pan directed at the cube, roll as at present.
+        natural = np.arctan2(cube[1], cube[0] - _PAN_AXIS_X) - np.pi / 2 + self._turned_since_home()
         quarter = np.pi / 2
         return float(yaw + quarter * np.round((natural - yaw) / quarter))
+
+    def _turned_since_home(self) -> float:
+        """Return how far the roll has turned the jaws about z [rad]; at most `_TURNED`."""
+        present = self._radians()[:GRIPPER]
+        untwisted = present.copy()
+        untwisted[ROLL] = self._home[ROLL]
+        before, now = (jaw_angle(joints) for joints in (untwisted, present))
+        turned = (now - before + np.pi) % (2 * np.pi) - np.pi
+        return float(np.clip(turned, -_TURNED, _TURNED))
 
 
 class Disturbance:

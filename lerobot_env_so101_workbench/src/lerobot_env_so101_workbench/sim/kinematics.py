@@ -14,6 +14,12 @@ def pinch_position(radians: np.ndarray) -> np.ndarray:
     return gripper_point(radians, PINCH_POINT).position
 
 
+def jaw_angle(radians: np.ndarray) -> float:
+    """Compute the angle about z in which the jaws open [rad] at joint positions (>=5,) [rad]."""
+    opening = gripper_point(radians, PINCH_POINT).rotation[:, 0]
+    return float(np.arctan2(opening[1], opening[0]))
+
+
 def solve(
     target: np.ndarray, guess: np.ndarray, turn: float | None = None, iterations: int = 40
 ) -> np.ndarray:
