@@ -22,8 +22,6 @@ from lerobot_processor_so101.guard import GuardLimits
 
 from .names import STARTS, check_level, check_task
 from .sim.cameras import CameraSetup
-from .sim.initial_states import props_of
-from .sim.scene import class_names
 
 N_JOINTS = 6
 # What a process of an asynchronous environment imports, with the command that it belongs to.
@@ -100,6 +98,9 @@ class SO101SimEnvConfig(EnvConfig):
 
     def _class_names(self) -> list[tuple[str, ...]]:
         """Return the different class names of the tasks' masks."""
+        from .sim.initial_states import props_of  # not above: they import MuJoCo, and LeRobot imports this
+        from .sim.scene import class_names
+
         scenes = product(self.tasks, self.levels)
         return list(dict.fromkeys(class_names(props_of(task, level)) for task, level in scenes))
 
