@@ -42,8 +42,8 @@ def observation(places: dict[int, int]) -> dict:
 def act(made, places: dict[int, int], sentence: str, names: list[str] | None = None) -> torch.Tensor:
     policy, preprocessor = made
     policy.reset()
-    told = {} if names is None else {"observation.class_names": names}
-    return policy.predict_action_chunk(preprocessor({**observation(places), **told, "task": [sentence]}))
+    added = {} if names is None else {"observation.class_names": names}
+    return policy.predict_action_chunk(preprocessor({**observation(places), **added, "task": [sentence]}))
 
 
 @pytest.mark.parametrize("encoder", ["geometry", "both"])

@@ -5,27 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from lerobot.processor import EnvTransition, TransitionKey
 from torch import Tensor
 
 from lerobot_processor_so101.perception.deferred import Features
 from lerobot_processor_so101.perception.instruction import Vocabulary, noun_phrases
 from lerobot_processor_so101.steps.perception import LiveSource
-
-
-def task_sentences(transition: EnvTransition) -> list[str]:
-    """Return the task sentence of each sample.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    task = (transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get("task")
-    if task is None:
-        raise ValueError(
-            "segmentation_from_instruction: found no task sentence. Give one: `--task='Put the red cube into "
-            "the bowl.'` (lerobot-rollout), or record the dataset with one."
-        )
-    return [task] if isinstance(task, str) else list(task)
 
 
 def mentioned_ids(sentences: Sequence[str], vocabulary: Vocabulary | None, count: int) -> Tensor:

@@ -12,13 +12,18 @@ from torch import Tensor
 
 from lerobot_processor_so101 import OBSERVED, Scores, image_key, seg_image_key
 from lerobot_processor_so101.perception.deferred import Features
-from lerobot_processor_so101.perception.instruction import Vocabulary
+from lerobot_processor_so101.perception.instruction import Vocabulary, task_sentences
 from lerobot_processor_so101.steps.perception import LiveSource, PerceptionStep, Source
 
-from .class_choice import PromptedSegmenter, mentioned_ids, task_sentences
+from .class_choice import PromptedSegmenter, mentioned_ids
 from .score_decoding import ScoreDecoder
 
 MENTIONED = "observation.segmentation_mentioned"
+
+_NO_SENTENCE = (
+    "segmentation_from_instruction: found no task sentence. Give one: `--task='Put the red cube into "
+    "the bowl.'` (lerobot-rollout), or record the dataset with one."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +123,7 @@ class SegVLAAddSegmentationStep(PerceptionStep):
             return observation
         if not self.from_instruction:
             return super().observation(observation)
-        sentences = task_sentences(self.transition)
+        sentences = task_sentences(self.transition, _NO_SENTENCE)
         if self.prompted_by_sentence and missing:
             result = dict(observation)
             assert self.live is not None

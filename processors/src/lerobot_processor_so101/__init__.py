@@ -29,12 +29,16 @@ from .policy.checkpoint import CheckpointMixin, check_architecture, checkpoint_f
 from .policy.dataset_lookup import DatasetLookupMixin
 from .policy.ema import averaged
 from .policy.training_dataset import training_dataset
-from .steps.check_observation import AddFPSProcessorStep, CheckObservationProcessorStep
+from .steps.check_observation import (
+    AddClassNamesProcessorStep,
+    AddFPSProcessorStep,
+    CheckObservationProcessorStep,
+)
 from .steps.crop_resize import CropResizeProcessorStep
 from .steps.dataset_lookup import DatasetLookupProcessorStep
 from .steps.disparity import DisparityProcessorStep
 from .steps.perception import OBSERVED
-from .steps.roles import AddClassNamesProcessorStep, RolesProcessorStep
+from .steps.roles import RolesProcessorStep
 from .steps.segmentation import SegmentationProcessorStep
 from .steps.tokenizer import StoredTokenizerStep
 

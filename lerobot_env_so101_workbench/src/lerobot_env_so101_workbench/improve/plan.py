@@ -176,8 +176,7 @@ def _train_and_evaluate(config: ImproveConfig, round: str) -> Iterator[Step]:
         arrays = folder(config, round) / "arrays"
         yield Step(round, "arrays", partial(_arrays, data, arrays))
         data = arrays
-    train = partial(_train, config, data, folder(config, round) / "train")
-    yield Step(round, "train", train)
+    yield Step(round, "train", partial(_train, config, data, folder(config, round) / "train"))
     yield Step(round, "evaluate", partial(_evaluate, config, folder(config, round)))
 
 

@@ -8,6 +8,8 @@ With a closed vocabulary, `Vocabulary` searches the instruction for class names.
 import re
 from collections.abc import Mapping, Sequence
 
+from lerobot.processor import EnvTransition, TransitionKey
+
 # The words between objects in "Pick up the red cube and put it into the blue bowl on the left."
 _WORDS = """
 a an the this that these those its it them they one ones all every each any some other another both
@@ -20,6 +22,22 @@ insert pour wipe fold sort bring give hand reach press find look go is are be do
 touch touching throw set lay get make let
 """
 _NOT_OBJECTS = frozenset(_WORDS.split())
+
+
+def task_sentences(transition: EnvTransition, missing: str) -> list[str]:
+    """Return the task sentence of each sample.
+
+    Args:
+        transition: with one sentence, or one per sample.
+        missing: message if there is none.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    task = (transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get("task")
+    if task is None:
+        raise ValueError(missing)
+    return [task] if isinstance(task, str) else list(task)
 
 
 def noun_phrases(instruction: str) -> list[str]:

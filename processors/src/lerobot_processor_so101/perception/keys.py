@@ -9,6 +9,7 @@ from torch import Tensor
 # What an environment may add:
 FPS = f"{OBS_STR}.fps"  # control periods per second
 CLASS_NAMES_KEY = f"{OBS_STR}.class_names"  # of the ids in its masks, a list of str
+
 WATCHED = f"{OBS_STR}.watched"  # class ids of what a policy watches, by the task sentence, (B, W) int64
 RECORD_HINT = (
     "Record masks and depth: `so101-demos --seg=true --depth=true`, or on a robot `--robot.seg=true "

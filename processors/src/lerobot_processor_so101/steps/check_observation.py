@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processor steps that refuse observations unlike those a policy was trained on."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,9 +14,24 @@ from ..perception.keys import CLASS_NAMES_KEY, FPS
 _TOLERANCE = 0.02  # of the ratio of width to height
 
 
+@dataclass
+class SameFeaturesStep(ObservationProcessorStep):
+    """A step that changes no feature that a policy learns from; a dataclass of its options."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return everything needed to rebuild the step from JSON."""
+        return asdict(self)
+
+    def transform_features(
+        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
+    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        """Return the features unchanged."""
+        return features
+
+
 @ProcessorStepRegistry.register("so101_tell_fps")
 @dataclass
-class AddFPSProcessorStep(ObservationProcessorStep):
+class AddFPSProcessorStep(SameFeaturesStep):
     """Add `observation.fps`, the rate of an environment, which LeRobot does not pass to a policy.
 
     Attributes:
@@ -29,20 +44,26 @@ class AddFPSProcessorStep(ObservationProcessorStep):
         """Add the rate."""
         return {**observation, FPS: torch.tensor([float(self.fps)])}
 
-    def get_config(self) -> dict[str, Any]:
-        """Return everything needed to rebuild the step from JSON."""
-        return {"fps": self.fps}
 
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Return the features unchanged: no policy learns from the rate."""
-        return features
+@ProcessorStepRegistry.register("so101_tell_class_names")
+@dataclass
+class AddClassNamesProcessorStep(SameFeaturesStep):
+    """Add `observation.class_names`, the names of the class ids in an environment's masks.
+
+    Attributes:
+        class_names: position = id.
+    """
+
+    class_names: list[str]
+
+    def observation(self, observation: RobotObservation) -> RobotObservation:
+        """Add the names."""
+        return {**observation, CLASS_NAMES_KEY: list(self.class_names)}
 
 
 @ProcessorStepRegistry.register("so101_check_observation")
 @dataclass
-class CheckObservationProcessorStep(ObservationProcessorStep):
+class CheckObservationProcessorStep(SameFeaturesStep):
     """Refuse another rate, images of another aspect ratio, masks of other classes, and frozen cameras.
 
     Attributes:
@@ -110,11 +131,5 @@ class CheckObservationProcessorStep(ObservationProcessorStep):
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
-        options = {"fps": self.fps, "aspects": dict(self.aspects), "max_still": self.max_still}
-        return {**options, "class_ids": dict(self.class_ids)}
-
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Return the features unchanged."""
-        return features
+        aspects, class_ids = dict(self.aspects), dict(self.class_ids)
+        return {"fps": self.fps, "aspects": aspects, "max_still": self.max_still, "class_ids": class_ids}
