@@ -4,6 +4,7 @@
 import functools
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,20 @@ draccus.wrappers.docstring.get_attribute_docstring = functools.cache(
 def root_log_level() -> None:
     """LeRobot's commands set up logging for the whole process; no other test is to see their messages."""
     logging.getLogger().setLevel(logging.WARNING)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """Ctrl-C interrupts, also where the tests run in the background; LeRobot's commands replace handlers."""
+    default = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {signum: signal.signal(signum, handler) for signum, handler in default.items()}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture

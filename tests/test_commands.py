@@ -44,11 +44,6 @@ def test_a_dataset_that_does_not_exist(fails, tmp_path):
         assert "--root: found no dataset in" in fails(name, *options)
 
 
-def test_a_task_that_the_default_policy_cannot_learn(fails, tmp_path):
-    error = fails("so101-improve", f"--root={tmp_path}/run", "--task=sort_cubes")
-    assert "--task: found 'sort_cubes', whose goal depends on the instruction" in error
-
-
 def test_a_number_that_is_none(fails, tmp_path):
     assert "`height`: Couldn't parse 'abc' into an int" in fails(
         "so101-demos", f"--root={tmp_path}/d", "--height=abc"

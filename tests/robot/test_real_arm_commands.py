@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -102,19 +101,16 @@ def wait_for_replies(monkeypatch, seconds):
 
 @pytest.fixture
 def arms(tmp_path, monkeypatch):
-    """The arms; driver and cameras have long timeouts for a busy machine. Signal handlers are restored."""
+    """The arms; driver and cameras have long timeouts for a busy machine."""
 
     wait_for_replies(monkeypatch, seconds=2)
     read_latest = SO101VirtualCamera.read_latest
     monkeypatch.setattr(
         SO101VirtualCamera, "read_latest", lambda camera: read_latest(camera, max_age_ms=60_000)
     )
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     arms = Arms(tmp_path)
     yield arms
     arms.close()
-    for name, handler in handlers.items():
-        signal.signal(name, handler)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 import functools
 import logging
 import os
-import signal
 
 import pytest
 
@@ -39,17 +38,13 @@ def gl() -> str:
 
 
 @pytest.fixture
-def process_state():
-    """Restore the signal handlers and loggers that a console command sets."""
+def command_loggers():
+    """Restore the loggers that a console command sets."""
     root, package = logging.getLogger(), logging.getLogger("lerobot_env_so101_workbench")
     loggers = [
         (logger, logger.handlers[:], logger.level) for logger in (root, package, logging.getLogger("lerobot"))
     ]
-    # A job in the background ignores Ctrl-C.
-    handlers = {s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGINT, signal.SIGTERM)}
     yield
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
     for logger, before, level in loggers:
         logger.handlers[:] = before
         logger.setLevel(level)

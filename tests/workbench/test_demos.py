@@ -133,7 +133,7 @@ def test_resume_without_a_dataset_is_refused(tmp_path):
 
 @pytest.mark.parametrize("video", [False, True])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_keeps_the_finished_episodes(tmp_path, monkeypatch, process_state, signum, video):
+def test_an_interruption_keeps_the_finished_episodes(tmp_path, monkeypatch, command_loggers, signum, video):
     """The interrupt comes in the middle of the third episode."""
     episode, calls = Demonstrator.episode, []
 
@@ -156,7 +156,7 @@ def test_an_interruption_keeps_the_finished_episodes(tmp_path, monkeypatch, proc
 
 
 @pytest.mark.parametrize("video", [False, True])
-def test_a_full_disk_keeps_the_finished_episodes(small_disk, capsys, monkeypatch, process_state, video):
+def test_a_full_disk_keeps_the_finished_episodes(small_disk, capsys, monkeypatch, command_loggers, video):
     """The message names the cause, and a resumed recording has every episode once."""
     root, options = small_disk / "d", ["--cameras=[top]", "--height=48", "--width=64", f"--video={video}"]
     filler, save = small_disk / "filler", RecordingDataset.save_episode

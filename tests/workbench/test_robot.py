@@ -12,7 +12,8 @@ from lerobot.robots import make_robot_from_config
 from lerobot.scripts import lerobot_record, lerobot_replay, lerobot_teleoperate
 from lerobot.teleoperators import make_teleoperator_from_config
 
-from lerobot_env_so101_workbench import SO101ExpertConfig, SO101SimConfig, demos
+from lerobot_env_so101_workbench import SO101ExpertConfig, SO101SimConfig
+from lerobot_env_so101_workbench.demos.command import DemosConfig, features, record
 from lerobot_env_so101_workbench.robot import find_robot
 from lerobot_env_so101_workbench.sim.initial_states import training_initial_state
 from lerobot_env_so101_workbench.teleop import SO101Expert
@@ -324,18 +325,18 @@ def test_ids_and_depth_come_back_exactly(recorded):
 
 
 def test_demonstrations_have_the_features_of_lerobot_record(recorded, tmp_path):
-    written = demos.record(
-        demos.DemosConfig(
+    written = record(
+        DemosConfig(
             tmp_path / "set", cameras=["top"], seg=True, depth=True, video=False, episodes=1, **SMALL
         )
     )
-    features = LeRobotDataset("local/set", root=written.root).features
+    found = LeRobotDataset("local/set", root=written.root).features
     # lerobot-record does not write the class names.
-    names = features["observation.images.top_seg"]["info"].pop("class_names")
+    names = found["observation.images.top_seg"]["info"].pop("class_names")
     assert names == ["unlabeled", "background", "table", "cube", "static_finger", "moving_finger"]
     # That is of LeRobot's dagger strategy.
-    assert features.pop("intervention") == {"dtype": "bool", "shape": (1,), "names": None}
-    assert features == recorded.features
+    assert found.pop("intervention") == {"dtype": "bool", "shape": (1,), "names": None}
+    assert found == recorded.features
     assert written.meta.robot_type == recorded.meta.robot_type
     assert written.fps == recorded.fps
 
@@ -344,7 +345,7 @@ def test_demonstrations_have_the_video_features_of_lerobot_record(tmp_path):
     from lerobot.datasets import aggregate_pipeline_dataset_features, create_initial_features
     from lerobot.processor import make_default_processors
 
-    config = demos.DemosConfig(tmp_path, height=32, width=40, seg=True, depth=True, video=True)
+    config = DemosConfig(tmp_path, height=32, width=40, seg=True, depth=True, video=True)
     robot = make_robot_from_config(config.robot())
     act, _, observe = make_default_processors()
     recorded = {
@@ -360,8 +361,8 @@ def test_demonstrations_have_the_video_features_of_lerobot_record(tmp_path):
         ),
     }
     recorded["intervention"] = {"dtype": "bool", "shape": (1,), "names": None}
-    assert demos.features(config) == recorded
-    assert list(demos.features(config)) == list(recorded)
+    assert features(config) == recorded
+    assert list(features(config)) == list(recorded)
 
 
 def test_replay_repeats_an_episode(recorded):

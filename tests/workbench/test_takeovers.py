@@ -310,7 +310,7 @@ def test_demonstrations_without_the_column_can_be_resumed(tmp_path):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_keeps_the_finished_takeovers(
-    tmp_path, act, still, monkeypatch, process_state, signum
+    tmp_path, act, still, monkeypatch, command_loggers, signum
 ):
     """The interrupt comes while the policy acts in the third episode."""
     resets, reset = [], Actor.reset

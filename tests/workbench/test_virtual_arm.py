@@ -414,7 +414,7 @@ def test_the_console_explains_what_it_cannot_execute(plugged, line, output):
     assert output in Console(plugged()).do(line)
 
 
-def test_the_command_prints_lerobots_commands_and_ends(process_state, folder, monkeypatch, capsys):
+def test_the_command_prints_lerobots_commands_and_ends(command_loggers, folder, monkeypatch, capsys):
     ports = [f"--follower_port={folder / 'f'}", f"--leader_port={folder / 'l'}"]
     monkeypatch.setattr(sys, "argv", ["so101-virtual-arm", *ports])
     monkeypatch.setattr(sys, "stdin", io.StringIO("status\nquit\n"))
@@ -434,7 +434,7 @@ def test_the_command_prints_lerobots_commands_and_ends(process_state, folder, mo
         ("--servos=old", "--servos: found 'old', expected one of ready, assembled, new"),
     ],
 )
-def test_the_command_refuses_invalid_options_in_one_line(process_state, monkeypatch, capsys, option, message):
+def test_the_command_refuses_invalid_options_in_one_line(command_loggers, monkeypatch, capsys, option, message):
     monkeypatch.setattr(sys, "argv", ["so101-virtual-arm", option])
     with pytest.raises(SystemExit) as ended:
         virtual_arm_console.main()
