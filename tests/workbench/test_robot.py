@@ -13,7 +13,8 @@ from lerobot.scripts import lerobot_record, lerobot_replay, lerobot_teleoperate
 from lerobot.teleoperators import make_teleoperator_from_config
 
 from lerobot_env_so101_workbench import SO101ExpertConfig, SO101SimConfig
-from lerobot_env_so101_workbench.demos.command import DemosConfig, features, record
+from lerobot_env_so101_workbench.demos.command import DemosConfig, features
+from lerobot_env_so101_workbench.demos.command import record as record_demos
 from lerobot_env_so101_workbench.robot import find_robot
 from lerobot_env_so101_workbench.sim.initial_states import training_initial_state
 from lerobot_env_so101_workbench.teleop import SO101Expert
@@ -325,10 +326,8 @@ def test_ids_and_depth_come_back_exactly(recorded):
 
 
 def test_demonstrations_have_the_features_of_lerobot_record(recorded, tmp_path):
-    written = record(
-        DemosConfig(
-            tmp_path / "set", cameras=["top"], seg=True, depth=True, video=False, episodes=1, **SMALL
-        )
+    written = record_demos(
+        DemosConfig(tmp_path / "set", cameras=["top"], seg=True, depth=True, video=False, episodes=1, **SMALL)
     )
     found = LeRobotDataset("local/set", root=written.root).features
     # lerobot-record does not write the class names.

@@ -434,7 +434,9 @@ def test_the_command_prints_lerobots_commands_and_ends(command_loggers, folder, 
         ("--servos=old", "--servos: found 'old', expected one of ready, assembled, new"),
     ],
 )
-def test_the_command_refuses_invalid_options_in_one_line(command_loggers, monkeypatch, capsys, option, message):
+def test_the_command_refuses_invalid_options_in_one_line(
+    command_loggers, monkeypatch, capsys, option, message
+):
     monkeypatch.setattr(sys, "argv", ["so101-virtual-arm", option])
     with pytest.raises(SystemExit) as ended:
         virtual_arm_console.main()
