@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lerobot_env_so101_workbench.sim import rendering
-from lerobot_env_so101_workbench.sim.initial_states import evaluation_initial_state
+from lerobot_env_so101_workbench.sim.initial_states import evaluation_initial_state, training_initial_state
 from lerobot_env_so101_workbench.sim.raycast import RayRenderer
 from lerobot_env_so101_workbench.sim.rendering import make_renderer
 from lerobot_env_so101_workbench.sim.scene import CAMERAS
@@ -163,3 +163,21 @@ def test_a_variation_changes_the_images(backend):
         images.append(world.render("front", 32, 32).rgb.astype(float))
     assert np.abs(images[0] - images[1]).mean() > 5
     world.close()
+
+
+def test_shadows_are_coherent_under_every_lamp(gl):
+    """Outside the map of a lamp that has moved, surfaces would be striped."""
+    images = []
+    for shadows in (False, True):
+        world = World("sort_cubes", "randomised", renderer=gl, shadows=shadows)
+        rendered = []
+        for seed in range(4):
+            world.reset(training_initial_state("sort_cubes", "randomised", seed))
+            rendered.append(world.render("top", 240, 320).rgb.astype(int).sum(-1))
+        world.close()
+        images.append(np.stack(rendered))
+    lit, shaded = images
+    dark = shaded < lit - 20
+    assert (dark.mean((1, 2)) > 0.005).all()
+    beside = dark[:, :, 1:] == dark[:, :, :-1], dark[:, 1:] == dark[:, :-1]
+    assert all((same.mean((1, 2)) > 0.98).all() for same in beside)

@@ -129,6 +129,7 @@ def _set_options(spec: mujoco.MjSpec, shadows: bool) -> None:
     spec.visual.map.zfar = 5.0
     spec.visual.quality.offsamples = 0  # multi-sampling and shadow maps are slow in software renderers
     spec.visual.quality.shadowsize = 1024 if shadows else 0
+    spec.visual.map.shadowclip = 0.7  # half a side of what the shadow map covers [m]: the table
     # Menagerie leaves ambient light to the viewer.
     spec.visual.headlight.ambient = [0.35, 0.35, 0.35]
     spec.visual.headlight.diffuse = [0.25, 0.25, 0.25]

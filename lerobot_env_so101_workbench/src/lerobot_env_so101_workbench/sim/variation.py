@@ -14,6 +14,9 @@ import numpy as np
 
 from .scene import CAMERAS, TABLE_MATERIALS, Prop
 
+_LIT_POINT = np.array([0.2, 0.0, 0.0])  # m, where the lamp points
+_LAMP_DISTANCE = 1.2  # m
+
 Rgb = tuple[float, float, float]
 
 
@@ -78,7 +81,7 @@ class VariationApplier:
 
     _VARIED = (
         *("geom_rgba", "geom_matid", "geom_friction", "mat_rgba", "body_mass", "body_inertia"),
-        *("cam_pos", "cam_quat", "cam_fovy", "light_dir", "light_diffuse"),
+        *("cam_pos", "cam_quat", "cam_fovy", "light_pos", "light_dir", "light_diffuse"),
     )
 
     def __init__(self, model: mujoco.MjModel, props: tuple[Prop, ...]) -> None:
@@ -102,6 +105,8 @@ class VariationApplier:
     def _apply_appearance(self, variation: Variation) -> None:
         model = self._model
         model.light_dir[0] = np.array(variation.lamp_direction) / np.linalg.norm(variation.lamp_direction)
+        # Light is parallel: the position only centres the shadow map, without which surfaces become striped.
+        model.light_pos[0] = _LIT_POINT - _LAMP_DISTANCE * model.light_dir[0]
         model.light_diffuse[0] = variation.lamp_brightness
         model.vis.headlight.ambient[:] = variation.ambient
         material = model.material(f"table_{variation.table_material}").id
