@@ -13,8 +13,7 @@ from lerobot.scripts import lerobot_record, lerobot_replay, lerobot_teleoperate
 from lerobot.teleoperators import make_teleoperator_from_config
 
 from lerobot_env_so101_workbench import SO101ExpertConfig, SO101SimConfig
-from lerobot_env_so101_workbench.demos.command import DemosConfig, features
-from lerobot_env_so101_workbench.demos.command import record as record_demos
+from lerobot_env_so101_workbench.demos.command import DemosConfig, features, record as record_demos
 from lerobot_env_so101_workbench.robot import find_robot
 from lerobot_env_so101_workbench.sim.initial_states import training_initial_state
 from lerobot_env_so101_workbench.teleop import SO101Expert
