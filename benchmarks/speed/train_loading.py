@@ -7,9 +7,10 @@
 looks them up. `arrays`: it also reads masks, depth or cached features from the arrays of `so101-arrays`.
 Ways take turns, each in a process of its own, on demonstrations of the workbench: two cameras of 96x96,
 images in Parquet. segdepth reads masks and depth of a dataset without RGB, imf cached features (768 numbers a
-view), segvla RGB and masks, hlrp RGB. segvla and hlrp are small networks with chunks of 50; the share of
-loading is smaller with larger ones. Times are those that LeRobot logs (`data_s`, `updt_s`), medians over the
-repeats. An hour on two cores; writes results/speed/train_loading.json.
+view), segvla RGB and masks, hlrp RGB. segvla, hlrp and imf are the small networks of the learning studies,
+the first two with chunks of 50; the share of loading is smaller with larger ones. Times are those that
+LeRobot logs (`data_s`, `updt_s`), medians over the repeats. An hour on two cores; writes
+results/speed/train_loading.json.
 """
 
 import re
@@ -33,6 +34,7 @@ from lerobot_processor_so101 import DatasetLookupMixin
 from lerobot_processor_so101.precompute.arrays import ArraysConfig, write_arrays
 from lerobot_processor_so101.precompute.command import precompute
 
+from ..learning.imf import SMALL
 from ..lib.report import arguments, save, table
 from ..lib.small_smolvla import POLICY, SIDE, small_vlm
 
@@ -59,7 +61,8 @@ def make_data(folder: Path, episodes: int) -> dict[str, dict[str, list[str]]]:
         print(write_arrays(ArraysConfig(root, output)))
     small = [*POLICY, f"--policy.vlm_model_name={small_vlm(folder / 'vlm', ['Lift the cube.'])}"]
     small.append("--policy.chunk_size=50")
-    imf = [*(f"--policy.{name}={value}" for name, value in encoder.items()), "--policy.flow_matching_steps=0"]
+    imf = [*(f"--policy.{name}={value}" for name, value in encoder.items()), *SMALL]
+    imf.append("--policy.flow_matching_steps=0")
     trainings = {
         "segdepth": (masks, []),
         "segvla": (both, [*small, "--policy.segmenter=observation"]),
