@@ -162,6 +162,25 @@ def test_an_untrained_policy_holds_its_pose():
     torch.testing.assert_close(chunk, frames["observation.state"][:, None].expand(-1, T, -1))
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_masks_and_disparity_shift_together_and_only_in_training(frames, monkeypatch):
+    policy = SegDepthPolicy(config(random_shift=3, state_noise=0.0, n_obs_steps=frames))
+    seen, encode = [], policy.model.geometry[0].forward
+    monkeypatch.setattr(policy.model.geometry[0], "forward", lambda *maps: seen.append(maps) or encode(*maps))
+    sample = batch(16)
+    ids = sample["observation.seg.top"][:, None].expand(-1, frames, -1, -1)
+    sample["observation.seg.top"], sample["observation.disparity.top"] = ids, 255 * (ids == 3).float()
+    policy.train().forward(sample)
+    policy.eval().forward(sample)
+    for shifted, disparity in seen:
+        assert torch.equal(disparity == 1, shifted == 3)
+        shifted = shifted.unflatten(0, (16, frames))
+        assert (shifted == shifted[:, :1]).all()
+    moved = (seen[0][0] != seen[1][0]).flatten(1).any(1)
+    assert moved.float().mean() > 0.5
+    assert torch.equal(seen[1][0], ids.flatten(0, 1))
+
+
 # -- inference
 
 

@@ -42,11 +42,11 @@ def run(synthetic_root, tmp_path_factory):
 
 
 def train_config(root, out, **changes) -> TrainPipelineConfig:
-    # No state noise: LeRobot's loader draws a seed when a resumed training begins, which shifts later draws.
+    # Nothing random: LeRobot's loader draws a seed when a resumed training begins, which changes later draws.
     return TrainPipelineConfig(
         dataset=DatasetConfig(repo_id=REPO_ID, root=str(root)),
         policy=SegDepthConfig(
-            hidden_dim=32, conv_channels=4, state_noise=0.0, device="cpu", push_to_hub=False
+            hidden_dim=32, conv_channels=4, state_noise=0.0, random_shift=0, device="cpu", push_to_hub=False
         ),
         output_dir=out,
         **{

@@ -268,10 +268,10 @@ class SegDepthModel(nn.Module):
         if self.config.roles:
             watched = batch[WATCHED][:, -1] if batch[WATCHED].ndim == 3 else batch[WATCHED]  # (B, W)
             masks = {camera: watched_as_ids(ids, watched) for camera, ids in masks.items()}
-        frames = [
-            (_flatten_time(ids, 2), _flatten_time(batch[disparity_key(camera)], 2) / 255)
-            for camera, ids in masks.items()
-        ]
+        frames = [(ids, batch[disparity_key(camera)] / 255) for camera, ids in masks.items()]
+        if self.training and self.config.random_shift:
+            frames = [_shifted(*frame, self.config.random_shift) for frame in frames]
+        frames = [(_flatten_time(ids, 2), _flatten_time(disparity, 2)) for ids, disparity in frames]
         pairs = [*zip(self.geometry, frames, strict=True), *zip(self.conv, frames, strict=False)]
         return [encode(*frame) for encode, frame in pairs]
 
@@ -286,6 +286,13 @@ class SegDepthModel(nn.Module):
                 images = random_shift(images, self.config.random_shift)
             codes.append(encode(images))
         return codes
+
+
+def _shifted(ids: Tensor, disparity: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+    """Shift ids and disparity, (B, h, w) or (B, T, h, w), as if the camera were tilted."""
+    maps = [frames.reshape(len(frames), -1, *frames.shape[-2:]) for frames in (ids.to(disparity), disparity)]
+    shifted_ids, shifted = random_shift(torch.cat(maps, 1), pixels).chunk(2, 1)
+    return shifted_ids.reshape_as(ids).to(ids.dtype), shifted.reshape_as(disparity)
 
 
 def _flatten_time(values: Tensor, frame_dims: int) -> Tensor:
