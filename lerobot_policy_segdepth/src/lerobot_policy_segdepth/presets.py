@@ -22,7 +22,7 @@ _RECOMMENDED: dict[str, Any] = {
     "whole_disparity": False,
     "encoder": "both",
     "pixel_offset": 0.0,
-    "random_shift": 3,
+    "random_shift": 6,
     "state_noise": 0.03,
     "proprioception": "joints",
     "action_space": "joints",
