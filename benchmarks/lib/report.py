@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from scipy.stats import binomtest
 RESULTS = Path(__file__).parents[1] / "results"
 UNCOMMITTED = Path("outputs/results")  # results of code that no commit holds
 DERIVED = ("rate", "wilson95")
+_FOLDERS = re.compile(r"(?<![\w.-])/(?:home|root|work|Users|tmp)/(?:[^/\s\"']+/)*")  # of this machine
 
 
 def rate(successes: int, n: int) -> dict[str, Any]:
@@ -57,6 +59,8 @@ def save(
 ) -> list[dict]:
     """Write results, and return all rows of the file with derived rates.
 
+    Of a path outside the repository, only the name is written.
+
     Args:
         name: of the file below results/, such as `learning/imf`.
         rows: measurements of this run.
@@ -77,7 +81,8 @@ def save(
     commits = {row["commit"] for some in (merged, *others.values()) for row in some}
     runs = [old for old in stored["runs"] if old["commit"] in commits and old != run]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump({"runs": [*runs, run], "rows": list(map(stripped, merged)), **others}))
+    text = dump({"runs": [*runs, run], "rows": list(map(stripped, merged)), **others})
+    path.write_text(_FOLDERS.sub("", text))
     print("written to", path)
     return merged
 

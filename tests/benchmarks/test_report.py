@@ -56,6 +56,16 @@ def test_rows_that_are_not_measured_again_stay_with_their_run(results):
     assert stored["speed"] == [{"ms": 9, "commit": "second"}]
 
 
+def test_of_a_path_outside_the_repository_only_the_name_is_written(results):
+    paths = ["/tmp/a/checkpoint", "outputs/tmp/here", "/home/me/last"]
+    report.save(
+        "a", [{"ms": 1}], settings={"policies": paths, "text": "--policies /tmp/a/b /tmp/c --steps 3"}
+    )
+    (run,) = report.load("a")["runs"]
+    assert run["settings"]["policies"] == ["checkpoint", "outputs/tmp/here", "last"]
+    assert run["settings"]["text"] == "--policies b c --steps 3"
+
+
 def test_results_of_uncommitted_code_are_kept_apart(results):
     results(None)
     report.save("a", [{"seed": 0, "outcomes": "1"}], ("seed",))
