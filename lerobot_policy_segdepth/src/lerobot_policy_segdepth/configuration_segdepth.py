@@ -92,8 +92,9 @@ class SegDepthConfig(TrainingPresetMixin, DatasetLookupMixin, PreTrainedConfig):
 
     Expert options of the network:
         pixel_offset: `drqv2` subtracts it from values / 255.
-        random_shift: largest random shift of frames in training [pixels]. It teaches the policy to look where
-            objects are relative to the fingers, and not where a camera sees them.
+        random_shift: largest random shift of frames in training [pixels of `image_size`; with `rgb`, of the
+            camera's image]. It teaches the policy to look where objects are relative to the fingers, and not
+            where a camera sees them.
         hidden_dim, n_layers: width and hidden layers of the MLP.
         conv_channels: channels of the first convolution of `both` and `rgb`.
         proprioception: `joints`, `none`, or `joints_velocities_tool` (pick101's 18 values per frame).

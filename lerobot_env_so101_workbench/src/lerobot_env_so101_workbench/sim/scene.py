@@ -21,6 +21,7 @@ TABLE_MATERIALS = ("plain", "checker", "stripes", "speckles", "tiles")
 CUBE_HALF = 0.015  # m
 BOWL_RADIUS = 0.055  # m, inner radius at the rim
 BOWL_HEIGHT = 0.030  # m
+LIT_POINT = (0.2, 0.0, 0.0)  # m, where the lamp points
 SUBSTEPS = 6  # physics steps in one control period of 1/30 s
 
 _VISUAL = 2  # Menagerie's geom group of visible parts
@@ -168,7 +169,8 @@ def _set_servos(spec: mujoco.MjSpec) -> None:
 
 def _add_room(spec: mujoco.MjSpec) -> None:
     world = spec.worldbody
-    light = world.add_light(name="lamp", pos=[0.3, -0.3, 1.2], dir=[-0.1, 0.3, -1.2])
+    direction = np.array([-0.1, 0.3, -1.2])
+    light = world.add_light(name="lamp", pos=LIT_POINT - direction, dir=direction)
     light.type = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
     light.diffuse, light.specular = [0.55, 0.55, 0.55], [0.05, 0.05, 0.05]
     light.castshadow = spec.visual.quality.shadowsize > 0

@@ -12,10 +12,7 @@ from dataclasses import dataclass, field
 import mujoco
 import numpy as np
 
-from .scene import CAMERAS, TABLE_MATERIALS, Prop
-
-_LIT_POINT = np.array([0.2, 0.0, 0.0])  # m, where the lamp points
-_LAMP_DISTANCE = 1.2  # m
+from .scene import CAMERAS, LIT_POINT, TABLE_MATERIALS, Prop
 
 Rgb = tuple[float, float, float]
 
@@ -106,7 +103,7 @@ class VariationApplier:
         model = self._model
         model.light_dir[0] = np.array(variation.lamp_direction) / np.linalg.norm(variation.lamp_direction)
         # Light is parallel: the position only centres the shadow map, without which surfaces become striped.
-        model.light_pos[0] = _LIT_POINT - _LAMP_DISTANCE * model.light_dir[0]
+        model.light_pos[0] = np.subtract(LIT_POINT, variation.lamp_direction)
         model.light_diffuse[0] = variation.lamp_brightness
         model.vis.headlight.ambient[:] = variation.ambient
         material = model.material(f"table_{variation.table_material}").id
