@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock policy trains on a precomputed dataset, with the flag of docs/precompute.md."""
+"""What trains on a precomputed dataset: a stock policy, with the flag of docs/precompute.md; a segmenter."""
 
 import re
 import sys
 from pathlib import Path
 
+import torch
+from lerobot.datasets import LeRobotDataset
 from lerobot.scripts import lerobot_train
 
+from lerobot_processor_so101.models import make_segmenter
+from lerobot_processor_so101.perception.stored import decode_disparity, decode_ids
 from lerobot_processor_so101.precompute.command import precompute
 from lerobot_processor_so101.precompute.perception import PrecomputeConfig
-from tests.tiny import tiny_efficientvit_fpn
+from lerobot_processor_so101.segmenter_training.config import TrainConfig
+from lerobot_processor_so101.segmenter_training.sources import open_source
+from lerobot_processor_so101.segmenter_training.train import train
+from tests.tiny import tiny_clipseg, tiny_depth_anything, tiny_efficientvit_fpn
 from tests.tiny_dataset import tiny_dataset
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/precompute.md"
@@ -35,3 +42,25 @@ def test_act(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lerobot-train", *arguments])
     lerobot_train.main()
     assert (tmp_path / "run/checkpoints/last/pretrained_model/model.safetensors").is_file()
+
+
+def test_a_small_segmenter_learns_from_an_open_vocabulary_model(tmp_path):
+    """docs/segmenter.md, without annotation: ids and disparity are smaller than the images, and stretched."""
+    root = tiny_dataset(tmp_path / "d", size=(48, 64))
+    texts = ["red cube", "gripper"]
+    labels = {"segmenter": tiny_clipseg(tmp_path / "large"), "classes": texts, "height": 32, "width": 32}
+    labels |= {"depth": tiny_depth_anything(tmp_path / "depth"), "device": "cpu"}
+    precompute(PrecomputeConfig(root=root, output=tmp_path / "labelled", **labels))
+    size = {"height": 48, "width": 64}
+    result = train(
+        TrainConfig([tmp_path / "labelled"], tmp_path / "small", classes=["background", *texts], **size,
+                    disparity_head=True, init_from="none", epochs=2, lr=1e-2, augment="none", workers=0)
+    )  # fmt: skip
+    source = open_source(tmp_path / "labelled", disparity=True)
+    item, frame = LeRobotDataset("local/labelled", root=tmp_path / "labelled")[0], next(source.read())
+    assert torch.equal(frame.ids, decode_ids(item["observation.seg.top"]))
+    assert torch.equal(frame.disparity, decode_disparity(item["observation.disparity.top"]))
+    assert result["disparity_error"]["model"] < 128
+    small = make_segmenter(str(tmp_path / "small" / "best"))
+    assert small.class_names == ("background", *texts)
+    assert small.predicts_disparity

@@ -28,7 +28,7 @@ class TrainConfig:
         height, width: size of the model's images [pixels].
         classes: names of the classes; position = id. Datasets with class names are matched by name.
         class_ids: classes of stored ids that are not among `classes`, e.g. '{6: 3, 7: 1}'.
-        disparity_head: learn disparity too, from the depth of a LeRobotDataset.
+        disparity_head: learn disparity too, from the depth or the precomputed disparity of a LeRobotDataset.
         init_from: imagenet (downloads the backbone), none (random), or a folder, Hub id or Lightning .ckpt.
         epochs, batch_size: length and batch size of the training.
         resume: continue from the last finished epoch in output_dir.

@@ -19,7 +19,8 @@ from lerobot.configs.video import DepthEncoderConfig
 from lerobot.datasets import LeRobotDataset
 
 from ..perception.disparity import depth_to_disparity
-from ..perception.keys import depth_image_key, image_key, seg_image_key, seg_key
+from ..perception.keys import depth_image_key, disparity_key, image_key, seg_image_key, seg_key
+from ..perception.stored import decode_disparity
 from .coco_annotations import read_marks
 from .coco_masks import EXCLUDED
 from .image_files import find_image, read_image, stem
@@ -48,8 +49,8 @@ class Frame:
 
     Attributes:
         rgb: (3, H, W) uint8.
-        ids: (H, W) uint8 as stored.
-        disparity: (H, W) float32 in 0..255, near = 255; None unless requested.
+        ids: (h, w) uint8 as stored, of the whole image.
+        disparity: (h', w') float32 in 0..255, near = 255, of the whole image; None unless requested.
     """
 
     rgb: torch.Tensor
@@ -63,7 +64,7 @@ def open_source(path: Path, every: int = 1, disparity: bool = False) -> Source:
     Args:
         path: folder with masks/ and images/, or a LeRobotDataset.
         every: read each n-th frame of an episode of a LeRobotDataset.
-        disparity: also read depth.
+        disparity: also read depth or disparity.
 
     Raises:
         ValueError: if it is neither, or has no depth though `disparity` is set.
@@ -148,9 +149,10 @@ def _image_of(mask: Path, images: Path) -> Path:
 
 
 class LeRobotSource:
-    """Images, class ids and depth of every camera of a LeRobotDataset that has ids.
+    """Images, class ids and disparity of every camera of a LeRobotDataset that has ids.
 
-    An episode is one recording, with all its cameras.
+    Ids and depth are recorded ones, or those that `so101-precompute` wrote, of any size: so a small segmenter
+    learns from a large one. An episode is one recording, with all its cameras.
     """
 
     def __init__(self, root: Path, every: int, disparity: bool) -> None:
@@ -193,7 +195,8 @@ class LeRobotSource:
         if not found:
             raise ValueError(
                 f"--data: {self.root} has RGB images of the cameras {cameras} but class ids of none, "
-                f"expected {seg_image_key('<camera>')} or {seg_key('<camera>')}. Record with --seg=true."
+                f"expected {seg_image_key('<camera>')} or {seg_key('<camera>')}. Record with --seg=true, or "
+                "add ids: `so101-precompute --segmenter=<model>`."
             )
         for camera, key in found.items():
             info = features[key].get("info")
@@ -202,10 +205,11 @@ class LeRobotSource:
                     f"--data: {self.root}: {key} was stored with a logarithmic quantiser, which merges class "
                     "ids. Record again with --dataset.depth_encoder.use_log=false."
                 )
-            if self.disparity and depth_image_key(camera) not in features:
+            if self.disparity and not {depth_image_key(camera), disparity_key(camera)} & features.keys():
                 raise ValueError(
-                    f"--data: found no {depth_image_key(camera)} in {self.root}, which --disparity_head=true "
-                    "needs. Record with --depth=true."
+                    f"--data: found neither {depth_image_key(camera)} nor {disparity_key(camera)} in "
+                    f"{self.root}, which --disparity_head=true needs. Record with --depth=true, or add "
+                    "disparity: `so101-precompute --depth=<model>`."
                 )
         return found
 
@@ -230,17 +234,21 @@ class LeRobotSource:
                 if rgb.is_floating_point():
                     rgb = (rgb * 255).round().to(torch.uint8)
                 name = next(infos).name
-                if ids.shape != rgb.shape[-2:]:
+                if key == seg_image_key(camera) and ids.shape != rgb.shape[-2:]:
                     raise ValueError(
                         f"{name}: found ids of {tuple(ids.shape)}, expected the image's "
                         f"{tuple(rgb.shape[-2:])}."
                     )
                 if bool((ids != ids.round()).any()) or ids.min() < 0 or ids.max() > 255:
                     raise ValueError(f"{name}: found values that are not class ids, expected 0 to 255.")
-                disparity = None
-                if self.disparity:
-                    disparity = depth_to_disparity(item[depth_image_key(camera)].squeeze(0))
-                yield Frame(rgb, ids.to(torch.uint8), disparity)
+                yield Frame(rgb, ids.to(torch.uint8), self._disparity(item, camera))
+
+    def _disparity(self, item: dict[str, torch.Tensor], camera: str) -> torch.Tensor | None:
+        if not self.disparity:
+            return None
+        if depth_image_key(camera) in item:
+            return depth_to_disparity(item[depth_image_key(camera)].squeeze(0))
+        return decode_disparity(item[disparity_key(camera)])
 
     def fingerprint(self) -> Any:
         """Return names, sizes and times of the files, and the stride of the frames."""
