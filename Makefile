@@ -20,7 +20,7 @@ export UV_HTTP_TIMEOUT
 FIND_PYTHON = for want in '[:2] == (3, 12)' ' >= (3, 9)'; do for p in python3.12 python3 python; do \
 	$$p -c "import sys; sys.exit(not sys.version_info$$want)" >/dev/null 2>&1 && echo $$p && exit 0; done; done
 
-.PHONY: help setup test test-all lint fix demo bench constraints clean
+.PHONY: help setup test test-all lint fix demo bench wheels constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ demo: setup ## demonstrate, train and evaluate on the simulated arm (under 10 mi
 bench: $(VENV)/.ready-bench ## measure the simulator's speed beside other simulators
 	$(PY) -m benchmarks.speed.sim $(ARGS)
 
+wheels: setup ## build wheels and sdists into dist/; ARGS="--url=<repository> --tag=<tag>"
+	$(PY) -m release.build $(ARGS)
+
 constraints: $(filter .uv/%,$(UV)) ## pin again what the pyproject files ask for; ARGS=--upgrade takes the newest
 	$(UV) pip compile --quiet --universal --python-version 3.12 --no-annotate $(ARGS) \
 		--custom-compile-command "make constraints" \
@@ -55,7 +58,7 @@ constraints: $(filter .uv/%,$(UV)) ## pin again what the pyproject files ask for
 		pyproject.toml --group dev --group bench --group tools -o constraints.txt
 
 clean: ## remove .venv, .uv, caches and build leftovers; outputs/ stays
-	rm -rf $(VENV) .uv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .uv dist .pytest_cache .mypy_cache .ruff_cache
 	rm -rf $(MEMBERS:=/build) $(MEMBERS:=/src/*.egg-info)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -18,8 +18,13 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# setuptools replaces sys.argv while it builds
-BUILD = "import sys; from setuptools import build_meta as b; o = sys.argv[1]; b.build_sdist(o); b.build_wheel(o)"
+BUILD = """
+import sys
+from setuptools import build_meta
+out = sys.argv[1]  # setuptools replaces sys.argv while it builds
+build_meta.build_sdist(out)
+build_meta.build_wheel(out)
+"""
 
 
 def members() -> list[Path]:

@@ -208,7 +208,7 @@ def test_imported_modules_sees_every_form():
 
 
 def test_sources_name_their_licence():
-    trees = (*FOLDERS, "tests", "benchmarks", "examples")
+    trees = (*FOLDERS, "tests", "benchmarks", "examples", "release")
     missing = []
     for path in repo_files():
         name = path.relative_to(ROOT)
@@ -228,6 +228,14 @@ def test_constraints_are_versions_and_nothing_else():
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; [^/@]+)?", line)] == []
     pinned = {line.partition("==")[0].replace("-", "_") for line in lines}
     assert not pinned & set(MEMBERS)
+
+
+def test_versions_agree():
+    versions = {project["project"]["version"] for project in (*PROJECTS.values(), WORKSPACE)}
+    assert len(versions) == 1
+    version = versions.pop()
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_no_lock_file():

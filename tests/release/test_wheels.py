@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheels: what is in them, and whether they work in an environment of their own, far from the repository."""
+"""The wheels: what is in them, and whether they work in an environment of their own."""
 
 import os
 import re
@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from release.build import ROOT, absolute_links, build, members
 
 URL = "https://forge.example/owner/name"
@@ -54,13 +53,13 @@ def test_links_that_lead_nowhere_are_refused():
     expected = f"[a]({URL}/blob/v1/LICENSE), [b](https://x.example), [c](#here), "
     expected += f"[d]({URL}/blob/v1/docs/imf.md#options)"
     assert absolute_links(page, ROOT / "processors", URL, "v1") == expected
-    with pytest.raises(ValueError, match="found a link to missing.md"):
+    with pytest.raises(ValueError, match=r"found a link to missing\.md"):
         absolute_links("[a](missing.md)", ROOT / "processors", URL, "v1")
 
 
 @pytest.mark.slow
 def test_wheels_work_outside_the_repository(wheels, tmp_path):
-    """Demonstrate, precompute, train and evaluate; everything else comes from the environment of the tests."""
+    """Demonstrate, precompute, train, evaluate; dependencies come from the environment of the tests."""
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *map(str, wheels.values())]
