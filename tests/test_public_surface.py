@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import json
+import sys
 from enum import Enum
 from importlib import metadata
 from pathlib import Path, PurePath
@@ -87,21 +88,22 @@ def options(cls: type) -> list[str]:
 
 
 def command_options(target: metadata.EntryPoint) -> list[str]:
-    """Options of a console command: those of the dataclass that its `main` parses."""
+    """Options of a console command: those of the dataclass that its `main` parses, if it does."""
     parsed: list[type] = []
 
     def record(config_class: type, *_: Any, **__: Any) -> None:
         parsed.append(config_class)
         raise SystemExit(0)
 
-    original, draccus.parse = draccus.parse, record
+    (original, draccus.parse), arguments = (draccus.parse, record), sys.argv
+    sys.argv = [target.name]
     try:
         target.load()()
     except SystemExit:
         pass
     finally:
-        draccus.parse = original
-    return options(parsed[0])
+        draccus.parse, sys.argv = original, arguments
+    return [line for config_class in parsed for line in options(config_class)]
 
 
 def surface() -> str:

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # The work of a job of hlrp_{1,2,3}.sbatch: claim the run, cancel its other jobs, train on all nodes and GPUs.
 #
-#   train.sh <file in configs/> [options of lerobot-train]
+#   train.sh <name of a configuration, see so101-config> [options of lerobot-train]
 #
 # RUN, the name of the run, comes from submit.sh. A run that was stopped resumes from its last checkpoint.
 set -euo pipefail
-config=$1
+config=$(so101-config "$1")
 shift
 output=outputs/$RUN
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hlrp in LeRobot's commands: three stages from the files in `configs/`, labels in a file, two processes."""
+"""hlrp in LeRobot's commands: three stages by their configurations, labels in a file, two processes."""
 
 import json
 import math
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from lerobot_env_so101_workbench.demos.command import DemosConfig, record
 from lerobot_env_so101_workbench.env import WorkbenchEnv
 from lerobot_policy_hlrp.label_dataset import LabelConfig, label
+from lerobot_processor_so101.find_config import find_configs
 from tests.policy_hlrp.two_processes import gradients, policy_of, uneven_batch
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def command(monkeypatch, function, *options):
 def train(monkeypatch, config, out, policy, *options, steps=2):
     given = [f"--policy.{option}" for option in policy]
     sizes = [f"--steps={steps}", "--batch_size=4", "--num_workers=0", "--save_freq=2", "--log_freq=1"]
-    path = f"--config_path={ROOT / 'configs' / config}"
+    path = f"--config_path={find_configs()[config]}"
     command(monkeypatch, lerobot_train.train, path, f"--output_dir={out}", *given, *sizes, *options)
     return out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
 
@@ -56,15 +57,15 @@ def demos(tmp_path_factory):
 def test_the_three_stages_of_the_docs(demos, vlm, tmp_path, monkeypatch):
     register_third_party_plugins()
     data = f"--dataset.root={demos}"
-    laq = train(monkeypatch, "hlrp_1_laq.yaml", tmp_path / "laq", TINY_LAQ, data)
+    laq = train(monkeypatch, "hlrp_1_laq", tmp_path / "laq", TINY_LAQ, data)
     trunk = [f"vlm_model_name={vlm}", "load_vlm_weights=false", *TINY, f"laq={laq}"]
-    stage2 = train(monkeypatch, "hlrp_2_foundation.yaml", tmp_path / "foundation", trunk, data)
+    stage2 = train(monkeypatch, "hlrp_2_foundation", tmp_path / "foundation", trunk, data)
     saved = json.loads((stage2 / "config.json").read_text())
     assert saved["laq_identity"]["camera"] == "top"
     assert not [key for key in saved["input_features"] if key.endswith("_seg")]
     options = [f"vlm_model_name={vlm}", *TINY, f"init_from={stage2}"]
     demonstrations = [data, "--dataset.episodes=[0]"]
-    stage3 = train(monkeypatch, "hlrp_3_policy.yaml", tmp_path / "policy", options, *demonstrations)
+    stage3 = train(monkeypatch, "hlrp_3_policy", tmp_path / "policy", options, *demonstrations)
 
     before, after = (load_file(folder / "model.safetensors") for folder in (stage2, stage3))
     changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
@@ -107,7 +108,7 @@ def test_training_resumes_with_labels_from_a_file(demos, vlm, laq, tmp_path, mon
     options = [f"vlm_model_name={vlm}", "load_vlm_weights=false", *TINY, "gap_s=0.1", "laq="]
     options += [f"latent_labels={tmp_path / 'labels.safetensors'}"]
     out = tmp_path / "run"
-    first = train(monkeypatch, "hlrp_2_foundation.yaml", out, options, f"--dataset.root={demos}")
+    first = train(monkeypatch, "hlrp_2_foundation", out, options, f"--dataset.root={demos}")
     config = out / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
     command(monkeypatch, lerobot_train.train, f"--config_path={config}", "--resume=true", "--steps=4")
     last = out / "checkpoints" / "000004"

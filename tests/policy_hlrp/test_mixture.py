@@ -2,7 +2,6 @@
 """Mixtures: images and numbers of all sources under one set of names, and what training learns of them."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from lerobot_policy_hlrp.mixing.mix import main, mix
 from lerobot_policy_hlrp.mixing.mixture import MixtureConfig, MixtureNotes, SourceConfig
 from lerobot_policy_hlrp.modeling_hlrp import HLRPPolicy
 from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
+from lerobot_processor_so101.find_config import find_configs
 from tests.policy_hlrp.conftest import training_batch
 from tests.tiny_dataset import tiny_dataset
 
@@ -281,7 +281,7 @@ def test_the_command_reads_an_options_file(data, tmp_path, monkeypatch, capsys):
 def test_the_packaged_options_file_is_valid():
     import draccus
 
-    path = Path(__file__).parents[2] / "configs" / "hlrp_mixture.yaml"
+    path = find_configs()["hlrp_mixture"]
     made = draccus.parse(MixtureConfig, path, args=["--output=x"])
     assert len({source.name for source in made.sources}) == len(made.sources) == 10
     assert all(source.weight > 0 and list(source.cameras) == ["primary"] for source in made.sources)

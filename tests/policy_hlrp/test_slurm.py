@@ -4,10 +4,13 @@
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+from lerobot_processor_so101.find_config import find_configs
 
 ROOT = Path(__file__).parents[2]
 LOG = '#!/bin/bash\necho "$(basename "$0") $*" >> calls\n'
@@ -33,7 +36,8 @@ def cluster(tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
 
     def run(*command, **variables):
-        env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", **variables}
+        path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        env = {**os.environ, "PATH": path, **variables}
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         calls = tmp_path / "calls"
@@ -74,11 +78,8 @@ def test_the_first_job_to_start_cancels_the_others_and_trains(cluster, stage, co
     launch = calls[-1]
     for part in ("--num_machines=2", "--machine_rank=1", "--num_processes=8", "--main_process_ip=node7"):
         assert part in launch
-    assert (
-        f"--config_path=configs/{config}.yaml --output_dir=outputs/laq --policy.device=cuda --steps=5"
-        in launch
-    )
-    assert (ROOT / "configs" / f"{config}.yaml").is_file()
+    path = find_configs()[config]
+    assert f"--config_path={path} --output_dir=outputs/laq --policy.device=cuda --steps=5" in launch
 
 
 @pytest.mark.parametrize(("nodes", "gpus"), [("1", "1"), ("1", "4"), ("2", "4")])

@@ -47,7 +47,7 @@ class IMFConfig(RGBCamerasMixin, TrainingPresetMixin, DatasetLookupMixin, PreTra
         objective: `imf`, `meanflow` or `flow_matching`; see `objectives.py`.
         flow_matching_steps: training steps before the derivative du/dt enters the loss; until then average
             velocities have the instantaneous velocity as target. Set it to half of `--steps`: it is an
-            absolute number, and the default is half of the 50,000 steps of `configs/imf_views*.yaml`. A
+            absolute number, and the default is half of the 50,000 steps of the configurations `imf_views*`. A
             shorter training with the default never learns averages.
         num_inference_steps: network evaluations per chunk; any number, also for a trained checkpoint. The
             default is 1; docs/imf.md recommends 2 unless the extra evaluation is too slow.

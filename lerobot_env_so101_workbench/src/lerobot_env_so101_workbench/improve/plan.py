@@ -38,8 +38,9 @@ class ImproveConfig:
         rounds: number of rounds with takeovers after round 0. It may be raised later.
         takeovers: episodes with a takeover per round.
         eval_episodes: validation initial states per evaluation.
-        train: configuration of `lerobot-train` (YAML, as in configs/); its dataset, output folder and seed
-            are set for each round. By default segdepth with true masks and depth, 4,000 steps of 32.
+        train: configuration of `lerobot-train` (YAML, such as `so101-config` lists); its dataset, output
+            folder and seed are set for each round. By default segdepth with true masks and depth, 4,000
+            steps of 32.
         compare: train also on plain demonstrations of as many frames as the last round's dataset.
         seed: of training; each seed has training initial states of its own.
         cameras, height, width, rgb, seg, depth, video: images to record, see `so101-demos`.

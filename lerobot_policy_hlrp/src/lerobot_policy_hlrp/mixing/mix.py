@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hlrp-mix`: merge several LeRobotDatasets into one, because training takes one.
 
-    hlrp-mix --config_path=configs/hlrp_mixture.yaml --output=outputs/mixture
+    hlrp-mix --config_path=$(so101-config hlrp_mixture) --output=outputs/mixture
 
 The command can be stopped at any time: the same command resumes with the first source that is not done.
 """
