@@ -47,6 +47,7 @@ MOVING = KINDS[2:7] + KINDS[9:10] + KINDS  # those that move the arm come twice
 LIMITS = GuardLimits(velocity=120, acceleration=1200, gripper_velocity=300, table=0.01)
 BY_NAME = ("joint range", "velocity", "acceleration", "table", "workspace")
 STEP, REACH = 2 * 360 / 4095, 0.002  # deg, m: what rounding to encoder steps may add
+TIP = np.array([0.0, 0.0, -0.0981274])  # of the static finger, in the hand's frame [m]
 # Of the moving arm: speeds are distances over 0.1 s; gear play, sag and the points that the guard checks.
 WINDOW_S, FASTER, PLAY, MISSED = 0.1, 1.2, 2.0, 0.010  # s, 1, deg (percent), m
 
@@ -196,7 +197,7 @@ def run(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[s
 
 
 def reached(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest height of the meshes, (P,), and the tool's position, (P, 3), by MuJoCo [m].
+    """Return the lowest height of the meshes, (P,), and the static fingertip, (P, 3), by MuJoCo [m].
 
     Args:
         poses: joint positions (P, 6) [deg, percent].
@@ -204,23 +205,23 @@ def reached(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     model = mujoco.MjModel.from_xml_path(str(arm_model_path()))
     data, parts = mujoco.MjData(model), {body: corners(model, body) for body in PARTS}
     frames = [(data.body(body), points) for body, points in parts.items()]
-    lowest, tool, site = np.empty(len(poses)), np.empty((len(poses), 3)), data.site("gripperframe")
+    lowest, tip, hand = np.empty(len(poses)), np.empty((len(poses), 3)), data.body("gripper")
     for row, pose in enumerate(to_radians(poses)):
         data.qpos[:] = pose
         mujoco.mj_kinematics(model, data)
         lowest[row] = min((points @ body.xmat[6:] + body.xpos[2]).min() for body, points in frames)
-        tool[row] = site.xpos
-    return lowest, tool
+        tip[row] = hand.xpos + hand.xmat.reshape(3, 3) @ TIP
+    return lowest, tip
 
 
 def beyond(poses: np.ndarray, limits: GuardLimits, degrees: float, metres: float) -> dict[str, np.ndarray]:
     """Return in which poses (P, 6) a limit is exceeded by more than this."""
-    (lowest, tool), box = reached(poses), np.array(limits.workspace)
+    (lowest, tip), box = reached(poses), np.array(limits.workspace)
     low, high = np.array(limits.lower) - degrees, np.array(limits.upper) + degrees
     return {
         "joint range": ((poses < low) | (poses > high)).any(1),
         "table": lowest < limits.table - metres,
-        "workspace": ((tool < box[:3] - metres) | (tool > box[3:] + metres)).any(1),
+        "workspace": ((tip < box[:3] - metres) | (tip > box[3:] + metres)).any(1),
     }
 
 

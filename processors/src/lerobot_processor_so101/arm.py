@@ -28,8 +28,8 @@ UPPER = np.array([1.91986, 1.74533, 1.69, 1.65806, 2.74385, np.radians(100.0)])
 _CLOSED, _SPAN = LOWER[GRIPPER], UPPER[GRIPPER] - LOWER[GRIPPER]
 
 # Points in the gripper's frame, (3,) [m].
-TOOL_POINT = np.array([0.0, 0.0, -0.0981274])  # between the fingertips: the model's site "gripperframe"
-PINCH_POINT = np.array([0.0135, 0.0, -0.0945])  # where a cube is held
+TOOL_POINT = np.array([0.0, 0.0, -0.0981274])  # at the tip of the static finger: the tool of pick-101
+PINCH_POINT = np.array([0.0135, 0.0, -0.0945])  # between the fingertips, where a cube is held
 
 # Frame of each joint in that of the joint before it: position [m], and quaternion (w, x, y, z). Joints turn
 # about z.

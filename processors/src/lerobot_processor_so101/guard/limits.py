@@ -18,7 +18,7 @@ class GuardLimits:
         velocity, acceleration: limits of the body joints [deg/s, deg/s²]. Slowing down and stopping are
             always allowed.
         gripper_velocity: limit of the gripper [percent/s].
-        workspace: [x, y, z, x, y, z], lower and upper corner of the box that the point between the fingertips
+        workspace: [x, y, z, x, y, z], lower and upper corner of the box that the tip of the static finger
             stays in [m]; in the base's frame, x forward, y left, z up.
         table: height that forearm, hand and fingers stay above [m]; the base is at 0.
 
