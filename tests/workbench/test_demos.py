@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lerobot.datasets.video_utils import StreamingVideoEncoder
 
 from lerobot_env_so101_workbench.demos.command import DemosConfig, main, open_source, record
 from lerobot_env_so101_workbench.demos.demonstrator import Demonstrator
+from lerobot_env_so101_workbench.demos.takeovers import PolicyOptions
 from lerobot_env_so101_workbench.sim.cameras import CameraSetup
 from lerobot_env_so101_workbench.sim.world import World
 from lerobot_processor_so101.recording import RecordingDataset, check_videos, count_frames
@@ -62,6 +64,14 @@ def test_ids_depth_state_and_action_come_back_exactly(tmp_path, expected, video)
     assert set(np.unique(dataset[0]["observation.images.top_seg"])) <= set(range(6))
 
 
+def test_a_lower_rate_keeps_each_nth_frame(tmp_path, expected):
+    record(config(tmp_path / "d", episodes=1, fps=6))
+    dataset = LeRobotDataset("local/lift_cube_clean", root=tmp_path / "d")
+    assert (dataset.fps, dataset.num_frames) == (6, len(expected[::5]))
+    for item, frame in zip(dataset, expected[::5], strict=True):
+        np.testing.assert_array_equal(item["observation.state"], frame["observation.state"])
+
+
 def test_labels_are_clean_while_the_arm_is_disturbed(expected):
     """The recorded action is the expert's, and differs from the disturbed motion of the arm."""
     state = np.stack([frame["observation.state"] for frame in expected])
@@ -99,6 +109,7 @@ def test_resume_adds_other_initial_states(tmp_path):
             r"--cameras.*found \[.*top_seg.*\] in the dataset, and \[.*front_seg.*\] in the",
         ),
         ({"depth": False}, "--depth: found"),
+        ({"fps": 10}, "--fps: found 30 in the dataset, and 10 in the command"),
         ({"width": 80}, r"shape of .*found \(48, 64, \d\) in the dataset, and \(48, 80, \d\)"),
         ({"video": True}, r"type of .*found image in the dataset, and video"),
     ],
@@ -237,6 +248,8 @@ def test_the_encoder_prints_nothing(tmp_path):
         ({"cameras": ["side"]}, "cameras: found camera 'side', expected one of top, wrist, front"),
         ({"width": 4}, "found 4x48 pixels"),
         ({"disturbance": -1.0}, "disturbance: found -1.0"),
+        ({"fps": 4}, "--fps: found 4, expected 30 or a divisor of it"),
+        ({"fps": 5, "policy": PolicyOptions(Path("x"))}, "--fps: found 5, expected 30 for takeovers"),
     ],
 )
 def test_bad_options_are_named_before_anything_is_written(tmp_path, changes, message):

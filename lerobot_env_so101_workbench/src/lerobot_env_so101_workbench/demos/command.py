@@ -75,6 +75,7 @@ class DemosConfig:
         repo_id: name of the dataset; by default local/<task>_<level>.
         renderer: `auto`, `egl`, `osmesa`, `glfw` or `ray`.
         shadows: render cast shadows in RGB images.
+        fps: frames per second. Policies need 30; fewer give a segmenter more scenes for the same time.
         workers: number of processes that run episodes while this one saves them, 0 for none. Demonstrations
             are the same with any number. Each process holds the images of up to three episodes.
     """
@@ -96,6 +97,7 @@ class DemosConfig:
     repo_id: str | None = None
     renderer: str = "auto"
     shadows: bool = False
+    fps: int = FPS
     policy: PolicyOptions = field(default_factory=PolicyOptions)
     takeover: TakeoverOptions = field(default_factory=TakeoverOptions)
     workers: int = 0
@@ -114,6 +116,10 @@ class DemosConfig:
         if self.workers < 0:
             raise ValueError(f"--workers: found {self.workers}, expected 0 or more.")
         check_disturbance(self.disturbance, "--disturbance")
+        if not 1 <= self.fps <= FPS or FPS % self.fps:
+            raise ValueError(f"--fps: found {self.fps}, expected {FPS} or a divisor of it.")
+        if self.fps != FPS and self.policy.path is not None:
+            raise ValueError(f"--fps: found {self.fps}, expected {FPS} for takeovers of a policy.")
         self.takeover.check()
 
     def robot(self) -> SO101SimConfig:
@@ -172,7 +178,7 @@ def open_dataset(config: DemosConfig, identity: dict[str, Any]) -> RecordingData
         return RecordingDataset.resume(repo_id, **options)
     try:
         return RecordingDataset.create(
-            repo_id, FPS, described, robot_type=SO101Sim.name, use_videos=config.video, **options
+            repo_id, config.fps, described, robot_type=SO101Sim.name, use_videos=config.video, **options
         )
     except FileExistsError:
         raise FileExistsError(
@@ -187,12 +193,14 @@ def _check_resumed(config: DemosConfig, described: dict[str, dict], identity: di
     Raises:
         ValueError: if they differ.
     """
-    recorded = load_info(config.root).features
+    info = load_info(config.root)
+    recorded = info.features
     progress = {"task": config.task, "level": config.level, **_read_progress(config.root)}
     pairs: dict[str, tuple] = {
         f"--{key}": (progress.get(key), identity.get(key))
         for key in ("task", "level", "policy.path", "takeover.relabel")
     }
+    pairs["--fps"] = (info.fps, config.fps)
     images = (sorted(key for key in keys if key.startswith(OBS_IMAGES)) for keys in (recorded, described))
     pairs["--cameras, --rgb, --seg, --depth"] = tuple(images)
     for key in (key for key in described if key in recorded):
@@ -247,7 +255,7 @@ def open_source(config: DemosConfig) -> Demonstrator | Takeovers:
     """
     cameras = CameraSetup.of(config, config.cameras)
     world = World(config.task, config.level, config.renderer, config.shadows)
-    demonstrator = Demonstrator(world, cameras, config.disturbance)
+    demonstrator = Demonstrator(world, cameras, config.disturbance, FPS // config.fps)
     if config.policy.path is None:
         return demonstrator
     names = ("task", "level", "cameras", "height", "width", "rgb", "seg", "depth")

@@ -24,13 +24,14 @@ class Demonstrator:
         world: its task and level are demonstrated.
         cameras: images to record.
         disturbance: strength [deg], 0 for none.
+        every: record each n-th control period.
     """
 
     first_seed, is_needed = 0, True  # see `EpisodeSource`
 
-    def __init__(self, world: World, cameras: CameraSetup, disturbance: float) -> None:
+    def __init__(self, world: World, cameras: CameraSetup, disturbance: float, every: int = 1) -> None:
         self.world, self.expert = world, Expert(world)
-        self._cameras, self._strength = cameras, disturbance
+        self._cameras, self._strength, self._every = cameras, disturbance, every
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -58,11 +59,12 @@ class Demonstrator:
     def demonstrate(self, rng: np.random.Generator, ticks: int, intervention: bool = False) -> Iterator[dict]:
         """Demonstrate the task from the present state, for at most `ticks` control periods."""
         world, disturbance = self.world, Disturbance(self.expert, rng, self._strength)
-        for _ in range(ticks):
+        for tick in range(ticks):
             if world.is_success() or not world.is_finite():
                 return
             decision = self.expert.decide()
-            yield self.frame(self.capture(), decision.action, intervention)
+            if tick % self._every == 0:
+                yield self.frame(self.capture(), decision.action, intervention)
             world.step(decision.action, disturbance.sample(decision) if self._strength > 0 else None)
 
     def capture(self) -> dict[str, np.ndarray]:
