@@ -17,7 +17,7 @@ PREFIX = "lerobot_policy_"  # of the names of LeRobot's policy plugins
 def find_configs() -> dict[str, Path]:
     """Return the YAML files in `configs/` of every installed policy plugin, by their names without suffix."""
     names = {distribution.name for distribution in metadata.distributions()}
-    found = {}
+    found: dict[str, Path] = {}
     for name in sorted(names):
         spec = util.find_spec(name) if name.startswith(PREFIX) else None
         if spec is not None and spec.origin is not None:
