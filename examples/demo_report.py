@@ -10,10 +10,10 @@ from pathlib import Path
 import av
 import matplotlib
 import numpy as np
-from scipy.stats import binomtest
 
 from lerobot_env_so101_workbench.sim.initial_states import evaluation_initial_state
 from lerobot_processor_so101.recording import VideoWriter
+from lerobot_processor_so101.success_rates import markdown_table, percent
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -82,27 +82,16 @@ def plot(train_log: Path, successes: list[bool], path: Path) -> None:
 
 def summary(successes: list[bool], seconds: dict[str, float], args: argparse.Namespace) -> str:
     """Return the result as a Markdown table."""
-    low, high = binomtest(sum(successes), len(successes)).proportion_ci(method="wilson")
-    percent = f"{100 * sum(successes) / len(successes):.1f} %"
     rows = [
         ["lift_cube, clean", "result"],
-        [
-            "success on unseen initial states (Wilson 95 %)",
-            f"{percent} ({sum(successes)}/{len(successes)}, {100 * low:.1f} to {100 * high:.1f})",
-        ],
+        ["success on unseen initial states (Wilson 95 %)", percent(sum(successes), len(successes))],
         ["demonstrations", f"{args.episodes} in {seconds['demonstrate']:.0f} s"],
         ["training", f"{args.steps} steps of 32 in {seconds['prepare'] + seconds['train']:.0f} s"],
         ["evaluation", f"{len(successes)} episodes in {seconds['evaluate']:.0f} s"],
         ["in all", f"{sum(seconds.values()) / 60:.1f} min"],
         ["machine", f"{_cpu()}, {os.cpu_count()} cores"],
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    return markdown_table(rows[0], rows[1:])
 
 
 def _cpu() -> str:

@@ -19,15 +19,16 @@ choice between the others. Intervals resample seeds and initial states together.
 resumes. Writes results/learning/takeovers.json.
 """
 
-import json
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from lerobot_processor_so101.success_rates import hierarchical_interval, with_interval
+
 from ..lib.report import arguments, percent, save, table
-from ..lib.study import Study, hierarchical_interval, listed
+from ..lib.study import Study, listed
 from .segdepth import MASKS, TASKS
 
 RECORDED = {
@@ -49,12 +50,13 @@ class Takeovers(Study):
         shared = [f"--task={TASK}", f"--level={LEVEL}", "--video=false", *MASKS]
         return self.demonstrate(name, [*shared, f"--episodes={episodes}", *options])
 
-    def merged(self, name: str, first: Path, second: Path) -> Path:
-        """Merge two datasets with LeRobot's tool."""
+    def merged(self, name: str, recordings: list[Path]) -> Path:
+        """Merge recordings with LeRobot's tool; it fails where one was merged from several files itself."""
         root = self.out / name.replace(" ", "_")
+        names = [f"local/{number}" for number in range(len(recordings))]
         command = ["lerobot-edit-dataset", "--operation.type=merge", f"--new_root={root}"]
-        command += ["--new_repo_id=local/merged", "--operation.repo_ids=['local/first', 'local/second']"]
-        command += [f"--operation.roots=['{first}', '{second}']"]
+        command += ["--new_repo_id=local/merged", f"--operation.repo_ids={listed(names)}"]
+        command += [f"--operation.roots={listed(map(str, recordings))}"]
         self.step(f"merge {name}", command, root / "meta" / "info.json")
         return root
 
@@ -67,23 +69,24 @@ class Takeovers(Study):
             return self.trained(f"round 0 seed {seed}", self.demonstrations(), seed)
         name = f"{variant} {number} seed {seed}"
         if variant != "plain":
-            return self.trained(name, self.collected(variant, number, seed), seed)
+            everything = self.merged(f"all {name}", self.recordings(variant, number, seed))
+            return self.trained(name, everything, seed)
         more = self.record("more demonstrations", self.options.plain, "--seed=50000", "--workers=2")
-        everything = self.merged("plain", self.demonstrations(), more)
+        everything = self.merged("plain", [self.demonstrations(), more])
         wanted, frames = self.round("takeovers", number, seed)[1], np.cumsum(lengths(everything))
         if frames[-1] < wanted:
             raise SystemExit(f"--plain: found {frames[-1]} frames, expected {wanted} or more; raise it.")
         return self.trained(name, everything, seed, int(np.searchsorted(frames, wanted)) + 1)
 
-    def collected(self, variant: str, number: int, seed: int) -> Path:
-        """Return the demonstrations merged with the takeovers of all rounds so far."""
+    def recordings(self, variant: str, number: int, seed: int) -> list[Path]:
+        """Return the demonstrations, and the takeovers of all rounds so far."""
         if number == 0:
-            return self.demonstrations()
+            return [self.demonstrations()]
         checkpoint, _ = self.round(variant, number - 1, seed)
         options = [f"--policy.path={checkpoint}", f"--seed={10_000 * seed + 1_000 * number}"]
-        name = f"{variant} {number} seed {seed}"
-        recorded = self.record(f"recorded {name}", self.options.takeovers, *options, *RECORDED[variant])
-        return self.merged(f"all {name}", self.collected(variant, number - 1, seed), recorded)
+        name = f"recorded {variant} {number} seed {seed}"
+        recorded = self.record(name, self.options.takeovers, *options, *RECORDED[variant])
+        return [*self.recordings(variant, number - 1, seed), recorded]
 
     def trained(self, name: str, root: Path, seed: int, episodes: int | None = None) -> tuple[Path, int]:
         """Train on the first episodes of a dataset, or on all."""
@@ -121,10 +124,12 @@ def report(rows: list[dict]) -> None:
     summary = []
     for (states, variant, number), outcomes in runs.items():
         plain = runs.get((states, "plain", number))
-        gain = hierarchical_interval(outcomes, plain) if plain and variant != "plain" else ""
-        summary.append([states, variant, number, len(outcomes), hierarchical_interval(outcomes), gain])
-    header = ["states", "variant", "round", "seeds", "mean (95 %)", "over plain (95 %)"]
-    print(table(header, [[json.dumps(c) if isinstance(c, dict) else c for c in row] for row in summary]))
+        gain = ""
+        if plain and variant != "plain":
+            gain = with_interval(*hierarchical_interval(outcomes, plain), "+")
+        mean = with_interval(*hierarchical_interval(outcomes))
+        summary.append([states, variant, number, len(outcomes), mean, gain])
+    print(table(["states", "variant", "round", "seeds", "mean (95 %)", "over plain (95 %)"], summary))
 
 
 def main() -> None:

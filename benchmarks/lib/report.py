@@ -19,25 +19,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
+from lerobot_processor_so101 import success_rates
 
 RESULTS = Path(__file__).parents[1] / "results"
 UNCOMMITTED = Path("outputs/results")  # results of code that no commit holds
 DERIVED = ("rate", "wilson95")
+table = success_rates.markdown_table
 _FOLDERS = re.compile(r"(?<![\w.-])/(?:home|root|work|Users|tmp)/(?:[^/\s\"']+/)*")  # of this machine
 
 
 def rate(successes: int, n: int) -> dict[str, Any]:
     """Return a success rate with its Wilson 95 % interval."""
-    low, high = binomtest(successes, n).proportion_ci(method="wilson")
-    interval = [round(float(low), 4), round(float(high), 4)]
+    interval = [round(bound, 4) for bound in success_rates.wilson(successes, n)]
     return {"successes": successes, "n": n, "rate": round(successes / n, 4), "wilson95": interval}
 
 
 def percent(row: dict) -> str:
     """Format a rate: 95.0 % (190/200, 91.0 to 97.3)."""
-    low, high = (100 * bound for bound in row["wilson95"])
-    return f"{100 * row['rate']:.1f} % ({row['successes']}/{row['n']}, {low:.1f} to {high:.1f})"
+    return success_rates.percent(row["successes"], row["n"])
 
 
 def derive(row: dict) -> dict:
@@ -113,18 +112,6 @@ def circumstances() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("lerobot", "mujoco", "numpy", "torch")},
     }
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Format a Markdown table with aligned columns."""
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
 
 
 def arguments(

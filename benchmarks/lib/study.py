@@ -17,7 +17,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from scipy.stats import bootstrap
 
 from .report import load, percent, table
@@ -135,34 +134,6 @@ def paired_gain(first: Sequence[str], second: Sequence[str]) -> dict[str, Any]:
         return {"gain": mean, "bootstrap95": [mean, mean]}
     interval = bootstrap((gains,), lambda x, axis: x.mean(axis), random_state=0).confidence_interval
     return {"gain": mean, "bootstrap95": [round(float(interval.low), 4), round(float(interval.high), 4)]}
-
-
-def hierarchical_interval(
-    first: Sequence[str], second: Sequence[str] | None = None, resamples: int = 10_000
-) -> dict[str, Any]:
-    """Return the mean success of a variant, or its gain over another, with a hierarchical 95 % interval.
-
-    The bootstrap resamples training seeds, each variant's by themselves, and initial states, the same for
-    both variants. With few seeds it is somewhat too narrow: it resamples the seeds that are there.
-
-    Args:
-        first, second: outcomes at the same initial states, one string per training seed.
-        resamples: number of bootstrap samples.
-    """
-    rng = np.random.default_rng(0)
-    variants = [np.array([list(map(int, run)) for run in runs], float) for runs in (first, second) if runs]
-    n_states = variants[0].shape[1]
-    # how often each initial state, and each training, is in a resample
-    states = rng.multinomial(n_states, np.full(n_states, 1 / n_states), resamples) / n_states
-    means = []
-    for outcomes in variants:  # (S, N)
-        n_seeds = len(outcomes)
-        seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples) / n_seeds
-        means.append(np.einsum("bs,sn,bn->b", seeds, outcomes, states, optimize=True))
-    difference = means[0] - means[1] if second else means[0]
-    mean = variants[0].mean() - variants[1].mean() if second else variants[0].mean()
-    low, high = np.quantile(difference, (0.025, 0.975))
-    return {"mean": round(float(mean), 4), "hierarchical95": [round(float(low), 4), round(float(high), 4)]}
 
 
 def compare(rows: list[dict], pairs: Iterable[tuple[str, str]], all_seeds: bool = False) -> list[dict]:

@@ -3,7 +3,7 @@
 
 import pytest
 from benchmarks.lib.report import derive
-from benchmarks.lib.study import Study, compare, hierarchical_interval, paired_gain
+from benchmarks.lib.study import Study, compare, paired_gain
 
 
 def rows(variant, **by_seed):
@@ -48,18 +48,3 @@ def test_a_step_is_not_repeated_once_it_has_succeeded(tmp_path):
     assert done.read_text() == "False1"
     with pytest.raises(SystemExit, match=r"exit code 3.*fails\.log"):
         study.step("fails", ["python", "-c", "raise SystemExit(3)"], tmp_path / "nothing")
-
-
-def test_a_hierarchical_interval_has_the_spread_of_seeds_and_of_states():
-    """Against the standard error of a mean over independent seeds and states."""
-    # seeds differ and states do not: the interval is that of the mean of three seeds
-    by_seed = hierarchical_interval(["1" * 200, "1" * 200, "0" * 200])
-    assert by_seed == {"mean": 0.6667, "hierarchical95": [0.0, 1.0]}
-    # states differ and seeds do not: the interval is the binomial one
-    by_state = hierarchical_interval(["10" * 100] * 3)
-    low, high = by_state["hierarchical95"]
-    assert by_state["mean"] == 0.5
-    assert (high - low) / 2 == pytest.approx(1.96 * (0.25 / 200) ** 0.5, abs=0.006)
-    # a gain is paired over states
-    assert hierarchical_interval(["10" * 100] * 3, ["00" * 100] * 3)["mean"] == 0.5
-    assert hierarchical_interval(["10" * 100] * 3, ["10" * 100] * 3)["hierarchical95"] == [0.0, 0.0]

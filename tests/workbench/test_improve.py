@@ -11,13 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from scipy.stats import binomtest
 
 from lerobot_env_so101_workbench.improve import command
 from lerobot_env_so101_workbench.improve.command import improve, owned
 from lerobot_env_so101_workbench.improve.plan import ImproveConfig
 from lerobot_env_so101_workbench.improve.process import Cost, Job, copyable, run_jobs
-from lerobot_env_so101_workbench.improve.report import wilson
 
 FRAMES = 10  # of a fake episode
 
@@ -360,12 +358,6 @@ def test_a_log_that_cannot_be_written_ends_the_command(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         run_jobs(scripts.jobs, show)
     assert scripts.ended == [("full", False)]
-
-
-def test_the_interval_is_wilsons():
-    for successes, n in ((0, 7), (3, 7), (190, 200), (200, 200)):
-        expected = binomtest(successes, n).proportion_ci(method="wilson")
-        assert wilson(successes, n) == pytest.approx(expected, abs=1e-6)
 
 
 # -- everything together -------------------------------------------------------------------------------------

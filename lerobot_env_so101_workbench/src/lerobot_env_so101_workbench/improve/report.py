@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+
+from lerobot_processor_so101.success_rates import markdown_table, percent, wilson
 
 from ..sim.outcome import FAILURES, SUCCESS
 from .process import Cost
@@ -39,12 +40,6 @@ class Round:
         return sum(outcome == SUCCESS for outcome in self.outcomes)
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a rate."""
-    interval = binomtest(successes, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def read_outcomes(log: Path) -> list[str]:
     """Read the outcomes of an environment's episode log, in the order of the seeds."""
     rows = [json.loads(line) for line in log.read_text().splitlines()]
@@ -58,7 +53,7 @@ def table(rounds: Sequence[Round]) -> str:
     rows: list[list[Any]] = []
     for round in rounds:
         counts = Counter(round.outcomes)
-        row = [round.name, round.episodes, round.frames, _percent(round)]
+        row = [round.name, round.episodes, round.frames, percent(round.successes, len(round.outcomes))]
         rows.append(row + [counts[kind] for kind in kinds])
     costs = [
         [round.name, step, f"{cost.wall_s / 60:.1f}", f"{cost.cpu_s / 60:.1f}"]
@@ -67,25 +62,8 @@ def table(rounds: Sequence[Round]) -> str:
     ]
     total = sum((cost for round in rounds for cost in round.costs.values()), Cost())
     costs.append(["all", "", f"{total.wall_s / 60:.1f}", f"{total.cpu_s / 60:.1f}"])
-    both = _markdown(header, rows), _markdown(["policy", "step", "minutes", "processor minutes"], costs)
-    return "\n\n".join(both)
-
-
-def _percent(round: Round) -> str:
-    n = len(round.outcomes)
-    low, high = wilson(round.successes, n)
-    return f"{100 * round.successes / n:.1f} % ({round.successes}/{n}, {100 * low:.1f} to {100 * high:.1f})"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    spent = markdown_table(["policy", "step", "minutes", "processor minutes"], costs)
+    return f"{markdown_table(header, rows)}\n\n{spent}"
 
 
 def plot(rounds: Sequence[Round], title: str, path: Path) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
+from lerobot_processor_so101.success_rates import percent
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,7 @@ class Results:
         count, total = sum(row["success"] for row in self.rows), len(self.rows)
         if not total:
             return "no results yet"
-        low, high = binomtest(count, total).proportion_ci(method="wilson")
-        return f"{100 * count / total:.1f} % ({count}/{total}, {100 * low:.1f} to {100 * high:.1f})"
+        return percent(count, total)
 
 
 def _rows(text: str) -> Iterator[dict[str, Any]]:
