@@ -8,7 +8,6 @@ states that the policy gets into, and the way out of them. The policy's observat
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,16 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from lerobot.configs import FeatureType, PreTrainedConfig
-from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
-from lerobot.utils.import_utils import register_third_party_plugins
 
-from lerobot_processor_so101.arm import ACTION_NAMES, FPS, JOINTS
+from lerobot_processor_so101.arm import FPS
 from lerobot_processor_so101.config_checks import check_device
 from lerobot_processor_so101.policy.trained_policy import batch_of_one, load_policy
 
 from ..env import as_observation
 from ..env_config import SO101SimEnvConfig
+from ..policy_check import check_images, fingerprint, read_config
 from ..sim.world import World
 from .demonstrator import Demonstrator
 
@@ -89,12 +86,12 @@ class Actor:
 
     def __init__(self, options: PolicyOptions, env: SO101SimEnvConfig) -> None:
         assert options.path is not None
-        _check(options.path, env.camera_setup().shapes())
+        check_images(read_config(options.path), env.camera_setup())
         check_device(options.device, "--policy.device")
         self._policy, self._preprocessor, self._postprocessor = load_policy(options.path, options.device)
         self._env_preprocessor, _ = env.get_env_processors()
         config = self._policy.config
-        self.name = f"{config.type} {_fingerprint(options.path)}"
+        self.name = f"{config.type} {fingerprint(options.path)}"
         self._device, self._use_amp = options.device, config.use_amp
 
     def reset(self, seed: int) -> None:
@@ -196,73 +193,3 @@ class Takeovers:
     def _act(self, images: dict[str, np.ndarray]) -> None:
         world = self._demonstrator.world
         world.step(self._actor.act(world, images))
-
-
-def _check(path: Path, shapes: dict[str, tuple[int, int, int]]) -> None:
-    """Compare what a policy was trained on with what the workbench has and records.
-
-    Raises:
-        ValueError: if they do not fit; the message names the option to change.
-    """
-    if not (path / "config.json").is_file():
-        raise ValueError(
-            f"--policy.path: found no policy in {path} (no config.json), expected a `pretrained_model` "
-            "folder. Download a policy of the Hub first."
-        )
-    register_third_party_plugins()
-    config = PreTrainedConfig.from_pretrained(path)
-    inputs, outputs = config.input_features or {}, config.output_features or {}
-    numbers = {key: feature for key, feature in inputs.items() if key == OBS_STATE}
-    for key, feature in {**numbers, **outputs}.items():
-        if key not in (OBS_STATE, ACTION) or tuple(feature.shape) != (len(JOINTS),):
-            raise ValueError(
-                f"--policy.path: the policy is of another robot: {key} has shape {tuple(feature.shape)}, "
-                f"expected {ACTION} and {OBS_STATE} of shape ({len(JOINTS)},), the joints of an SO-101."
-            )
-    names = getattr(config, "action_feature_names", None)
-    if names and list(names) != list(ACTION_NAMES):
-        raise ValueError(
-            f"--policy.path: the policy is of another robot: its actions are {list(names)}, expected "
-            f"{list(ACTION_NAMES)}."
-        )
-    rate = getattr(config, "fps", FPS)
-    if rate != FPS:
-        raise ValueError(
-            f"--policy.path: the policy was trained at {rate} Hz, expected {FPS} Hz, the workbench's rate."
-        )
-    _check_images(config, shapes)
-
-
-def _check_images(config: PreTrainedConfig, shapes: dict[str, tuple[int, int, int]]) -> None:
-    recorded = {f"{OBS_IMAGES}.{name}": shape for name, shape in shapes.items()}
-    for key, feature in (config.input_features or {}).items():
-        if feature.type is not FeatureType.VISUAL or key.startswith(f"{OBS_IMAGES}.empty_camera"):
-            continue
-        if key not in recorded:
-            raise ValueError(
-                f"--policy.path: the policy needs {key}, found {', '.join(recorded) or 'no images'}. Give "
-                f"{_flag_of(key)}, as in the policy's training data."
-            )
-        size, expected = recorded[key][:2], tuple(feature.shape[1:])
-        if size != expected:
-            raise ValueError(
-                f"--policy.path: the policy was trained on {key} of {expected[1]}x{expected[0]} pixels, "
-                f"found {size[1]}x{size[0]}. Give --width={expected[1]} --height={expected[0]}."
-            )
-
-
-def _flag_of(key: str) -> str:
-    """Return the option that records an image."""
-    camera, _, kind = key.removeprefix(f"{OBS_IMAGES}.").rpartition("_")
-    if kind in ("seg", "depth"):
-        return f"--{kind}=true and --cameras with {camera}"
-    return f"--rgb=true and --cameras with {kind}"
-
-
-def _fingerprint(path: Path) -> str:
-    """Return the beginning of the SHA-256 of a checkpoint's weights and statistics."""
-    digest = hashlib.sha256()
-    for file in sorted(path.glob("*.safetensors")):
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()[:12]

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`so101-benchmark`: evaluate a policy on the workbench's tasks and levels, for a table of policies.
+
+    so101-benchmark --policy.path=outputs/train/checkpoints/last/pretrained_model --root=outputs/benchmark
+
+Each task and level is one `lerobot-eval` on the frozen evaluation states, printed before it runs. The same
+command continues what was interrupted. `so101-compare` compares the evaluations of several policies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from lerobot_processor_so101.atomic import write_json
+from lerobot_processor_so101.cli import run_command
+from lerobot_processor_so101.config_checks import check_choices, check_device
+from lerobot_processor_so101.lock import owning
+from lerobot_processor_so101.success_rates import markdown_table, percent
+
+from .demos.takeovers import PolicyOptions
+from .improve.process import Job, run_jobs
+from .names import LEVELS, STARTS, TASK_NAMES, check_level, check_task
+from .policy_check import fingerprint, needed_images, read_config
+from .sim.cameras import CameraSetup
+from .sim.initial_states import N_EVALUATION
+
+_FIRST_SEED = 1000  # as in lerobot-eval; the initial-state index is the seed modulo 200
+
+
+@dataclass
+class BenchmarkConfig:
+    """Options of `so101-benchmark`.
+
+    Args:
+        root: folder of the evaluations and the table. The same command continues there.
+        policy: the policy, any that LeRobot loads; it is given the images that it was trained on.
+        name: of its row; by default the policy's type.
+        tasks, levels: to evaluate, each task at each level.
+        episodes: initial states per task and level.
+        starts: `eval` for published numbers, `validation` for choices.
+    """
+
+    root: Path
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+    name: str | None = None
+    tasks: list[str] = field(default_factory=lambda: list(TASK_NAMES))
+    levels: list[str] = field(default_factory=lambda: list(LEVELS))
+    episodes: int = N_EVALUATION
+    starts: str = "eval"
+
+    def check(self) -> None:
+        """Validate the options.
+
+        Raises:
+            ValueError: if an option is not supported.
+        """
+        if self.policy.path is None:
+            raise ValueError("--policy.path: found none, expected the `pretrained_model` folder of a policy.")
+        check_device(self.policy.device, "--policy.device")
+        for task in self.tasks:
+            check_task(task, "--tasks")
+        for level in self.levels:
+            check_level(level, "--levels")
+        check_choices(self, {"starts": STARTS}, "--")
+        if not 1 <= self.episodes <= N_EVALUATION:
+            raise ValueError(f"--episodes: found {self.episodes}, expected 1 to {N_EVALUATION}.")
+
+    def cases(self) -> Iterator[tuple[str, str, Path]]:
+        """Yield each task and level with the folder of its evaluation."""
+        for task, level in product(self.tasks, self.levels):
+            yield task, level, self.root / f"{task}_{level}"
+
+
+def benchmark(config: BenchmarkConfig) -> str:
+    """Evaluate a policy, and write `benchmark.json` and `benchmark.md` into `root`.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: if an option is not supported, the policy does not fit, or `root` is of another policy.
+        RuntimeError: if an evaluation fails.
+    """
+    config.check()
+    assert config.policy.path is not None
+    policy = read_config(config.policy.path)
+    images = needed_images(policy)
+    config.root.mkdir(parents=True, exist_ok=True)
+    with owning(config.root):
+        row = _describe(config, policy.type)
+        for task, level, out in config.cases():
+            if not (out / "eval_info.json").is_file():
+                shutil.rmtree(out, ignore_errors=True)  # of an evaluation that was cut
+                command = _command(config, task, level, images, out)
+                log = config.root / f"{out.name}.log"
+                run_jobs([Job(f"{task}, {level}", command, log, lambda *_: None)])
+            row["success"][f"{task}-{level}"] = _outcomes(out / "eval_info.json")
+            write_json(config.root / "benchmark.json", row)
+        text = _table(row)
+        (config.root / "benchmark.md").write_text(text + "\n")
+    return f"\n{text}\n\nwritten to {config.root / 'benchmark.md'}"
+
+
+def _describe(config: BenchmarkConfig, kind: str) -> dict[str, Any]:
+    """Return the row without its rates, or that of the run in `root`."""
+    path = config.policy.path
+    assert path is not None
+    row: dict[str, Any] = {
+        "policy": config.name or kind,
+        "type": kind,
+        "weights": fingerprint(path),
+        "parameters": _parameters(path),
+        "training": _training(path),
+        "episodes": config.episodes,
+        "starts": config.starts,
+        "success": {},
+    }
+    stored = config.root / "benchmark.json"
+    if stored.is_file():
+        found = json.loads(stored.read_text())
+        for key in ("weights", "episodes", "starts"):
+            if found[key] != row[key]:
+                raise ValueError(
+                    f"--root: {config.root} contains a benchmark with {key} {found[key]!r}, the command has "
+                    f"{row[key]!r}. Give another --root."
+                )
+        row["success"] = found["success"]
+    return row
+
+
+def _parameters(path: Path) -> int:
+    """Count the numbers in a checkpoint's weights."""
+    with safe_open(path / "model.safetensors", framework="pt") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+
+
+def _training(path: Path) -> str:
+    """Say what LeRobot trained a checkpoint on, as far as it is stored beside it."""
+    file = path / "train_config.json"
+    if not file.is_file():
+        return "unknown"
+    stored = json.loads(file.read_text())
+    return f"{stored['dataset']['repo_id']}, {stored['steps']} steps of {stored['batch_size']}"
+
+
+def _command(config: BenchmarkConfig, task: str, level: str, images: CameraSetup, out: Path) -> list[str]:
+    names = ("cameras", "height", "width", "rgb", "seg", "depth")
+    return [
+        "lerobot-eval",
+        f"--policy.path={config.policy.path}",
+        f"--policy.device={config.policy.device}",
+        "--env.type=so101_sim",
+        f"--env.task={task}",
+        f"--env.level={level}",
+        f"--env.starts={config.starts}",
+        *[f"--env.{name}={json.dumps(getattr(images, name))}" for name in names],
+        f"--eval.n_episodes={config.episodes}",
+        "--eval.batch_size=1",
+        f"--seed={_FIRST_SEED}",
+        f"--output_dir={out}",
+    ]
+
+
+def _outcomes(path: Path) -> str:
+    successes = json.loads(path.read_text())["per_task"][0]["metrics"]["successes"]
+    return "".join(str(int(success)) for success in successes)
+
+
+def _table(row: dict[str, Any]) -> str:
+    """Format the row as Markdown, with a line per task and level."""
+    cells = [
+        [row["policy"], f"{row['parameters'] / 1e6:.2f} M", row["training"], case]
+        + [percent(outcomes.count("1"), len(outcomes))]
+        for case, outcomes in row["success"].items()
+    ]
+    header = [
+        "policy",
+        "parameters",
+        "training",
+        "task and level",
+        f"success on {row['starts']} states (95 %)",
+    ]
+    return markdown_table(header, cells)
+
+
+def main() -> None:
+    """Run `so101-benchmark`."""
+    stopped = "stopped. The same command resumes at the evaluation that was cut."
+    run_command("so101-benchmark", BenchmarkConfig, benchmark, stopped, log="lerobot_env_so101_workbench")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a checkpoint can act in the workbench, and which images it needs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from lerobot.configs import FeatureType, PreTrainedConfig
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+from lerobot.utils.import_utils import register_third_party_plugins
+
+from lerobot_processor_so101.arm import ACTION_NAMES, FPS, JOINTS
+
+from .sim.cameras import CameraSetup
+
+Shape = tuple[int, ...]
+
+
+def read_config(path: Path) -> PreTrainedConfig:
+    """Read the configuration of a policy for an SO-101 at the workbench's rate.
+
+    Args:
+        path: its `pretrained_model` folder.
+
+    Raises:
+        ValueError: if there is none, or it is of another robot or rate.
+    """
+    if not (path / "config.json").is_file():
+        raise ValueError(
+            f"--policy.path: found no policy in {path} (no config.json), expected a `pretrained_model` "
+            "folder. Download a policy of the Hub first."
+        )
+    register_third_party_plugins()
+    config = PreTrainedConfig.from_pretrained(path)
+    inputs, outputs = config.input_features or {}, config.output_features or {}
+    numbers = {key: feature for key, feature in inputs.items() if key == OBS_STATE}
+    for key, feature in {**numbers, **outputs}.items():
+        if key not in (OBS_STATE, ACTION) or tuple(feature.shape) != (len(JOINTS),):
+            raise ValueError(
+                f"--policy.path: the policy is of another robot: {key} has shape {tuple(feature.shape)}, "
+                f"expected {ACTION} and {OBS_STATE} of shape ({len(JOINTS)},), the joints of an SO-101."
+            )
+    names = getattr(config, "action_feature_names", None)
+    if names and list(names) != list(ACTION_NAMES):
+        raise ValueError(
+            f"--policy.path: the policy is of another robot: its actions are {list(names)}, expected "
+            f"{list(ACTION_NAMES)}."
+        )
+    rate = getattr(config, "fps", FPS)
+    if rate != FPS:
+        raise ValueError(
+            f"--policy.path: the policy was trained at {rate} Hz, expected {FPS} Hz, the workbench's rate."
+        )
+    return config
+
+
+def check_images(config: PreTrainedConfig, setup: CameraSetup) -> None:
+    """Compare the images that a policy was trained on with those that are rendered.
+
+    Raises:
+        ValueError: if they do not fit; the message names the option to change.
+    """
+    rendered = setup.shapes()
+    for name, shape in _images(config).items():
+        if name not in rendered:
+            found = ", ".join(f"{OBS_IMAGES}.{other}" for other in rendered) or "no images"
+            raise ValueError(
+                f"--policy.path: the policy needs {OBS_IMAGES}.{name}, found {found}. Give "
+                f"{_flag_of(name)}, as in the policy's training data."
+            )
+        size, expected = rendered[name][:2], shape[1:]
+        if size != expected:
+            raise ValueError(
+                f"--policy.path: the policy was trained on {OBS_IMAGES}.{name} of "
+                f"{expected[1]}x{expected[0]} pixels, found {size[1]}x{size[0]}. Give "
+                f"--width={expected[1]} --height={expected[0]}."
+            )
+
+
+def needed_images(config: PreTrainedConfig) -> CameraSetup:
+    """Return the cameras that render what a policy was trained on.
+
+    Raises:
+        ValueError: if it was trained on other cameras than the workbench has, or on images of several sizes.
+    """
+    images = _images(config)
+    if not images:
+        return CameraSetup(rgb=False)
+    sizes = sorted({shape[1:] for shape in images.values()})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"--policy.path: the policy was trained on images of several sizes {sizes}, expected one."
+        )
+    parts = [_parts(name) for name in images]
+    kinds = {kind for _, kind in parts}
+    cameras = tuple(dict.fromkeys(camera for camera, _ in parts))
+    height, width = sizes[0]
+    setup = CameraSetup(cameras, height, width, "rgb" in kinds, "seg" in kinds, "depth" in kinds)
+    return setup.check("--policy.path: ")
+
+
+def fingerprint(path: Path) -> str:
+    """Return the beginning of the SHA-256 of a checkpoint's weights and statistics."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def _images(config: PreTrainedConfig) -> dict[str, Shape]:
+    """Return the shape (C, H, W) of each of a policy's images by name."""
+    return {
+        key.removeprefix(f"{OBS_IMAGES}."): tuple(feature.shape)
+        for key, feature in (config.input_features or {}).items()
+        if feature.type is FeatureType.VISUAL and not key.startswith(f"{OBS_IMAGES}.empty_camera")
+    }
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Split the name of an image into camera and kind: rgb, seg or depth."""
+    camera, _, kind = name.rpartition("_")
+    return (camera, kind) if kind in ("seg", "depth") else (name, "rgb")
+
+
+def _flag_of(name: str) -> str:
+    """Return the option that renders an image."""
+    camera, kind = _parts(name)
+    return f"--{kind}=true and --cameras with {camera}"
