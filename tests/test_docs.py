@@ -2,13 +2,13 @@
 """Every command of the README, the pages and the packages' READMEs names commands and options that exist.
 
 The blocks of a page run in bash, in their order, with stand-ins for all console commands that write down
-their arguments. The real parser of each command then parses them.
+their arguments. The real parser of each command then parses them. `release/test_wheels.py` runs the
+README's.
 """
 
 import argparse
 import functools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -33,14 +33,6 @@ COMMANDS = {
     for point in metadata.entry_points(group="console_scripts")
     if point.name.startswith(("so101-", "lerobot-", "hlrp-"))
 }
-SMALL = {
-    "so101-demos": {"--episodes": "2"},
-    "lerobot-record": {"--dataset.num_episodes": "1", "--dataset.reset_time_s": "1"},
-    "lerobot-train": {"--steps": "2", "--batch_size": "2", "--num_workers": "0"},
-    "lerobot-eval": {"--eval.n_episodes": "1"},
-    "lerobot-rollout": {"--duration": "2"},
-    "lerobot-teleoperate": {"--teleop_time_s": "2"},
-}
 OTHERS = ("pip", "make", "python", "accelerate", "sbatch", "source", "export")
 STAND_IN = """#!{python}
 import json, os, sys
@@ -55,40 +47,24 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
-@pytest.fixture(scope="module")
-def configs(tmp_path_factory):
-    """All configurations in one folder."""
-    folder = tmp_path_factory.mktemp("configs")
+def commands_of(page: Path, folder: Path) -> list[list[str]]:
+    """Run the blocks of a page with stand-ins in an empty folder, and return the commands that they run."""
+    log, binaries, configs = folder / "log", folder / "bin", folder / "configs"
+    binaries.mkdir()
+    configs.mkdir()
     for path in ROOT.glob("*/src/*/configs/*.yaml"):
-        (folder / path.name).write_text(path.read_text())
-    return folder
-
-
-@pytest.fixture
-def written(configs, tmp_path):
-    """Runs the blocks of a page, and returns the commands that they run."""
-
-    def run(page: Path) -> list[list[str]]:
-        log, folder = tmp_path / "log", tmp_path / "bin"
-        folder.mkdir()
-        text = STAND_IN.format(python=sys.executable, log=str(log), configs=str(configs))
-        for name in (*COMMANDS, *OTHERS):
-            (folder / name).write_text(text)
-            (folder / name).chmod(0o755)
-        for script in (ROOT / "examples" / "slurm").glob("*.sh"):
-            copy = tmp_path / script.relative_to(ROOT)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(text)
-            copy.chmod(0o755)
-        environment = {"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(tmp_path)}
-        script = "set -eu\nsource() { :; }\n" + "\n".join(blocks(page))
-        ended = subprocess.run(
-            ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert ended.returncode == 0, ended.stderr
-        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-    return run
+        (configs / path.name).write_text(path.read_text())
+    text = STAND_IN.format(python=sys.executable, log=str(log), configs=str(configs))
+    slurm = [path.relative_to(ROOT) for path in (ROOT / "examples" / "slurm").glob("*.sh")]
+    for path in (*(binaries / name for name in (*COMMANDS, *OTHERS)), *(folder / path for path in slurm)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    environment = {"PATH": f"{binaries}:/usr/bin:/bin", "HOME": str(folder)}
+    script = ["bash", "-c", "set -eu\nsource() { :; }\n" + "\n".join(blocks(page))]
+    ended = subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 class Parsed(BaseException):
@@ -144,9 +120,9 @@ def kind_of(page: Path, path: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_parse(page, written, parse, tmp_path):
+def test_commands_parse(page, parse, tmp_path):
     register_third_party_plugins()
-    for command in written(page):
+    for command in commands_of(page, tmp_path):
         if command[0] not in COMMANDS:
             continue
         arguments = []
@@ -168,28 +144,11 @@ def test_a_wrong_option_is_found(command, parse):
         parse(command.split())
 
 
-@pytest.mark.slow
-def test_the_commands_of_the_readme_run(written, tmp_path):
-    """At reduced size, in an empty folder, in their order."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    for name, *arguments in written(ROOT / "README.md"):
-        if name not in COMMANDS:
-            continue
-        options = dict(argument.split("=", 1) for argument in arguments) | SMALL.get(name, {})
-        command = [Path(sys.executable).parent / name, *(f"{k}={v}" for k, v in options.items())]
-        ended = subprocess.run(
-            command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-        assert ended.returncode == 0, f"{name}: {ended.stderr[-3000:]}"
-    assert (tmp_path / "outputs" / "eval" / "eval_info.json").is_file()
-    assert (tmp_path / "outputs" / "view.mp4").stat().st_size > 10_000
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_packages_that_need_each_other_are_installed_together(page, written):
+def test_packages_that_need_each_other_are_installed_together(page, tmp_path):
     """None of them is in a package index, so pip must be given all that a package depends on."""
     folders = {folder: project["project"]["name"] for folder, project in PROJECTS.items()}
-    for command in written(page):
+    for command in commands_of(page, tmp_path):
         if command[0] != "pip":
             continue
         given = {folders[name.partition("[")[0]] for name in command if name.partition("[")[0] in folders}

@@ -12,8 +12,17 @@ from pathlib import Path
 import pytest
 from release.build import ROOT, absolute_links, build, members
 
+from tests.test_docs import COMMANDS, commands_of
+
 URL = "https://forge.example/owner/name"
-IMAGES = ["--height=48", "--width=64"]
+SMALL = {
+    "so101-demos": {"--episodes": "2"},
+    "lerobot-record": {"--dataset.num_episodes": "1", "--dataset.reset_time_s": "1"},
+    "lerobot-train": {"--steps": "2", "--batch_size": "2", "--num_workers": "0"},
+    "lerobot-eval": {"--eval.n_episodes": "1"},
+    "lerobot-rollout": {"--duration": "2"},
+    "lerobot-teleoperate": {"--teleop_time_s": "2"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +68,7 @@ def test_links_that_lead_nowhere_are_refused():
 
 @pytest.mark.slow
 def test_wheels_work_outside_the_repository(wheels, tmp_path):
-    """Demonstrate, precompute, train, evaluate; dependencies come from the environment of the tests."""
+    """The README's commands, at reduced size; dependencies come from the environment of the tests."""
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *map(str, wheels.values())]
@@ -76,14 +85,14 @@ def test_wheels_work_outside_the_repository(wheels, tmp_path):
     modules = ", ".join(wheels)
     found = run(str(python), "-c", f"import {modules}\nfor m in ({modules}): print(m.__file__)")
     assert all(path.startswith(str(site)) for path in found.splitlines()), found
-    run("so101-demos", "--root=demos", "--episodes=1", "--rgb=true", "--video=false", *IMAGES)
-    run("so101-precompute", "--root=demos", "--output=seen", "--segmenter=workbench", "--depth=segmenter",
-        "--device=cpu")  # fmt: skip
-    run(str(python), "-m", "lerobot.scripts.lerobot_train", "--policy.type=segdepth", "--policy.device=cpu",
-        "--policy.push_to_hub=false", "--policy.segmenter=workbench", "--policy.depth=segmenter", "--steps=2",
-        "--dataset.repo_id=local/d", "--dataset.root=seen", "--output_dir=train", "--batch_size=4",
-        "--num_workers=0")  # fmt: skip
-    run(str(python), "-m", "lerobot.scripts.lerobot_eval", "--policy.device=cpu", "--env.type=so101_sim",
-        "--policy.path=train/checkpoints/last/pretrained_model", "--eval.n_episodes=1", "--eval.batch_size=1",
-        "--env.height=48", "--env.width=64", "--output_dir=eval")  # fmt: skip
-    assert (tmp_path / "eval" / "eval_info.json").is_file()
+    for command in commands_of(ROOT / "README.md", tmp_path):
+        name = command[0]
+        if name not in COMMANDS:
+            continue
+        program = [name]
+        if name.startswith("lerobot-"):  # installed in the environment of the tests only
+            program = [str(python), "-m", f"lerobot.scripts.{name.replace('-', '_')}"]
+        options = dict(argument.split("=", 1) for argument in command[1:]) | SMALL.get(name, {})
+        run(*program, *(f"{option}={value}" for option, value in options.items()))
+    assert (tmp_path / "outputs" / "eval" / "eval_info.json").is_file()
+    assert (tmp_path / "outputs" / "view.mp4").stat().st_size > 10_000
