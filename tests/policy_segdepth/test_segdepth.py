@@ -16,6 +16,7 @@ from lerobot.scripts.lerobot_train import train
 from lerobot_env_so101_workbench.demos.command import DemosConfig, record
 from lerobot_policy_segdepth import SegDepthConfig
 from lerobot_policy_segdepth.modeling_segdepth import SegDepthPolicy
+from lerobot_processor_so101 import class_masks
 
 SIDE, T = 24, 4
 
@@ -172,13 +173,24 @@ def test_masks_and_disparity_shift_together_and_only_in_training(frames, monkeyp
     sample["observation.seg.top"], sample["observation.disparity.top"] = ids, 255 * (ids == 3).float()
     policy.train().forward(sample)
     policy.eval().forward(sample)
-    for shifted, disparity in seen:
-        assert torch.equal(disparity == 1, shifted == 3)
-        shifted = shifted.unflatten(0, (16, frames))
-        assert (shifted == shifted[:, :1]).all()
+    watched = policy.config.class_ids
+    for masks, disparity in seen:
+        assert torch.equal(disparity, masks[:, watched.index(3)])
+        masks = masks.unflatten(0, (16, frames))
+        assert (masks == masks[:, :1]).all()
     moved = (seen[0][0] != seen[1][0]).flatten(1).any(1)
     assert moved.float().mean() > 0.5
-    assert torch.equal(seen[1][0], ids.flatten(0, 1))
+    assert torch.equal(seen[1][0], class_masks(ids.flatten(0, 1), watched))
+
+
+def test_classes_that_are_not_watched_are_ignored():
+    policy, sample = SegDepthPolicy(config()).eval(), batch(4)
+    policy.model.mlp[-1].weight.data.normal_()
+    before = policy.forward(sample)[0]
+    ids = sample["observation.seg.top"]
+    assert 2 not in policy.config.class_ids
+    sample["observation.seg.top"] = torch.where(ids == 2, 0, ids)
+    torch.testing.assert_close(policy.forward(sample)[0], before, rtol=0, atol=0)
 
 
 # -- inference

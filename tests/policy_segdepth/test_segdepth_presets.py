@@ -190,11 +190,15 @@ def test_a_crop_before_perception_changes_the_normalisation_of_disparity():
 def test_random_shifts_move_all_channels_alike_and_keep_ids():
     frames = torch.randint(0, 6, (4, 6, 20, 20)).float()
     frames[:, 1] = frames[:, 0]
-    shifted = random_shift(frames, 4)
+    (shifted,) = random_shift([frames], 4)
     assert shifted.shape == frames.shape
     assert torch.equal(shifted[:, 0], shifted[:, 1])
     assert set(shifted.unique().tolist()) <= set(range(6))
-    assert torch.equal(random_shift(frames, 0), frames)
+    padded = torch.nn.functional.pad(frames, (4,) * 4, mode="replicate")
+    for sample, found in zip(padded, shifted, strict=True):
+        windows = (sample[:, y : y + 20, x : x + 20] for y in range(9) for x in range(9))
+        assert any(torch.equal(found, window) for window in windows)
+    assert torch.equal(random_shift([frames], 0)[0], frames)
 
 
 def test_velocities_are_differences_and_the_oldest_is_repeated():

@@ -181,6 +181,17 @@ def test_masks_are_one_where_the_class_is():
     assert (masks.sum(1) == 1).all()
 
 
+def test_each_sample_may_have_classes_of_its_own():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 6, (3, 5, 4), generator=generator, dtype=torch.uint8)
+    classes = torch.tensor([[2, 4, 1], [3, 5, 1], [2, 5, 1]])
+    masks = class_masks(ids, classes)
+    for sample in range(3):
+        assert torch.equal(
+            masks[sample : sample + 1], class_masks(ids[sample : sample + 1], classes[sample].tolist())
+        )
+
+
 def test_wrong_inputs_are_named():
     with pytest.raises(TypeError, match=r"float32.*integer"):
         mask_geometry(torch.zeros(1, 8, 8), torch.zeros(1, 8, 8), [1])

@@ -6,7 +6,7 @@ import torch
 from lerobot.processor import PolicyProcessorPipeline
 
 from lerobot_processor_so101 import AddClassNamesProcessorStep, RolesProcessorStep
-from lerobot_processor_so101.perception.roles import Roles, watched_as_ids
+from lerobot_processor_so101.perception.roles import Roles
 
 ROLES = {"target": "cube", "container": "bowl"}
 WATCHED = ["target", "container", "finger"]
@@ -51,18 +51,6 @@ def test_a_sentence_that_does_not_name_one_object_is_an_error(sentence, message)
 def test_a_role_or_class_without_a_class_is_an_error(watched, roles, missing):
     with pytest.raises(ValueError, match=rf"watched_classes: found no class for \['{missing}'\]"):
         Roles(watched, roles, SORT)
-
-
-def test_masks_are_numbered_as_watched_whatever_the_classes():
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, 6, (3, 2, 5, 4), generator=generator, dtype=torch.uint8)
-    watched = torch.tensor([[2, 4, 1], [3, 5, 1], [2, 5, 1]])
-    found = watched_as_ids(ids, watched)
-    assert found.dtype == torch.uint8
-    for sample in range(3):
-        numbers = {int(id_): number for number, id_ in enumerate(watched[sample], 1)}
-        expected = [numbers.get(int(id_), 0) for id_ in ids[sample].flatten()]
-        assert found[sample].flatten().tolist() == expected
 
 
 def run(step: RolesProcessorStep, task, *before) -> torch.Tensor:

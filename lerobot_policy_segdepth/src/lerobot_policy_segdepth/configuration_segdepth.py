@@ -282,9 +282,7 @@ class SegDepthConfig(TrainingPresetMixin, DatasetLookupMixin, PreTrainedConfig):
 
     @property
     def class_ids(self) -> list[int]:
-        """Ids of the watched classes in the masks that the network reads; with roles see `watched_as_ids`."""
-        if self.roles:
-            return list(range(1, 1 + len(self.watched_classes)))
+        """Ids of the watched classes; those of roles depend on the sentence, so that there is no list."""
         return [self.class_names.index(name) for name in self.watched_classes]
 
     @property

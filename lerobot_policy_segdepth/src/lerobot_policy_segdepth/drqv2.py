@@ -6,6 +6,8 @@ hundredth of the range of disparity. Each input has a bottleneck of its own: Lin
 numbers. The trunk has no norm. Parameter names differ from RoboBase's; `snapshot.py` maps them.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from lerobot.utils.constants import OBS_STATE
@@ -54,7 +56,7 @@ class DrQv2Model(nn.Module):
         # 1. stack ids and disparity of all frames: (B, n_obs_steps * cameras * 2, h, w)
         frames = self.frames(batch)
         if self.training and self.config.random_shift:
-            frames = random_shift(frames, self.config.random_shift)
+            (frames,) = random_shift([frames], self.config.random_shift)
         # 2. encode the stack: (B, D)
         visual = self.encoder(frames)
         if self.config.blind:
@@ -162,17 +164,22 @@ def with_velocities(tool: Tensor, period: float) -> Tensor:
     return torch.cat([angles, torch.cat([first, velocities], 1), pose], -1)
 
 
-def random_shift(frames: Tensor, pixels: int) -> Tensor:
+def random_shift(maps: Sequence[Tensor], pixels: int) -> list[Tensor]:
     """Shift each sample by a random number of pixels in each direction, repeating its edges; ids stay ids.
 
     Args:
-        frames: (B, C, H, W) float; all channels of a sample shift together.
+        maps: (B, ..., H, W) each, of any types and one size; all maps of a sample shift together.
         pixels: largest shift.
     """
-    height, width = frames.shape[-2:]
-    padded = F.pad(frames, (pixels,) * 4, mode="replicate")
-    dy, dx = torch.randint(2 * pixels + 1, (2, len(frames), 1, 1), device=frames.device)
-    rows = dy + torch.arange(height, device=frames.device)[:, None]  # (B, H, 1)
-    columns = dx + torch.arange(width, device=frames.device)  # (B, 1, W)
-    sample = torch.arange(len(frames), device=frames.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 3, 1, 2)
+    batch, (height, width), device = len(maps[0]), maps[0].shape[-2:], maps[0].device
+    # 1. the row and the column that each one comes from: (B, H, 1) and (B, 1, W)
+    dy, dx = torch.randint(2 * pixels + 1, (2, batch, 1, 1), device=device) - pixels
+    rows = (dy + torch.arange(height, device=device)[:, None]).clamp(0, height - 1)
+    columns = (dx + torch.arange(width, device=device)).clamp(0, width - 1)
+    # 2. pick the pixels: (B, H * W)
+    index = (rows * width + columns).flatten(1)
+    shifted = []
+    for frames in maps:
+        flat = frames.reshape(batch, -1, height * width)
+        shifted.append(flat.gather(2, index[:, None].expand_as(flat)).view_as(frames))
+    return shifted

@@ -6,12 +6,10 @@ same function in training and inference, and the convolutions run on 21 x 21 ave
 pixels.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from lerobot_processor_so101 import GEOMETRY_FEATURES, class_masks, mask_geometry, resize_area
+from lerobot_processor_so101 import GEOMETRY_FEATURES, geometry_of_masks, resize_area
 
 _COARSE = 21  # side of the maps for the convolutions [pixels]
 _SMALLEST = 6  # largest side of a map that a linear layer reads [pixels]
@@ -65,20 +63,19 @@ class GeometryEncoder(nn.Module):
     """Compute the standardised `mask_geometry` of each watched class; no gradients train it.
 
     Args:
-        class_ids: the C watched classes.
+        classes: C, number of watched classes.
     """
 
-    def __init__(self, class_ids: Sequence[int]):
+    def __init__(self, classes: int):
         super().__init__()
-        self.class_ids = tuple(class_ids)
-        self.output_dim = len(self.class_ids) * len(GEOMETRY_FEATURES)
+        self.output_dim = classes * len(GEOMETRY_FEATURES)
         self.standardize = RunningStandardizer(self.output_dim)
 
     @torch.no_grad()
-    def forward(self, ids: Tensor, disparity: Tensor) -> Tensor:
-        """Encode ids (B, h, w) and disparity (B, h, w) in 0..1 as (B, output_dim)."""
-        # 1. 16 numbers per class: (B, h, w) -> (B, C, 16)
-        geometry = mask_geometry(ids, disparity, self.class_ids)
+    def forward(self, masks: Tensor, disparity: Tensor) -> Tensor:
+        """Encode masks (B, C, h, w) and disparity (B, h, w) in 0..1 as (B, output_dim)."""
+        # 1. 16 numbers per class: (B, C, h, w) -> (B, C, 16)
+        geometry = geometry_of_masks(masks, disparity)
         # 2. standardise: (B, C * 16)
         return self.standardize(geometry.flatten(1))
 
@@ -90,20 +87,19 @@ class ConvEncoder(nn.Module):
     ragged edges of estimated masks.
 
     Args:
-        class_ids: the C watched classes.
+        classes: C, number of watched classes.
         channels: channels of the first convolution.
     """
 
-    def __init__(self, class_ids: Sequence[int], channels: int):
+    def __init__(self, classes: int, channels: int):
         super().__init__()
-        self.class_ids = tuple(class_ids)
-        self.net, self.output_dim = _convolutions(len(self.class_ids) + 1, channels, _COARSE)
+        self.net, self.output_dim = _convolutions(classes + 1, channels, _COARSE)
 
-    def forward(self, ids: Tensor, disparity: Tensor) -> Tensor:
-        """Encode ids (B, h, w) and disparity (B, h, w) in 0..1 as (B, output_dim)."""
+    def forward(self, masks: Tensor, disparity: Tensor) -> Tensor:
+        """Encode masks (B, C, h, w) and disparity (B, h, w) in 0..1 as (B, output_dim)."""
         with torch.no_grad():
-            # 1. one mask per class beside disparity: (B, C + 1, h, w)
-            maps = torch.cat([class_masks(ids, self.class_ids), disparity[:, None]], dim=1)
+            # 1. masks beside disparity: (B, C + 1, h, w)
+            maps = torch.cat([masks, disparity[:, None]], dim=1)
             # 2. average over blocks: (B, C + 1, 21, 21)
             coarse = resize_area(maps, (_COARSE, _COARSE))
         # 3. convolve: (B, output_dim)

@@ -25,13 +25,13 @@ from lerobot_processor_so101 import (
     CheckpointMixin,
     FrameHistory,
     averaged,
+    class_masks,
     disparity_key,
     image_key,
     resolve_perception,
     seg_key,
 )
 from lerobot_processor_so101.perception.keys import WATCHED
-from lerobot_processor_so101.perception.roles import watched_as_ids
 
 from .actions import OBS_TOOL
 from .configuration_segdepth import SegDepthConfig
@@ -219,9 +219,9 @@ class SegDepthModel(nn.Module):
             if config.encoder == "rgb":
                 self.color.append(RGBEncoder(config.image_size, config.conv_channels))
                 continue
-            self.geometry.append(GeometryEncoder(config.class_ids))
+            self.geometry.append(GeometryEncoder(len(config.watched_classes)))
             if config.encoder == "both":
-                self.conv.append(ConvEncoder(config.class_ids, config.conv_channels))
+                self.conv.append(ConvEncoder(len(config.watched_classes), config.conv_channels))
         encoders = (*self.geometry, *self.conv, *self.color)
         self.visual_dim = config.n_obs_steps * sum(encoder.output_dim for encoder in encoders)
 
@@ -254,9 +254,8 @@ class SegDepthModel(nn.Module):
         if self.config.blind:
             visual = state.new_zeros(len(state), self.visual_dim)
         else:
-            codes = (
-                self._encode_rgb(batch) if self.color else self._encode_masks(batch)
-            )  # (B * n_obs_steps, D)
+            # (B * n_obs_steps, D) of each encoder
+            codes = self._encode_rgb(batch) if self.color else self._encode_masks(batch)
             visual = torch.cat([code.unflatten(0, (len(state), -1)).flatten(1) for code in codes], dim=-1)
         # 3. hold the pose, plus a motion: (B, T * A) -> (B, T, A)
         actions = self.hold(state) + self.mlp(torch.cat([visual, state], dim=-1))
@@ -264,16 +263,30 @@ class SegDepthModel(nn.Module):
 
     def _encode_masks(self, batch: dict[str, Tensor]) -> list[Tensor]:
         """Encode masks and disparity by each encoder of each camera, (B * n_obs_steps, D)."""
-        masks = {camera: batch[seg_key(camera)] for camera in self.config.cameras}
-        if self.config.roles:
-            watched = batch[WATCHED][:, -1] if batch[WATCHED].ndim == 3 else batch[WATCHED]  # (B, W)
-            masks = {camera: watched_as_ids(ids, watched) for camera, ids in masks.items()}
-        frames = [(ids, batch[disparity_key(camera)] / 255) for camera, ids in masks.items()]
-        if self.training and self.config.random_shift:
-            frames = [_shifted(*frame, self.config.random_shift) for frame in frames]
-        frames = [(_flatten_time(ids, 2), _flatten_time(disparity, 2)) for ids, disparity in frames]
-        pairs = [*zip(self.geometry, frames, strict=True), *zip(self.conv, frames, strict=False)]
-        return [encode(*frame) for encode, frame in pairs]
+        class_ids = self._watched(batch)
+        geometry, conv = [], []
+        for number, camera in enumerate(self.config.cameras):
+            # 1. ids and disparity in 0..1, (B, h, w) or (B, n_obs_steps, h, w)
+            frames = [batch[seg_key(camera)], batch[disparity_key(camera)] / 255]
+            if self.training and self.config.random_shift:  # as if the camera were tilted
+                frames = random_shift(frames, self.config.random_shift)
+            # 2. one mask per watched class: (B * n_obs_steps, C, h, w)
+            ids, disparity = (_flatten_time(maps, 2) for maps in frames)
+            masks = class_masks(ids, class_ids)
+            # 3. encode: (B * n_obs_steps, D)
+            geometry.append(self.geometry[number](masks, disparity))
+            if self.conv:
+                conv.append(self.conv[number](masks, disparity))
+        return geometry + conv
+
+    def _watched(self, batch: dict[str, Tensor]) -> list[int] | Tensor:
+        """Return the ids of the watched classes; with roles those of each frame, (B * n_obs_steps, C)."""
+        if not self.config.roles:
+            return self.config.class_ids
+        watched = batch[WATCHED]
+        if watched.ndim == 3:  # the last sentence is for all stacked frames
+            watched = watched[:, -1]
+        return watched.repeat_interleave(self.config.n_obs_steps, 0)
 
     def _encode_rgb(self, batch: dict[str, Tensor]) -> list[Tensor]:
         """Encode the images of each camera, (B * n_obs_steps, D)."""
@@ -283,16 +296,9 @@ class SegDepthModel(nn.Module):
             if self.config.color_order == "bgr":
                 images = images.flip(-3)
             if self.training and self.config.random_shift:
-                images = random_shift(images, self.config.random_shift)
+                (images,) = random_shift([images], self.config.random_shift)
             codes.append(encode(images))
         return codes
-
-
-def _shifted(ids: Tensor, disparity: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-    """Shift ids and disparity, (B, h, w) or (B, T, h, w), as if the camera were tilted."""
-    maps = [frames.reshape(len(frames), -1, *frames.shape[-2:]) for frames in (ids.to(disparity), disparity)]
-    shifted_ids, shifted = random_shift(torch.cat(maps, 1), pixels).chunk(2, 1)
-    return shifted_ids.reshape_as(ids).to(ids.dtype), shifted.reshape_as(disparity)
 
 
 def _flatten_time(values: Tensor, frame_dims: int) -> Tensor:

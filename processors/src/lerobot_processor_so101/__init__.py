@@ -22,7 +22,7 @@ from .perception.keys import (
     seg_logits_key,
     seg_top_k_key,
 )
-from .perception.mask_geometry import GEOMETRY_FEATURES, class_masks, mask_geometry
+from .perception.mask_geometry import GEOMETRY_FEATURES, class_masks, geometry_of_masks, mask_geometry
 from .perception.resize import resize_area, resize_ids, resize_linear
 from .perception.scores import Scores
 from .policy.checkpoint import CheckpointMixin, check_architecture, checkpoint_folder
@@ -72,6 +72,7 @@ __all__ = [
     "depth_image_key",
     "depth_to_disparity",
     "disparity_key",
+    "geometry_of_masks",
     "image_key",
     "mask_geometry",
     "resize_area",

@@ -37,12 +37,12 @@ _AREA_UNIT = 1e-4  # of the image, about one pixel of 84 x 84
 _TINY = 1e-12
 
 
-def class_masks(ids: Tensor, class_ids: Sequence[int]) -> Tensor:
+def class_masks(ids: Tensor, class_ids: Sequence[int] | Tensor) -> Tensor:
     """Return one mask per class.
 
     Args:
         ids: (B, H, W) integer class ids.
-        class_ids: ids of the C classes.
+        class_ids: ids of the C classes; a tensor (B, C) has other classes for each sample.
 
     Returns:
         (B, C, H, W) float32, 1 where the pixel has the class.
@@ -55,20 +55,18 @@ def class_masks(ids: Tensor, class_ids: Sequence[int]) -> Tensor:
         raise TypeError(f"ids: found {ids.dtype}, expected an integer dtype.")
     if ids.ndim != 3:
         raise ValueError(f"ids: found shape {tuple(ids.shape)}, expected (B, H, W).")
-    classes = torch.tensor(class_ids, dtype=torch.int32, device=ids.device)
-    return (ids.to(torch.int32)[:, None] == classes[:, None, None]).to(torch.float32)
+    classes = torch.as_tensor(class_ids, dtype=torch.float32, device=ids.device)[..., None, None]
+    masks = torch.empty(len(ids), classes.shape[-3], *ids.shape[1:], device=ids.device)
+    # float32 throughout: with masks of bool in between this takes four times as long
+    return torch.eq(ids.to(torch.float32)[:, None], classes, out=masks)
 
 
-def mask_geometry(ids: Tensor, disparity: Tensor, class_ids: Sequence[int]) -> Tensor:
-    """Compute `GEOMETRY_FEATURES` of the mask of each class.
-
-    Coordinates are isotropic: the longer side of the image spans [-1, 1], the shorter one less, so that
-    angles are those in the image.
+def mask_geometry(ids: Tensor, disparity: Tensor, class_ids: Sequence[int] | Tensor) -> Tensor:
+    """Compute `GEOMETRY_FEATURES` of the mask of each class, as `geometry_of_masks` does.
 
     Args:
-        ids: (B, H, W) integer class ids.
+        ids, class_ids: see `class_masks`.
         disparity: (B, H, W) in [0, 1], near = 1, finite.
-        class_ids: ids of the C classes.
 
     Returns:
         (B, C, F) float32, always finite; zeros for a class that is not in the image.
@@ -77,20 +75,40 @@ def mask_geometry(ids: Tensor, disparity: Tensor, class_ids: Sequence[int]) -> T
         TypeError: if `ids` is not an integer tensor.
         ValueError: if `ids` is not (B, H, W), or `disparity` has another shape.
     """
-    if disparity.shape != ids.shape:
-        raise ValueError(f"disparity: found {tuple(disparity.shape)}, expected {tuple(ids.shape)} as ids.")
-    masks = class_masks(ids, class_ids)  # (B, C, H, W)
-    height, width = ids.shape[-2:]
+    return geometry_of_masks(class_masks(ids, class_ids), disparity)
+
+
+def geometry_of_masks(masks: Tensor, disparity: Tensor) -> Tensor:
+    """Compute `GEOMETRY_FEATURES` of masks.
+
+    Coordinates are isotropic: the longer side of the image spans [-1, 1], the shorter one less, so that
+    angles are those in the image.
+
+    Args:
+        masks: (B, C, H, W) float32, of zeros and ones.
+        disparity: (B, H, W) in [0, 1], near = 1, finite.
+
+    Returns:
+        (B, C, F) float32, always finite; zeros for an empty mask.
+
+    Raises:
+        ValueError: if `disparity` has another shape than the masks.
+    """
+    batch, _, height, width = masks.shape
+    if disparity.shape != (batch, height, width):
+        raise ValueError(
+            f"disparity: found {tuple(disparity.shape)}, expected {(batch, height, width)} as ids."
+        )
     half = 1.0 / max(height, width)  # half the side of a pixel
-    x = _centres(width, half, ids.device)
-    y = _centres(height, half, ids.device)
+    x = _centres(width, half, masks.device)
+    y = _centres(height, half, masks.device)
     columns, rows = masks.sum(-2), masks.sum(-1)  # (B, C, W), (B, C, H)
     area = columns.sum(-1)  # (B, C), pixels
     count = area.clamp(min=1)
 
     cx, cy = (columns @ x) / count, (rows @ y) / count
     moments = _central_moments(masks, x - cx[..., None], y - cy[..., None], half) / count[..., None, None]
-    mean_disparity = (masks.flatten(2) @ disparity.float().flatten(1)[..., None]).squeeze(-1) / count
+    mean_disparity = (disparity.float().flatten(1)[:, None] @ masks.flatten(2).mT).squeeze(1) / count
     features = torch.stack(
         [
             torch.ones_like(area),
@@ -121,8 +139,8 @@ def _central_moments(masks: Tensor, x: Tensor, y: Tensor, half: float) -> Tensor
         y: (B, C, H) centres of the rows, relative to the centroid.
         half: half the side of a pixel.
     """
-    along_rows = masks @ _pixel_means_of_powers(x, half)  # (B, C, H, 5)
-    return _pixel_means_of_powers(y, half).mT @ along_rows
+    along_columns = _pixel_means_of_powers(y, half).mT @ masks  # (B, C, 5, W)
+    return along_columns @ _pixel_means_of_powers(x, half)
 
 
 def _pixel_means_of_powers(x: Tensor, half: float) -> Tensor:

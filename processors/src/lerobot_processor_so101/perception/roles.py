@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which object plays which role, by the task sentence.
 
-A policy that brings "the target" into "the container" needs to know which classes these are. Masks in which
-each role has an id of its own look the same whatever the objects are. So one policy serves every sentence,
-also one about objects that it was not trained on.
+A policy that brings "the target" into "the container" needs to know which classes these are. The mask of a
+role looks the same whatever plays it. So one policy serves every sentence, also one about objects that it was
+not trained on.
 """
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor
-
 from .class_map import normalise_name
 from .instruction import Vocabulary
-
-_MAX_CLASSES = 256  # ids are uint8
 
 
 class Roles:
@@ -79,21 +74,3 @@ class Roles:
 
 def _ends_with(name: str, words: str) -> bool:
     return f" {normalise_name(name)}".endswith(f" {normalise_name(words)}")
-
-
-def watched_as_ids(ids: Tensor, watched: Tensor) -> Tensor:
-    """Number the watched classes of each sample from 1, and make everything else 0.
-
-    Args:
-        ids: (B, ..., h, w) uint8 class ids.
-        watched: (B, W) ids of the watched classes.
-
-    Returns:
-        (B, ..., h, w) uint8.
-    """
-    # 1. a table of new ids for each sample: (B, 256)
-    table = torch.zeros(len(watched), _MAX_CLASSES, dtype=torch.uint8, device=ids.device)
-    numbers = torch.arange(1, 1 + watched.shape[1], dtype=torch.uint8, device=ids.device)
-    table.scatter_(1, watched, numbers.expand_as(watched))
-    # 2. look every pixel up: (B, ..., h, w)
-    return table.gather(1, ids.flatten(1).long()).view_as(ids)
