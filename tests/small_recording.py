@@ -11,11 +11,16 @@ from lerobot_processor_so101.recording import RecordingDataset, check_videos
 
 SIZE = (32, 48)
 VECTOR = {"dtype": "float32", "shape": (3,), "names": ["a", "b", "c"]}
-CAMERA = "observation.images.top"
+CAMERA, MASKS = "observation.images.top", "observation.images.top_seg"
 
 
 def open_dataset(
-    root: Path, video: bool, resume: bool = False, kind: type[LeRobotDataset] = RecordingDataset, **options
+    root: Path,
+    video: bool,
+    resume: bool = False,
+    kind: type[LeRobotDataset] = RecordingDataset,
+    masks: bool = False,
+    **options,
 ) -> LeRobotDataset:
     """Create a recording, or open one to add episodes; `options` are those of LeRobot."""
     options |= {"root": root, "streaming_encoding": video, "rgb_encoder": RGBEncoderConfig(vcodec="h264")}
@@ -27,6 +32,8 @@ def open_dataset(
         "names": ["height", "width", "channels"],
     }
     features = {"action": VECTOR, "observation.state": VECTOR, CAMERA: image}
+    if masks:
+        features[MASKS] = {**image, "shape": (*SIZE, 1), "info": {"is_depth_map": True}}
     return kind.create("local/d", 30, features, use_videos=video, **options)
 
 
@@ -42,6 +49,12 @@ def frames(episode: int) -> list[dict]:
         }
         for tick in range(4 + episode % 3)
     ]
+
+
+def with_masks(frame: dict) -> dict:
+    """Add class ids that differ between frames."""
+    ids = np.add.outer(np.arange(SIZE[0]), np.arange(SIZE[1]))[..., None]
+    return {**frame, MASKS: (ids + frame[CAMERA][0, 0, 0]).astype(np.uint16)}
 
 
 def add(dataset: LeRobotDataset, episode: int) -> None:

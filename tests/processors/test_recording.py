@@ -16,7 +16,7 @@ import pytest
 from lerobot.datasets import LeRobotDataset
 
 from lerobot_processor_so101.recording import RecordingDataset
-from tests.small_recording import add, check, frames, open_dataset
+from tests.small_recording import add, check, frames, open_dataset, with_masks
 
 
 @pytest.mark.parametrize("video", [False, True])
@@ -73,16 +73,22 @@ def test_datasets_of_lerobot_are_resumed_and_resume_with_lerobot(tmp_path, video
     check(root, 8)
 
 
-def test_data_files_are_those_of_lerobot(tmp_path):
-    tables = []
+@pytest.mark.parametrize("masks", [False, True])
+def test_data_files_and_statistics_are_those_of_lerobot(tmp_path, masks):
+    tables, statistics = [], []
     for kind in (LeRobotDataset, RecordingDataset):
-        dataset = open_dataset(tmp_path / kind.__name__, video=False, kind=kind)
-        add(dataset, 0)
+        root = tmp_path / kind.__name__
+        dataset = open_dataset(root, video=False, kind=kind, masks=masks)
+        for frame in frames(0):
+            dataset.add_frame(with_masks(frame) if masks else frame)
+        dataset.save_episode()
         dataset.finalize()
-        tables.append(pq.read_table(next((tmp_path / kind.__name__ / "data").rglob("*.parquet"))))
+        tables.append(pq.read_table(next((root / "data").rglob("*.parquet"))))
+        statistics.append((root / "meta" / "stats.json").read_text())
     assert tables[0].equals(tables[1])
     described = [json.loads(table.schema.metadata[b"huggingface"])["info"] for table in tables]
     assert described[0] == described[1]
+    assert statistics[0] == statistics[1]
 
 
 @pytest.mark.parametrize("lengths", [(4, 1, 4), (1, 4, 1)])
@@ -106,7 +112,7 @@ def test_many_episodes_share_few_files(tmp_path):
     dataset.finalize()
     check(tmp_path / "d", 35)
     for folder in ("data", "meta/episodes"):
-        assert len(list((tmp_path / "d" / folder).rglob("*.parquet"))) == 2
+        assert len(list((tmp_path / "d" / folder).rglob("*.parquet"))) == 5
 
 
 def record_for_ever(root: Path, video: bool, log: Path, resume: bool) -> None:

@@ -2,6 +2,7 @@
 """A LeRobotDataset that loses neither frames nor finished episodes."""
 
 import errno
+import io
 import os
 import shutil
 import time
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from datasets.table import embed_table_storage
 from lerobot.datasets import LeRobotDataset
 from lerobot.datasets.dataset_writer import DatasetWriter
 from lerobot.datasets.feature_utils import get_hf_features_from_features
+from lerobot.datasets.image_writer import image_array_to_pil_image, save_kwargs_for_path
 from lerobot.datasets.io_utils import load_info
 from lerobot.datasets.utils import (
     DEFAULT_EPISODES_PATH,
@@ -90,12 +93,50 @@ class WaitingVideoEncoder(StreamingVideoEncoder):
         return self._finished
 
 
+class EncodedImage(io.BytesIO):
+    """An encoded image in place of the path of its file, in LeRobot's episode buffer."""
+
+    def __init__(self, image: np.ndarray, path: Path) -> None:
+        super().__init__()
+        self.name = path.name
+        image_array_to_pil_image(image).save(self, format="TIFF", **save_kwargs_for_path(path, 0))
+
+    def endswith(self, suffix: str) -> bool:
+        """Tell whether the path would end with a suffix, as LeRobot's statistics ask."""
+        return self.name.endswith(suffix)
+
+
 class EpisodeWriter(DatasetWriter):
-    """LeRobot's writer, but it embeds all images of an episode at once; LeRobot's does it row by row."""
+    """LeRobot's writer, but masks and depth have no files, and images are embedded all at once.
+
+    LeRobot writes every image to a file, reads some of them again for statistics, and embeds them row by row.
+    Masks and depth that are not encoded as video stay in memory here until their episode is saved.
+    """
+
+    @cached_property
+    def images(self) -> dict[str, EncodedImage]:
+        """Masks and depth of the episode in the buffer, by the paths that LeRobot would give them."""
+        return {}
+
+    def _save_image(self, image: Any, fpath: Path, compress_level: int = 1) -> None:
+        if fpath.suffix == ".tiff" and not self._meta.video_keys:
+            self.images[str(fpath)] = EncodedImage(image, fpath)
+        else:
+            super()._save_image(image, fpath, compress_level)
+
+    def _create_episode_buffer(self, episode_index: int | None = None) -> dict:
+        self.images.clear()
+        return super()._create_episode_buffer(episode_index)
+
+    def save_episode(self, *args: Any, **kwargs: Any) -> None:
+        """Save the episode in the buffer."""
+        for key in self._meta.depth_keys:
+            self.episode_buffer[key] = [self.images.get(path, path) for path in self.episode_buffer[key]]
+        super().save_episode(*args, **kwargs)
 
     def _save_episode_data(self, episode_buffer: dict) -> dict:
         features = get_hf_features_from_features(self._meta.features)
-        rows = {key: episode_buffer[key] for key in features}
+        rows = {key: list(map(_embedded, episode_buffer[key])) for key in features}
         table = datasets.Dataset.from_dict(rows, features=features).data.table
         position, first = {"chunk_index": 0, "file_index": 0}, 0
         if self._meta.episodes:
@@ -118,7 +159,7 @@ class RecordingDataset(LeRobotDataset):
     videos. Here the files of an episode are written to a staging folder, closed, flushed to the disk and
     moved into the dataset, `meta/info.json` after those that it counts. The dataset can be loaded at any
     moment. Each episode has videos of its own; a Parquet file is replaced by one with an episode more, until
-    it has 32 or 16 MB: thousands of files would load slowly.
+    it has 8 or 16 MB: thousands of files would load slowly.
     """
 
     _last_row: dict | None = None  # in meta/episodes of the last episode that this object saved
@@ -218,7 +259,8 @@ class RecordingDataset(LeRobotDataset):
             encoder.complete_episode()
         for key in self.meta.camera_keys:
             # LeRobot's image writer logs errors and goes on.
-            missing = [path for path in self.writer.episode_buffer[key] if path and not _is_complete(path)]
+            paths = (path for path in self.writer.episode_buffer[key] if path not in self.writer.images)
+            missing = [path for path in paths if path and not _is_complete(path)]
             if missing:
                 raise RuntimeError(f"{key}: {len(missing)} images were not written, such as {missing[0]}.")
 
@@ -264,6 +306,11 @@ class RecordingDataset(LeRobotDataset):
         self.clear_episode_buffer()
         shutil.rmtree(self.meta.root)
         self.meta.root.mkdir()
+
+
+def _embedded(value: Any) -> Any:
+    """Return an image with its bytes, as `datasets.Image` stores it, and any other value as it is."""
+    return {"bytes": value.getvalue(), "path": value.name} if isinstance(value, EncodedImage) else value
 
 
 def _check_options(options: dict) -> None:

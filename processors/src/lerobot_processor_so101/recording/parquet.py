@@ -17,7 +17,7 @@ from lerobot.datasets.utils import DatasetInfo
 
 from ..atomic import replace_synced
 
-_FULL = 32, 16 * 2**20  # episodes, bytes
+_FULL = 8, 16 * 2**20  # episodes, bytes
 
 
 def parquet_path(row: dict, kind: str, pattern: str) -> Path:
