@@ -97,7 +97,7 @@ def plugins() -> None:
 
 
 def count_pictures(monkeypatch, model: type) -> list[int]:
-    """Number of pictures in each call of a model's `forward` from now on."""
+    """Number of images in each call of a model's `forward` from now on."""
     seen, forward = [], model.forward
 
     def counting(self, pixel_values, *args, **kwargs):

@@ -30,7 +30,7 @@ def save(folder: Path | str, model: hf.PreTrainedModel, processor: Any, gain: fl
     Args:
         folder: made if it is missing.
         model: weights and configuration.
-        processor: how pictures (and texts) are prepared.
+        processor: how images (and texts) are prepared.
         gain: of the random matrices. transformers draws them so small that a tiny model's answer is a
             constant. None leaves them.
     """
@@ -65,7 +65,7 @@ def swin() -> dict[str, Any]:
 def tiny_mask2former(
     folder: Path | str, size: int = 64, dtype: torch.dtype = torch.float32, **processor
 ) -> str:
-    """Mask2Former with a Swin backbone; pictures are squeezed to size x size, masks are a quarter of that."""
+    """Mask2Former with a Swin backbone; images are squeezed to size x size, masks are a quarter of that."""
     torch.manual_seed(0)
     config = hf.Mask2FormerConfig(
         backbone_config=swin(),
@@ -118,7 +118,7 @@ def tiny_eomt(folder: Path | str, windows: bool = True, patch_size: int = 4) -> 
 
     Args:
         folder: where to save it.
-        windows: cut pictures into square windows, as its semantic models do; otherwise pad them to a square,
+        windows: cut images into square windows, as its semantic models do; otherwise pad them to a square,
             as its panoptic ones do.
         patch_size: in pixels.
     """
@@ -193,7 +193,7 @@ def _clip_text(tokenizer: hf.CLIPTokenizer, **sizes) -> dict[str, Any]:
 
 
 def tiny_clipseg(folder: Path | str) -> str:
-    """CLIPSeg; masks are as large as the 32 x 32 pictures it looks at."""
+    """CLIPSeg; masks are as large as the 32 x 32 images it gets."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer(folder)
     vision = {
@@ -265,7 +265,7 @@ def dinov2() -> hf.Dinov2Config:
 
 
 def tiny_dinov2(folder: Path | str) -> str:
-    """DINOv2; pictures are 28 x 28."""
+    """DINOv2; images are 28 x 28."""
     torch.manual_seed(0)
     prepare = hf.BitImageProcessor(size={"height": 28, "width": 28}, do_center_crop=False)
     return save(folder, hf.Dinov2Model(dinov2()), prepare)
@@ -278,7 +278,7 @@ def _dpt_processor(**options) -> hf.DPTImageProcessor:
 def tiny_depth_anything(
     folder: Path | str, kind: str = "relative", dtype: torch.dtype = torch.float32
 ) -> str:
-    """Depth Anything; it keeps the shape of a picture, in multiples of 14 pixels."""
+    """Depth Anything; it keeps the shape of a image, in multiples of 14 pixels."""
     torch.manual_seed(0)
     config = hf.DepthAnythingConfig(
         backbone_config=dinov2(),
@@ -328,7 +328,7 @@ def tiny_glpn(folder: Path | str) -> str:
 
 
 def tiny_zoedepth(folder: Path | str, heads: int = 1) -> str:
-    """ZoeDepth, which predicts metres and looks at pictures with a mirrored border."""
+    """ZoeDepth, which predicts metres and gets images with a mirrored border."""
     torch.manual_seed(0)
     backbone = {
         "model_type": "beit",
@@ -393,7 +393,7 @@ def tiny_depth_pro(folder: Path | str) -> str:
 
 
 def tiny_siglip(folder: Path | str, size: int = 32, seed: int = 0) -> str:
-    """SigLIP with both halves and a tokenizer; pictures are size x size, patches 8 x 8."""
+    """SigLIP with both halves and a tokenizer; images are size x size, patches 8 x 8."""
     torch.manual_seed(seed)
     layers = {
         "hidden_size": 16,
@@ -447,10 +447,10 @@ def robot_features(
     size: tuple[int, int] = (48, 64), cameras: tuple[str, ...] = ("top", "wrist")
 ) -> dict[str, Any]:
     """The features of an arm with six joints and cameras, as fields of a configuration."""
-    picture = PolicyFeature(FeatureType.VISUAL, (3, *size))
-    pictures = {f"observation.images.{camera}": picture for camera in cameras}
+    image = PolicyFeature(FeatureType.VISUAL, (3, *size))
+    images = {f"observation.images.{camera}": image for camera in cameras}
     return {
-        "input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **pictures},
+        "input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **images},
         "output_features": {"action": PolicyFeature(FeatureType.ACTION, (6,))},
     }
 

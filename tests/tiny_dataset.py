@@ -26,9 +26,9 @@ def tiny_dataset(
 
     Args:
         root: folder; it must not exist.
-        storage: "image" for pictures in the Parquet files, or the codec of a video: "h264", "libsvtav1".
+        storage: "image" for images in the Parquet files, or the codec of a video: "h264", "libsvtav1".
         lengths: frames of each episode.
-        size: (H, W) of the pictures.
+        size: (H, W) of the images.
         depth: add `observation.images.top_depth`.
         fps: [Hz].
         joints: numbers of state and action.
@@ -37,11 +37,11 @@ def tiny_dataset(
     logging.getLogger("lerobot").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     video = storage != "image"
-    picture = {"dtype": "video" if video else "image", "shape": (*size, 3), "names": NAMES}
+    image = {"dtype": "video" if video else "image", "shape": (*size, 3), "names": NAMES}
     names = [f"joint_{number}.pos" for number in range(joints)]
     numbers = {"dtype": "float32", "shape": (joints,), "names": names}
     features = {"action": numbers, "observation.state": numbers}
-    features |= {"observation.images.top": picture, "observation.images.wrist": picture}
+    features |= {"observation.images.top": image, "observation.images.wrist": image}
     if depth:
         plane = {"dtype": "image", "shape": (*size, 1), "names": NAMES, "info": {"is_depth_map": True}}
         features["observation.images.top_depth"] = plane

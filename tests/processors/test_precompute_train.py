@@ -45,7 +45,7 @@ def test_act(tmp_path, monkeypatch):
 
 
 def test_a_small_segmenter_learns_from_an_open_vocabulary_model(tmp_path):
-    """docs/segmenter.md, without annotation: ids and disparity are smaller than the images, and stretched."""
+    """docs/segmenter.md, without annotation: ids and disparity are smaller than the images."""
     root = tiny_dataset(tmp_path / "d", size=(48, 64))
     texts = ["red cube", "gripper"]
     labels = {"segmenter": tiny_clipseg(tmp_path / "large"), "classes": texts, "height": 32, "width": 32}

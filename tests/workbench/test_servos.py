@@ -91,9 +91,9 @@ def test_no_joint_is_faster_than_the_no_load_speed(world_of, joint):
 def test_the_held_arm_sags_by_less_than_a_degree(world_of):
     world = world_of()
     world.reset(evaluation_initial_state("lift_cube", "clean", 0))
-    stretched = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 20.0])
+    extended = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 20.0])
     for _ in range(90):
-        world.step(stretched)
-    sag = np.abs(world.joints() - stretched)[:5].max()
+        world.step(extended)
+    sag = np.abs(world.joints() - extended)[:5].max()
     assert 0.0 < sag < 1.0
     assert np.abs(world.data.qvel[:6]).max() < 0.01
