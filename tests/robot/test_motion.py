@@ -36,6 +36,15 @@ def test_no_joint_is_faster_than_its_limit(connect, witness, limit, fps):
     assert seen.speed(1 / 30)[PAN] < limit * TOLERANCE
 
 
+def test_a_reversed_joint_does_not_catch_up_faster_than_its_limit(connect, witness):
+    """A servo that speeds up faster than the arm can follow lags, and catches up at full torque."""
+    robot, clock = connect(limits=GuardLimits(velocity=120, acceleration=1200))
+    seen, rng, fps = witness(robot, clock), np.random.default_rng(0), 16
+    goals = np.repeat(rng.uniform(-180, 180, (26, arm.GRIPPER + 1)), 5, axis=0)
+    seen.run(8.0, fps, lambda t: goals[round(t * fps)])
+    assert (seen.speed()[: arm.GRIPPER] < 120 * TOLERANCE).all()
+
+
 @pytest.mark.parametrize("jam", [1.5, pytest.param(5.0, marks=pytest.mark.slow)])
 def test_a_joint_that_comes_free_keeps_its_limit(virtual_arm, connect, witness, jam):
     robot, clock = connect(limits=GuardLimits(velocity=30))
@@ -79,12 +88,15 @@ def test_the_servos_get_the_limit_and_lose_it_again(virtual_arm, connect):
     servos = virtual_arm.follower.bus.servos
     for joint, phase in (("elbow_flex", 8), ("wrist_flex", 12)):  # units of 50 steps/s and of 1 step/s
         virtual_arm.follower.bus.servo(joint).set("Phase", phase)
-    robot, _ = connect(limits=GuardLimits(velocity=60, gripper_velocity=50))
+    robot, _ = connect(limits=GuardLimits(velocity=60, gripper_velocity=50, acceleration=1000))
     found = {servo.name: servo.get("Goal_Velocity") for servo in servos}
     gripper = robot.calibration["gripper"]
     assert found.pop("gripper") == (gripper.range_max - gripper.range_min) // 2
     assert found.pop("elbow_flex") == 13  # 650 of 682 steps/s
     assert set(found.values()) == {682}
+    accelerations = {servo.name: servo.get("Acceleration") for servo in servos}
+    assert accelerations.pop("gripper") == 254
+    assert set(accelerations.values()) == {113}  # 11,300 of 11,378 steps/s²
     robot.disconnect()
     assert {servo.get("Goal_Velocity") for servo in servos} == {0}
 

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 _CAMERA_ERRORS = (TimeoutError, DeviceNotConnectedError)
 _FINE_SPEED_UNIT, _COARSE_SPEED_UNIT = 1, 50  # steps/s, of the register Goal_Velocity
+_ACCELERATION_UNIT = 100  # steps/s², of the register Acceleration
 _FINE_SPEED, _ZERO_IS_FASTEST = 0x04, 0x08  # bits of the register Phase: fine unit; 0 means no limit
 _STEPS_PER_TURN = 4096
 _READ_ATTEMPTS = 3  # of a reading without a reply, if every servo replies to a ping
@@ -114,7 +115,7 @@ class SO101Guarded(SOFollower):
         super().configure()
         if guard is None:  # about to be calibrated: `send_action` refuses commands until then
             return
-        self._limit_speeds(guard.limits)
+        self._limit_motion(guard.limits)
         present = self.bus.sync_read("Present_Position", num_retry=self.config.num_read_retries)
         guard.initialise(np.array([present[joint] for joint in JOINTS]) * self._scale())
         self.guard = guard
@@ -268,20 +269,28 @@ class SO101Guarded(SOFollower):
             hint = f": no servo replies at {self.config.port}, so check its cable and its supply"
         return ConnectionError(f"so101_guarded: no reply from {', '.join(silent)}{hint}. ({error})")
 
-    def _limit_speeds(self, limits: GuardLimits) -> None:
-        """Write the velocity limits to the register Goal_Velocity of each servo, rounded down."""
-        phases, found, speeds = self._read_registers("Phase"), self._read_registers("Goal_Velocity"), {}
-        for joint, velocity in zip(JOINTS, limits.velocities, strict=True):
-            steps = velocity * _STEPS_PER_TURN / 360  # steps/s
+    def _limit_motion(self, limits: GuardLimits) -> None:
+        """Write the limits of velocity and acceleration to the registers of each servo, rounded down.
+
+        LeRobot writes the largest acceleration whenever it connects, so only the speeds need be restored.
+        """
+        phases, found = self._read_registers("Phase"), self._read_registers("Goal_Velocity")
+        speeds, accelerations = {}, {}
+        for joint, velocity, acceleration in zip(
+            JOINTS, limits.velocities, limits.accelerations, strict=True
+        ):
+            steps = _STEPS_PER_TURN / 360  # per degree or percent
             if joint == "gripper":
                 ends = self.calibration[joint]
-                steps = velocity * (ends.range_max - ends.range_min) / 100
+                steps = (ends.range_max - ends.range_min) / 100
             unit = _FINE_SPEED_UNIT if phases[joint] & _FINE_SPEED else _COARSE_SPEED_UNIT
-            speeds[joint] = int(np.clip(steps // unit, 1, 0x7FFF))
+            speeds[joint] = int(np.clip(velocity * steps / unit, 1, 0x7FFF))
+            accelerations[joint] = int(np.clip(acceleration * steps / _ACCELERATION_UNIT, 1, 254))
             # The value found may be that of a process that was killed, so 0 is restored where it means no
             # limit.
             self._previous_speeds[joint] = 0 if phases[joint] & _ZERO_IS_FASTEST else found[joint]
         self.bus.sync_write("Goal_Velocity", speeds, normalize=False)
+        self.bus.sync_write("Acceleration", accelerations, normalize=False)
 
     def _half_range(self, joint: str) -> float:
         """Half of a joint's calibrated range [deg]."""
