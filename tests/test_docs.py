@@ -2,8 +2,8 @@
 """Every command of the README, the pages and the packages' READMEs names commands and options that exist.
 
 The blocks of a page run in bash, in their order, with stand-ins for all console commands that write down
-their arguments. The real parser of each command then parses them. `release/test_wheels.py` runs the
-README's.
+their arguments. The real parser of each command then parses them. `release/test_wheels.py` runs those of
+docs/commands.md.
 """
 
 import argparse

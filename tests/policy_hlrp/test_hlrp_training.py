@@ -102,6 +102,7 @@ def evaluate(monkeypatch, checkpoint, out):
     return actions
 
 
+@pytest.mark.slow
 def test_training_resumes_with_labels_from_a_file(demos, vlm, laq, tmp_path, monkeypatch):
     register_third_party_plugins()
     labels = label(LabelConfig(Path(laq), demos, tmp_path / "labels.safetensors", num_workers=0))

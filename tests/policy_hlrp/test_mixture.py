@@ -166,6 +166,7 @@ def laq_of(laq, tmp_path):
     return tmp_path / "laq"
 
 
+@pytest.mark.slow
 def test_a_second_command_with_the_same_output_is_refused(data, tmp_path, own_elsewhere):
     pid = own_elsewhere(tmp_path / "mixture")
     with pytest.raises(BlockingIOError, match=rf"mixture is in use by process {pid}\b"):

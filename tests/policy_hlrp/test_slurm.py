@@ -12,6 +12,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 
 from lerobot_processor_so101.find_config import find_configs
 
+pytestmark = pytest.mark.slow  # each test starts processes that import accelerate and LeRobot
 ROOT = Path(__file__).parents[2]
 LOG = '#!/bin/bash\necho "$(basename "$0") $*" >> calls\n'
 

@@ -68,7 +68,7 @@ def test_links_that_lead_nowhere_are_refused():
 
 @pytest.mark.slow
 def test_wheels_work_outside_the_repository(wheels, tmp_path):
-    """The README's commands, at reduced size; dependencies come from the environment of the tests."""
+    """The commands of docs/commands.md, at reduced size; dependencies come from the environment of the tests."""
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *map(str, wheels.values())]
@@ -85,7 +85,7 @@ def test_wheels_work_outside_the_repository(wheels, tmp_path):
     modules = ", ".join(wheels)
     found = run(str(python), "-c", f"import {modules}\nfor m in ({modules}): print(m.__file__)")
     assert all(path.startswith(str(site)) for path in found.splitlines()), found
-    for command in commands_of(ROOT / "README.md", tmp_path):
+    for command in commands_of(ROOT / "docs" / "commands.md", tmp_path):
         name = command[0]
         if name not in COMMANDS:
             continue

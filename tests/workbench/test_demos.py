@@ -128,7 +128,7 @@ def test_resume_with_other_options_is_refused(tmp_path, changes, message):
     assert LeRobotDataset("local/lift_cube_clean", root=root).num_episodes == 1
 
 
-@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("resume", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_second_recording_to_one_folder_is_refused(tmp_path, own_elsewhere, resume):
     if resume:
         record(config(tmp_path / "d", episodes=1))
@@ -226,6 +226,7 @@ def test_failed_demonstrations_leave_no_frame(tmp_path, monkeypatch):
     check_videos(tmp_path / "d")
 
 
+@pytest.mark.slow
 def test_the_encoder_prints_nothing(tmp_path):
     options = ["--cameras=[top]", "--rgb=false", "--seg=true", "--episodes=1", "--height=48", "--width=64"]
     command = [

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Film a policy that sorts cubes by sentences, one after the other in the same scene.
+
+    python -m examples.sort_by_sentence --sentences "Put the green cube into the white bowl." \
+        --checkpoint=outputs/improve/round_2/train/checkpoints/last/pretrained_model
+
+The policy is one of `so101-improve --task=place_cube`: it has roles for the cube and the bowl, so that it
+also sorts the cubes of `sort_cubes`, without training on them. Masks and depth are those of the simulator.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lerobot_env_so101_workbench import SO101SimEnvConfig
+from lerobot_env_so101_workbench.demos.takeovers import Actor, PolicyOptions
+from lerobot_env_so101_workbench.sim.initial_states import validation_initial_state
+from lerobot_env_so101_workbench.sim.world import World
+from lerobot_env_so101_workbench.tasks.base import Goal, is_in
+from lerobot_processor_so101.arm import FPS
+from lerobot_processor_so101.perception.overlay import overlay
+from lerobot_processor_so101.perception.roles import Roles
+
+TASK = "sort_cubes"
+SENTENCES = [
+    "Put the green cube into the white bowl.",
+    "Put the red cube into the blue bowl.",
+    "Put the yellow cube into the white bowl.",
+]
+SIDE, CAPTION = 320, 36  # pixels
+EVERY = 3  # ticks per frame of the film
+_GREEN, _RED, _WHITE = (60, 170, 80), (200, 60, 50), (255, 255, 255)
+
+
+def goal_of(sentence: str, world: World) -> Goal:
+    """Return the cube and the bowl that a sentence names.
+
+    Raises:
+        ValueError: if it does not name one of each.
+    """
+    names = world.class_names
+    ids = Roles(["target", "container"], {"target": "cube", "container": "bowl"}, names).ids(sentence)
+    return Goal(*(names[id_] for id_ in ids))
+
+
+def frame_of(world: World, caption: str, colour: tuple[int, int, int]) -> Image.Image:
+    """Draw the front view, beside it both cameras with the masks that the policy gets, and a caption below."""
+    views = []
+    for camera in ("top", "wrist"):
+        rgb, ids, _ = world.render(camera, SIDE // 2, SIDE // 2, ids=True)
+        views.append(overlay(rgb, ids, world.class_names, legend=False))
+    image = np.hstack([world.render("front", SIDE, SIDE).rgb, np.vstack(views)])
+    frame = Image.new("RGB", (image.shape[1], SIDE + CAPTION), (24, 24, 28))
+    frame.paste(Image.fromarray(image))
+    font = ImageFont.load_default(size=19)
+    ImageDraw.Draw(frame).text((12, SIDE + 6), caption, fill=colour, font=font)
+    return frame
+
+
+def follow(world: World, actor: Actor, cameras, sentence: str, seed: int) -> Iterator[Image.Image]:
+    """Type a sentence, let the policy act on it, and yield the frames."""
+    for length in range(0, len(sentence) + 1, 2):
+        yield frame_of(world, f"> {sentence[:length]}_", _WHITE)
+    world.goal = goal_of(sentence, world)
+    actor.reset(seed)
+    pick, into = world.goal.pick, world.goal.into
+    for tick in range(world.task.time_limit_ticks):
+        world.step(actor.act(world, cameras.capture(world)))
+        if done := is_in(world, pick, into) and not world.is_touched(pick):
+            break
+        if tick % EVERY == 0:
+            yield frame_of(world, f"> {sentence}", _WHITE)
+    print(f"{sentence}: {'done' if done else 'failed'} after {(tick + 1) / FPS:.1f} s", flush=True)
+    for _ in range(FPS // EVERY):
+        yield frame_of(world, f"> {sentence}", _GREEN if done else _RED)
+
+
+def write(frames: Sequence[Image.Image], path: Path) -> None:
+    """Write an animation in the format of the path's suffix, such as .webp or .gif."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seconds = EVERY / FPS
+    options = {"duration": round(1000 * seconds), "loop": 0, "quality": 60, "method": 6}
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--sentences", nargs="+", default=SENTENCES)
+    parser.add_argument("--state", type=int, default=0, help="index of the validation initial state")
+    parser.add_argument("--level", default="clean")
+    parser.add_argument("--output", type=Path, default=Path("outputs/sort_by_sentence.webp"))
+    options = parser.parse_args()
+    env = SO101SimEnvConfig(
+        task=TASK, level=options.level, height=84, width=84, rgb=False, seg=True, depth=True
+    )
+    with closing(World(TASK, options.level)) as world:
+        world.reset(validation_initial_state(TASK, options.level, options.state))
+        actor, cameras = Actor(PolicyOptions(options.checkpoint), env), env.camera_setup()
+        frames = []
+        for seed, sentence in enumerate(options.sentences):
+            frames += follow(world, actor, cameras, sentence, seed)
+    write(frames, options.output)
+    print(f"{len(frames)} frames in {options.output}")
+
+
+if __name__ == "__main__":
+    main()
