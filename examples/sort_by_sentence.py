@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lerobot_env_so101_workbench import SO101SimEnvConfig
 from lerobot_env_so101_workbench.demos.takeovers import Actor, PolicyOptions
+from lerobot_env_so101_workbench.sim.cameras import CameraSetup
 from lerobot_env_so101_workbench.sim.initial_states import validation_initial_state
 from lerobot_env_so101_workbench.sim.world import World
 from lerobot_env_so101_workbench.tasks.base import Goal, is_in
@@ -29,9 +30,9 @@ TASK = "sort_cubes"
 SENTENCES = [
     "Put the green cube into the white bowl.",
     "Put the red cube into the blue bowl.",
-    "Put the yellow cube into the white bowl.",
+    "Put the yellow cube into the blue bowl.",
 ]
-SIDE, CAPTION = 320, 36  # pixels
+SIDE, WIDTH, CAPTION = 320, 440, 36  # pixels
 EVERY = 3  # ticks per frame of the film
 _GREEN, _RED, _WHITE = (60, 170, 80), (200, 60, 50), (255, 255, 255)
 
@@ -48,12 +49,12 @@ def goal_of(sentence: str, world: World) -> Goal:
 
 
 def frame_of(world: World, caption: str, colour: tuple[int, int, int]) -> Image.Image:
-    """Draw the front view, beside it both cameras with the masks that the policy gets, and a caption below."""
+    """Draw the front view, beside it both cameras with the policy's masks, and a caption below."""
     views = []
     for camera in ("top", "wrist"):
         rgb, ids, _ = world.render(camera, SIDE // 2, SIDE // 2, ids=True)
         views.append(overlay(rgb, ids, world.class_names, legend=False))
-    image = np.hstack([world.render("front", SIDE, SIDE).rgb, np.vstack(views)])
+    image = np.hstack([world.render("front", SIDE, WIDTH).rgb, np.vstack(views)])
     frame = Image.new("RGB", (image.shape[1], SIDE + CAPTION), (24, 24, 28))
     frame.paste(Image.fromarray(image))
     font = ImageFont.load_default(size=19)
@@ -61,16 +62,16 @@ def frame_of(world: World, caption: str, colour: tuple[int, int, int]) -> Image.
     return frame
 
 
-def follow(world: World, actor: Actor, cameras, sentence: str, seed: int) -> Iterator[Image.Image]:
-    """Type a sentence, let the policy act on it, and yield the frames."""
+def follow(world: World, goal: Goal, actor: Actor, cameras: CameraSetup, seed: int) -> Iterator[Image.Image]:
+    """Type the sentence of a goal, let the policy act on it, and yield the frames."""
+    sentence = world.task.instruction(goal)
     for length in range(0, len(sentence) + 1, 2):
         yield frame_of(world, f"> {sentence[:length]}_", _WHITE)
-    world.goal = goal_of(sentence, world)
+    world.goal = goal
     actor.reset(seed)
-    pick, into = world.goal.pick, world.goal.into
     for tick in range(world.task.time_limit_ticks):
         world.step(actor.act(world, cameras.capture(world)))
-        if done := is_in(world, pick, into) and not world.is_touched(pick):
+        if done := is_in(world, goal.pick, goal.into) and not world.is_touched(goal.pick):
             break
         if tick % EVERY == 0:
             yield frame_of(world, f"> {sentence}", _WHITE)
@@ -102,10 +103,11 @@ def main() -> None:
     )
     with closing(World(TASK, options.level)) as world:
         world.reset(validation_initial_state(TASK, options.level, options.state))
+        goals = [goal_of(sentence, world) for sentence in options.sentences]
         actor, cameras = Actor(PolicyOptions(options.checkpoint), env), env.camera_setup()
-        frames = []
-        for seed, sentence in enumerate(options.sentences):
-            frames += follow(world, actor, cameras, sentence, seed)
+        frames = [
+            frame for seed, goal in enumerate(goals) for frame in follow(world, goal, actor, cameras, seed)
+        ]
     write(frames, options.output)
     print(f"{len(frames)} frames in {options.output}")
 

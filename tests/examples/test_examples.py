@@ -5,12 +5,13 @@ import sys
 
 import numpy as np
 import pytest
-from examples import own_task, perceive, run_policy, virtual_arm_episode
+from examples import own_task, perceive, run_policy, sort_by_sentence, virtual_arm_episode
 from lerobot.motors.feetech import feetech
 from lerobot.robots import robot
 from PIL import Image
 
 from lerobot_env_so101_workbench import names
+from lerobot_env_so101_workbench.sim import expert
 from lerobot_env_so101_workbench.tasks import TASKS
 from lerobot_env_so101_workbench.virtual_arm import calibration
 from tests.golden import replay
@@ -44,6 +45,30 @@ def test_run_policy(name, run, tmp_path):
     assert "segdepth: Lift the cube." in printed
     gripper = next(line for line in printed.splitlines() if line.startswith("gripper"))
     assert 0 <= float(gripper.split()[2]) <= 100
+
+
+def test_sort_by_sentence(run, tmp_path, monkeypatch):
+    class Expert:
+        """Acts in place of a trained policy."""
+
+        def __init__(self, *_):
+            self.reset = lambda seed: None
+
+        def act(self, world, images):
+            assert set(images) == {"top_seg", "top_depth", "wrist_seg", "wrist_depth"}
+            return expert.Expert(world).decide().action
+
+    monkeypatch.setattr(sort_by_sentence, "Actor", Expert)
+    monkeypatch.setattr(sort_by_sentence, "SIDE", 48)
+    monkeypatch.setattr(sort_by_sentence, "WIDTH", 64)
+    sentences = ("Put the green cube into the white bowl.", "Put the red cube into the blue bowl.")
+    film = tmp_path / "film.webp"
+    printed = run(sort_by_sentence, "--checkpoint=none", f"--output={film}", "--sentences", *sentences)
+    assert [line.split(": ")[1].split()[0] for line in printed.splitlines()[:2]] == ["done", "done"]
+    with Image.open(film) as image:
+        assert image.n_frames > 30  # equal ones are stored once
+    with pytest.raises(ValueError, match="names none for the role 'container'"):
+        run(sort_by_sentence, "--checkpoint=none", f"--output={film}", "--sentences", "Lift the red cube.")
 
 
 def test_own_task(run, monkeypatch, tmp_path):

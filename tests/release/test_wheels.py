@@ -68,7 +68,7 @@ def test_links_that_lead_nowhere_are_refused():
 
 @pytest.mark.slow
 def test_wheels_work_outside_the_repository(wheels, tmp_path):
-    """The commands of docs/commands.md, at reduced size; dependencies come from the environment of the tests."""
+    """The commands of docs/commands.md, at reduced size; dependencies are those of the tests."""
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *map(str, wheels.values())]
