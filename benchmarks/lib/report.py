@@ -7,19 +7,22 @@ A file holds `runs` (command, commit, hardware, versions, settings) and tables o
 """
 
 import argparse
+import fcntl
 import json
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lerobot_processor_so101 import success_rates
+from lerobot_processor_so101.atomic import atomic_path
 
 RESULTS = Path(__file__).parents[1] / "results"
 UNCOMMITTED = Path("outputs/results")  # results of code that no commit holds
@@ -58,7 +61,7 @@ def save(
 ) -> list[dict]:
     """Write results, and return all rows of the file with derived rates.
 
-    Of a path outside the repository, only the name is written.
+    Several processes may save at the same time. Of a path outside the repository, only the name is written.
 
     Args:
         name: of the file below results/, such as `learning/imf`.
@@ -70,20 +73,33 @@ def save(
     """
     settings = {key: value for key, value in (settings or {}).items() if key not in ("out", "child")}
     run = {**circumstances(), "settings": settings}
-    folder = RESULTS if run["commit"] else UNCOMMITTED
-    stored, path = load(name, folder), folder / f"{name}.json"
-    measured = {tuple(row.get(key) for key in keys) for row in rows}
-    kept = [row for row in stored["rows"] if keys and tuple(row.get(key) for key in keys) not in measured]
-    stamped = {key: [{**row, "commit": run["commit"]} for row in new] for key, new in tables.items()}
-    merged = [*kept, *(derive({**row, "commit": run["commit"]}) for row in rows)]
-    others = {key: value for key, value in stored.items() if key not in ("runs", "rows")} | stamped
-    commits = {row["commit"] for some in (merged, *others.values()) for row in some}
-    runs = [old for old in stored["runs"] if old["commit"] in commits and old != run]
+    path = (RESULTS if run["commit"] else UNCOMMITTED) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = dump({"runs": [*runs, run], "rows": list(map(stripped, merged)), **others})
-    path.write_text(_FOLDERS.sub("", text))
+    with _locked(path.parent):
+        stored = load(path.stem, path.parent)
+        measured = {tuple(row.get(key) for key in keys) for row in rows}
+        kept = [row for row in stored["rows"] if keys and tuple(row.get(key) for key in keys) not in measured]
+        merged = [*kept, *(derive({**row, "commit": run["commit"]}) for row in rows)]
+        stamped = {key: [{**row, "commit": run["commit"]} for row in new] for key, new in tables.items()}
+        others = {key: value for key, value in stored.items() if key not in ("runs", "rows")} | stamped
+        commits = {row["commit"] for some in (merged, *others.values()) for row in some}
+        runs = [old for old in stored["runs"] if old["commit"] in commits and old != run]
+        text = dump({"runs": [*runs, run], "rows": list(map(stripped, merged)), **others})
+        with atomic_path(path) as temporary:
+            temporary.write_text(_FOLDERS.sub("", text))
     print("written to", path)
     return merged
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this block with the same folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def stripped(row: dict) -> dict:

@@ -4,6 +4,7 @@
 import json
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from benchmarks.lib import report
@@ -117,3 +118,11 @@ def test_stored_results_name_commits_of_this_repository():
         pytest.skip("needs the repository's history")
     for commit in commits:
         assert subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"]).returncode == 0, commit
+
+
+def test_processes_that_save_at_the_same_time_lose_nothing(results):
+    seeds = range(40)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: report.save("a", [{"seed": seed}], ("seed",)), seeds))
+    assert sorted(row["seed"] for row in report.load("a")["rows"]) == list(seeds)
+    assert [path.name for path in report.RESULTS.iterdir()] == ["a.json"]
