@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,19 @@ def connected(config: Any, arm: VirtualArm) -> tuple[Any, Clock]:
     return robot, clock
 
 
+def wait_for_command(robot: Any) -> None:
+    """Wait until the servos have executed a command: it has no reply, but that to a ping comes after it.
+
+    Raises:
+        TimeoutError: if there is no complete reply.
+    """
+    for _ in range(10):
+        with suppress(IndexError):  # raised by the vendor's library for an incomplete reply
+            if robot.bus.ping("gripper") is not None:
+                return
+    raise TimeoutError("found no complete reply to ten pings, expected one.")
+
+
 def move(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[str, Any]:
     """Send commands to an arm that moves, and count the physics steps in which it exceeds a limit."""
     robot, clock = connected(config, arm)
@@ -257,7 +270,7 @@ def move(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[
             robot.send_action(command)
         except (ValueError, TypeError, KeyError, OverflowError):
             raised += 1
-        robot.bus.ping("gripper")  # commands have no reply; that to a ping comes after them
+        wait_for_command(robot)
         advance(seconds)
     responses = dict(robot.guard.counts) if hasattr(robot, "guard") else {}
     robot.disconnect()
