@@ -245,8 +245,8 @@ def wait_for_command(robot: Any) -> None:
     """
     for _ in range(10):
         with suppress(IndexError):  # raised by the vendor's library for an incomplete reply
-            if robot.bus.ping("gripper") is not None:
-                return
+            robot.bus.ping("gripper")  # None if the servo reports an error status, and that is a reply too
+            return
     raise TimeoutError("found no complete reply to ten pings, expected one.")
 
 
