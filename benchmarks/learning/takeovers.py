@@ -125,7 +125,7 @@ def report(rows: list[dict]) -> None:
     for (states, variant, number), outcomes in runs.items():
         plain = runs.get((states, "plain", number))
         gain = ""
-        if plain and variant != "plain":
+        if plain and variant != "plain" and number:
             gain = with_interval(*hierarchical_interval(outcomes, plain), "+")
         mean = with_interval(*hierarchical_interval(outcomes))
         summary.append([states, variant, number, len(outcomes), mean, gain])
@@ -149,6 +149,8 @@ def main() -> None:
     )
     study = Takeovers(options.out, options)
     for number, seed, variant in product(options.rounds, options.seeds, options.variants):
+        if number == 0 and variant != options.variants[0]:
+            continue  # the same training for all
         rows = save("learning/takeovers", [study.row(variant, number, seed)], KEYS, vars(options))
     report(rows)
 
