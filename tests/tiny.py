@@ -278,7 +278,7 @@ def _dpt_processor(**options) -> hf.DPTImageProcessor:
 def tiny_depth_anything(
     folder: Path | str, kind: str = "relative", dtype: torch.dtype = torch.float32
 ) -> str:
-    """Depth Anything; it keeps the shape of a image, in multiples of 14 pixels."""
+    """Depth Anything; it keeps the shape of an image, in multiples of 14 pixels."""
     torch.manual_seed(0)
     config = hf.DepthAnythingConfig(
         backbone_config=dinov2(),

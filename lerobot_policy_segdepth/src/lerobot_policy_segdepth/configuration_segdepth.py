@@ -282,7 +282,7 @@ class SegDepthConfig(TrainingPresetMixin, DatasetLookupMixin, PreTrainedConfig):
 
     @property
     def class_ids(self) -> list[int]:
-        """Ids of the watched classes; those of roles depend on the sentence, so that there is no list."""
+        """Ids of the watched classes, without roles: the ids of roles depend on the sentence."""
         return [self.class_names.index(name) for name in self.watched_classes]
 
     @property

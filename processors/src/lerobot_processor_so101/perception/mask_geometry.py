@@ -97,7 +97,7 @@ def geometry_of_masks(masks: Tensor, disparity: Tensor) -> Tensor:
     batch, _, height, width = masks.shape
     if disparity.shape != (batch, height, width):
         raise ValueError(
-            f"disparity: found {tuple(disparity.shape)}, expected {(batch, height, width)} as ids."
+            f"disparity: found {tuple(disparity.shape)}, expected {(batch, height, width)} as the masks."
         )
     half = 1.0 / max(height, width)  # half the side of a pixel
     x = _centres(width, half, masks.device)

@@ -119,7 +119,7 @@ class EpisodeWriter(DatasetWriter):
         return {}
 
     def _save_image(self, image: Any, fpath: Path, compress_level: int = 1) -> None:
-        if fpath.suffix == ".tiff" and not self._meta.video_keys:
+        if fpath.suffix == ".tiff" and not self._meta.video_keys:  # those of a video are encoded from files
             self.images[str(fpath)] = EncodedImage(image, fpath)
         else:
             super()._save_image(image, fpath, compress_level)
@@ -136,7 +136,8 @@ class EpisodeWriter(DatasetWriter):
 
     def _save_episode_data(self, episode_buffer: dict) -> dict:
         features = get_hf_features_from_features(self._meta.features)
-        rows = {key: list(map(_embedded, episode_buffer[key])) for key in features}
+        rows = {key: episode_buffer[key] for key in features}
+        rows |= {key: list(map(_embedded, rows[key])) for key in self._meta.depth_keys if key in rows}
         table = datasets.Dataset.from_dict(rows, features=features).data.table
         position, first = {"chunk_index": 0, "file_index": 0}, 0
         if self._meta.episodes:
@@ -309,7 +310,7 @@ class RecordingDataset(LeRobotDataset):
 
 
 def _embedded(value: Any) -> Any:
-    """Return an image with its bytes, as `datasets.Image` stores it, and any other value as it is."""
+    """Return the bytes of an image in memory, as `datasets.Image` stores it; the path of a file stays."""
     return {"bytes": value.getvalue(), "path": value.name} if isinstance(value, EncodedImage) else value
 
 
