@@ -8,11 +8,20 @@ no arm can respond in less.
 import numpy as np
 import pytest
 
+from lerobot_env_so101_workbench.virtual_arm.sts_servo import Servo, ShaftState
 from lerobot_processor_so101 import arm
-from lerobot_processor_so101.guard import GuardLimits
+from lerobot_processor_so101.guard import Guard, GuardLimits, reach
+from lerobot_processor_so101.guard.servo_path import Motion, servo_path
 
 PAN = 0
 TOLERANCE = 1.2
+STEPS_PER_DEGREE = 4096 / 360
+TICK = 1 / 240  # s, of the ideal servos
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 def at(**changes):
@@ -113,3 +122,70 @@ def test_a_chunk_from_an_old_observation_holds(virtual_arm, connect, witness):
     robot.get_observation()
     seen.run(10.0, 10, lambda t: arm.HOME, observe=False)  # homing takes 3 s without an observation
     assert robot.guard.counts["stale observation"] == 30 + 50
+
+
+class IdealShaft:
+    """A shaft that is always where its servo drives it."""
+
+    def __init__(self, position):
+        self.position = position
+
+    def read(self):
+        return ShaftState(self.position)
+
+    def drive(self, goal, torque):
+        self.position = goal
+
+
+class IdealArm:
+    """Six emulated servos that turn ideal shafts, within the limits of a guard."""
+
+    def __init__(self, pose, limits):
+        self.shafts = [IdealShaft(value * STEPS_PER_DEGREE) for value in pose]
+        self.servos = [Servo(joint, shaft) for joint, shaft in zip(arm.JOINTS, self.shafts, strict=True)]
+        for servo in self.servos:
+            servo.set("Torque_Enable", 1)
+            servo.set("Goal_Velocity", int(limits.velocity * STEPS_PER_DEGREE))
+            servo.set("Acceleration", int(limits.acceleration * STEPS_PER_DEGREE / 100))
+
+    def move(self, goals, seconds):
+        """Send goals (6,) [deg], and return the poses of the next seconds, (T, 6) [deg]."""
+        for servo, goal in zip(self.servos, goals, strict=True):
+            servo.set("Goal_Position", 2048 + round(goal * STEPS_PER_DEGREE))
+        poses = []
+        for _ in range(round(seconds / TICK)):
+            for servo in self.servos:
+                servo.tick(TICK)
+            poses.append([shaft.position / STEPS_PER_DEGREE for shaft in self.shafts])
+        return np.array(poses)
+
+
+def test_the_path_of_servos_is_predicted(rng):
+    limits = GuardLimits(velocity=120, acceleration=1200)
+    for _ in range(20):
+        moving = IdealArm(np.zeros(6), limits)
+        before = moving.move(rng.uniform(-40, 40, 6), 0.2)
+        motion = Motion(before[-1], (before[-1] - before[-2]) / TICK)
+        goals = rng.uniform(-40, 40, 6)
+        found = servo_path(motion, goals[None], limits)[:, 0, :5]
+        expected = moving.move(goals, 0.2)[round(0.05 / TICK) - 1 :: round(0.05 / TICK), :5]
+        assert np.abs(found - expected).max() < 3.0  # deg: four steps of 0.05 s
+
+
+def test_joints_that_do_not_arrive_together_stay_above_the_table():
+    rng = np.random.default_rng(1)
+    limits = GuardLimits(velocity=120, acceleration=1200, table=0.01)
+    clock = type("Clock", (), {"now": 100.0, "__call__": lambda self: self.now})()
+    guard, moving, lowest = Guard(limits, clock), IdealArm(arm.HOME, limits), []
+    guard.initialise(arm.HOME)
+    pose = arm.HOME
+    for number in range(600):
+        if number % 6 == 0:  # down to the table and back, each joint by itself
+            goal = np.array([rng.uniform(-30, 30), *rng.uniform((0, -70, -60), (90, 60, 60)), 0, 0])
+        clock.now += 1 / 30
+        guard.observe(pose)
+        poses = moving.move(guard.check(goal), 1 / 30)
+        pose = poses[-1]
+        lowest.append(reach(poses)[1].min())
+    assert min(lowest) > limits.table - 0.003
+    assert np.mean(np.array(lowest) < 0.05) > 0.1  # it works near the table

@@ -10,6 +10,8 @@ Design:
 - Kinematics are computed only where a command may reach the table or the workspace boundary.
 - At the table and at the workspace boundary a command is not rejected entirely: motion along the boundary
   passes.
+- Joints do not arrive together: one that reverses has to stop first, while the others move on. So the poses
+  between a moving arm and a goal are predicted, and may not be far under the table either.
 """
 
 import time
@@ -22,6 +24,7 @@ import numpy as np
 from ..arm import GRIPPER, JOINTS
 from .limits import GuardLimits
 from .points import DISPLACEMENTS, reach
+from .servo_path import Motion, servo_path, stops
 from .tracking import Tracking
 
 _MAX_TICK = 0.1  # s; after a pause, a command may move as far as in this time
@@ -29,6 +32,7 @@ _LIFT_JOINTS = np.array([0.0, 1, 1, 1, 0, 0])  # joints that raise and lower the
 # Fractions of a step that are tried at a boundary, (6, 6): of the lift joints, and of the others.
 _PAIRS = ((1, 1), (0.5, 1), (0.25, 1), (0, 1), (0.25, 0.25), (0, 0))
 _FRACTIONS = np.array([_LIFT_JOINTS * lift + (1 - _LIFT_JOINTS) * other for lift, other in _PAIRS])
+_ON_THE_WAY = 0.003  # m that a predicted pose may be under the table
 
 
 class LastCommand(NamedTuple):
@@ -73,9 +77,9 @@ class Clearance:
         """Store a pose (6,) and its distance from the nearest bound [m]."""
         self._pose, self._distance = pose, distance
 
-    def is_enough(self, pose: np.ndarray) -> bool:
-        """Whether a pose (6,) is in bounds for sure."""
-        return bool(np.abs(pose - self._pose) @ DISPLACEMENTS < self._distance)
+    def is_enough(self, poses: np.ndarray) -> bool:
+        """Whether poses (K, 6), and all between them, are in bounds for sure."""
+        return bool(np.abs(poses - self._pose).max(0) @ DISPLACEMENTS < self._distance)
 
 
 def judge(
@@ -86,6 +90,7 @@ def judge(
     observed: float | None = None,
     near: tuple[np.ndarray, np.ndarray] | None = None,
     clearance: Clearance | None = None,
+    motion: Motion | None = None,
 ) -> Verdict:
     """Judge a command.
 
@@ -97,6 +102,7 @@ def judge(
         observed: time of the observation that the command was computed from; None if there is none.
         near: lowest and highest positions near the measured arm, (6,) and (6,); None without a measurement.
         clearance: of earlier commands; saves time, and changes no verdict.
+        motion: measured motion of the arm; None without a measurement.
     """
     requested = _positions(command)
     if requested is None:
@@ -130,7 +136,7 @@ def judge(
     if (slower != allowed).any():
         reasons.append("acceleration")
     # 5. table and workspace
-    step, blocked = _within_bounds(last.joints, slower, limits, clearance or Clearance())
+    step, blocked = _within_bounds(last.joints, slower, limits, clearance or Clearance(), motion)
     reasons += blocked
     sent = LastCommand(last.joints + step, step / tick, now)
     return Verdict(sent, tuple(reasons), bool(reasons) and not step.any())
@@ -151,19 +157,25 @@ def _positions(command: object) -> np.ndarray | None:
 
 
 def _within_bounds(
-    joints: np.ndarray, step: np.ndarray, limits: GuardLimits, clearance: Clearance
+    joints: np.ndarray, step: np.ndarray, limits: GuardLimits, clearance: Clearance, motion: Motion | None
 ) -> tuple[np.ndarray, list[str]]:
     """Return the first of `_FRACTIONS` of a step that stays in bounds, and the bounds that it meets."""
-    if clearance.is_enough(joints + step):
+    goal = (joints + step)[None]
+    if clearance.is_enough(goal if motion is None else np.concatenate([goal, stops(motion, limits)])):
         return step, []
-    tried = _FRACTIONS * step  # the first is the entire step, the last none
-    beyond = excess(joints + tried, limits)
+    tried = _FRACTIONS * step  # (K, 6); the first is the entire step, the last none
+    poses = (joints + tried)[None]
+    if motion is not None:  # and those on the way, (1 + T, K, 6)
+        poses = np.concatenate([poses, servo_path(motion, poses[0], limits)])
+    found = excess(poses.reshape(-1, len(JOINTS)), limits).reshape(*poses.shape[:2], 2)
+    beyond = found[0]
     bound = np.maximum(beyond[-1], 0)  # an arm that starts outside may come in, and go no further out
-    fits = (beyond <= bound).all(1)
-    chosen = int(fits.argmax())
-    clearance.store(joints + tried[chosen], -float(beyond[chosen].max()))
-    outside = zip(("table", "workspace"), beyond[0] > bound, strict=True)
-    return tried[chosen], [name for name, out in outside if out]
+    outside = beyond > bound
+    under = found[1:, :, 0].max(0, initial=-np.inf)
+    outside[:, 0] |= under > max(under[-1], _ON_THE_WAY)
+    chosen = int((~outside).all(1).argmax())
+    clearance.store(poses[0, chosen], -float(beyond[chosen].max()))
+    return tried[chosen], [name for name, out in zip(("table", "workspace"), outside[0], strict=True) if out]
 
 
 def excess(joints: np.ndarray, limits: GuardLimits) -> np.ndarray:
@@ -229,7 +241,10 @@ class Guard:
             near = self._tracking.bounds(now)
             if (requested := _positions(command)) is not None:
                 self._tracking.record(requested, near)
-        verdict = judge(command, self._last, self.limits, now, self._freshness(now), near, self._clearance)
+        verdict = judge(
+            *(command, self._last, self.limits, now, self._freshness(now), near, self._clearance),
+            self._tracking.motion,
+        )
         self._last = verdict.command
         self.counts["hold" if verdict.holds else "clamp" if verdict.reasons else "pass"] += 1
         self.counts.update(verdict.reasons)

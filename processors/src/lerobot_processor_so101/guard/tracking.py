@@ -12,6 +12,7 @@ import numpy as np
 
 from ..arm import GRIPPER, JOINTS
 from .limits import GuardLimits
+from .servo_path import Motion
 
 _RESPONSE = 0.1  # s that a moving joint may be behind its goal
 _STUCK = 0.3  # s without progress after which a joint is stuck
@@ -36,6 +37,7 @@ class Tracking:
         self._probe = np.clip(self._velocity * _RESPONSE, 0.5, _LARGEST_PROBE)
         n = len(JOINTS)
         self._measured: np.ndarray | None = None
+        self._speed: np.ndarray = np.zeros(n)  # measured [deg/s, percent/s]
         self._time = 0.0  # of the measurement [s]
         self._is_active = False  # whether a joint is pushed, eased off or has just been
         self._push: np.ndarray = np.zeros(n)  # direction in which commands lie beyond the bounds: -1, 0, 1
@@ -55,8 +57,14 @@ class Tracking:
         """Whether there is a measurement."""
         return self._measured is not None
 
+    @property
+    def motion(self) -> Motion | None:
+        """The arm's motion at the last measurement; None if there is none."""
+        return None if self._measured is None else Motion(self._measured, self._speed)
+
     def observe(self, joints: np.ndarray, now: float) -> None:
         """Take measured positions (6,), and find out which joints are stuck or free again."""
+        self._speed = self._speed_to(joints, now)
         self._measured, self._time = joints, now
         if not self._is_active:
             self._anchor, self._progressed = joints, np.full(len(JOINTS), now)
@@ -114,6 +122,12 @@ class Tracking:
         self._is_active = True
         onward = self._side * (requested - self._anchor) > self._floor + _PROGRESS
         self._push = np.where(np.isnan(self._eased), push, np.where(onward, self._side, 0.0))
+
+    def _speed_to(self, joints: np.ndarray, now: float) -> np.ndarray:
+        """Return the speed since the last measurement, (6,); 0 if that is too long ago."""
+        if self._measured is None or not 0 < now - self._time <= _RESPONSE:
+            return np.zeros(len(JOINTS))
+        return np.clip((joints - self._measured) / (now - self._time), -self._velocity, self._velocity)
 
     def _full(self, now: float) -> np.ndarray:
         """Largest lead of each joint, (6,); it grows with the age of the measurement."""
