@@ -9,7 +9,8 @@ Half of the runs are LeRobot's own `record` with a leader, half its own `rollout
 with a policy: two episodes of 2 s with two cameras, on emulated arms whose time passes only where LeRobot
 waits. At a random time one thing fails.
 Afterwards: is every finished episode in the dataset, and does it load; are the servos limp, holding or
-moving; what was raised or logged; how long did the longest call take. A full disk is a small tmpfs, whose
+moving; did a joint move faster than 1.2 x its limit, by the true joints that the driver cannot read; what
+was raised or logged; how long did the longest call take. A full disk is a small tmpfs, whose
 dataset is repaired with `so101-repair` onto another; mounting it needs root.
 
 Signals to the process are in `benchmarks.safety.signals`, kills of a recording in `benchmarks.safety.kills`.
@@ -50,8 +51,8 @@ from tqdm import tqdm
 from lerobot_env_so101_workbench.virtual_arm import frame_file
 from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm, VirtualArmConfig
 from lerobot_env_so101_workbench.virtual_arm.joints import STEP
-from lerobot_processor_so101.arm import JOINTS
-from lerobot_processor_so101.guard import Guard
+from lerobot_processor_so101.arm import GRIPPER, JOINTS, from_radians
+from lerobot_processor_so101.guard import Guard, GuardLimits
 from lerobot_processor_so101.recording.repair import RepairConfig, repair
 from lerobot_robot_so101 import so101_guarded
 
@@ -63,6 +64,7 @@ OUTPUT = Path("outputs/faults")
 SIZE = (24, 32)  # of images
 EPISODE_S, RESET_S, FPS = 2.0, 0.5, 30
 DISK = "disk"  # folder of the dataset
+VELOCITY, FASTER = GuardLimits().velocity, 1.2  # deg/s, 1
 LIMIT_S = 120  # of a run, wall-clock time
 ANY_JOINT = "|".join(JOINTS)
 USUAL = ("slower", "Keyboard controls", "libtorchcodec", "image writer")  # in messages logged without a fault
@@ -125,6 +127,7 @@ class Clock:
     def __init__(self, arm: VirtualArm, at: float, fail: Callable[[], None]) -> None:
         self.now, self._arm, self._at, self._fail = 0.0, arm, at, fail
         self.failed = self.advancing = False
+        self._path: list[np.ndarray] = []
 
     def __call__(self) -> float:
         return self.now
@@ -137,9 +140,16 @@ class Clock:
             self._arm.advance(STEP)
             self.advancing = False
             self.now += STEP
+            self._path.append(from_radians(self._arm.follower.joints.radians))
         if not self.failed and self.now >= self._at:
             self.failed = True
             self._fail()
+
+
+    def fastest(self) -> float:
+        """Return the largest speed of a body joint over 0.1 s [deg/s]."""
+        path, window = np.array(self._path)[:, :GRIPPER], round(0.1 / STEP)
+        return float(np.abs(path[window:] - path[:-window]).max(initial=0) / 0.1)
 
 
 class Warnings(logging.Handler):
@@ -290,7 +300,7 @@ def run(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
         (folder / DISK).mkdir()
         if is_full:
             disk.enter_context(small_disk(folder / DISK))
-        arm = emulated(folder)
+        arm = emulated(folder, leader="expert" if kind == "record" else "none")
         clock = Clock(arm, at, lambda: fail(arm, rng, joint))
         changes = patches(clock, robot, longest, saved, slow=fault == "slow policy")
         try:
@@ -327,6 +337,7 @@ def run(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
         "loads": loads,
         "end": end,
         "longest_call_s": round(longest[0], 3),
+        "fastest": round(clock.fastest(), 1),
         "named": any(word in message for word in words) or (False if error else None) if words else None,
     }
 
@@ -350,11 +361,11 @@ def limited(clock: Clock) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def emulated(folder: Path) -> VirtualArm:
-    """Return an arm with a moving leader and two small cameras."""
+def emulated(folder: Path, leader: str = "expert") -> VirtualArm:
+    """Return an arm with two small cameras, and a moving leader unless that is "none"."""
     ports: Any = {"follower_port": folder / "follower", "leader_port": folder / "leader"}
     cameras: Any = {"cameras": ["top", "wrist"], "height": SIZE[0], "width": SIZE[1]}
-    return VirtualArm(VirtualArmConfig(**ports, **cameras, id=f"faults-{folder.name}"))
+    return VirtualArm(VirtualArmConfig(**ports, **cameras, leader=leader, id=f"faults-{folder.name}"))
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -365,6 +376,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "continued": sum(not run["error"] for run in runs),
         "finished_episodes": sum(run["finished_episodes"] for run in runs),
         "incomplete_datasets": sum(not run["loads"] for run in runs),
+        "too_fast": sum(run["fastest"] > FASTER * VELOCITY for run in runs),
         "ends": dict(sorted(Counter(run["end"] for run in runs).items())),
         "named": sum(bool(run["named"]) for run in runs),
         "with_message": sum(run["named"] is not None for run in runs),
