@@ -62,8 +62,7 @@ class Verdict(NamedTuple):
 class Clearance:
     """Skips the kinematics while the arm is far from the table and from the workspace boundary.
 
-    It stores how far from them the arm was at some pose. Any other pose is as far, less what the joints
-    between the two can move it.
+    Any pose is as far from them as the stored one, less what the joints between the two can move the arm.
     """
 
     def __init__(self) -> None:
@@ -91,8 +90,7 @@ def judge(
 
     Args:
         command: six positions [deg; gripper in percent]; anything else holds.
-        last: the last command.
-        limits: limits of the arm.
+        last, limits: the last command, and the limits of the arm.
         now: current time, by the clock of `last` [s].
         observed: time of the observation that the command was computed from; None if there is none.
         near: lowest and highest positions near the measured arm, (6,) and (6,); None without a measurement.
