@@ -37,10 +37,8 @@ def overlay(rgb: np.ndarray, ids: np.ndarray, class_names: Sequence[str], legend
     """
     height, width = rgb.shape[:2]
     if int(ids.max(initial=0)) >= len(class_names):
-        raise ValueError(
-            f"ids: found {int(ids.max())}, expected ids of the {len(class_names)} classes "
-            f"{list(class_names)}."
-        )
+        found, names = int(ids.max()), list(class_names)
+        raise ValueError(f"ids: found {found}, expected ids of the {len(names)} classes {names}.")
     ids = cv2.resize(ids.astype(np.uint16), (width, height), interpolation=cv2.INTER_NEAREST).astype(np.intp)
     palette = class_palette(class_names)
     mixed = ((1 - _STRENGTH) * rgb + _STRENGTH * palette[ids]).astype(np.uint8)
@@ -52,15 +50,7 @@ def overlay(rgb: np.ndarray, ids: np.ndarray, class_names: Sequence[str], legend
 
 
 def disparity_image(disparity: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Colour disparity, near = bright.
-
-    Args:
-        disparity: (h, w) in 0..255.
-        size: (H, W) of the result; None for that of the disparity.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Colour disparity (h, w) in 0..255, near = bright; (H, W, 3) uint8 RGB, (H, W) = `size` or its own."""
     height, width = size or disparity.shape
     grey = cv2.resize(disparity.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     levels = np.clip(grey, 0, 255).astype(np.uint8)

@@ -68,24 +68,21 @@ def resize_linear(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def crop_region(frames: Tensor, region: Sequence[float] | None) -> Tensor:
-    """Crop images.
-
-    Fractions select the same part of a camera's image and of a depth model's coarser grid.
+    """Crop images (..., H, W).
 
     Args:
-        frames: (..., H, W).
-        region: top, left, height and width as fractions of the image, such as (0, 0.125, 1, 0.75) for the
-            central square of 480 x 640. Borders are rounded to pixels. None selects the complete image.
+        frames: the images.
+        region: top, left, height and width as fractions of the image, so that they select the same part of a
+            depth model's coarser grid; (0, 0.125, 1, 0.75) is the central square of 480 x 640. Borders are
+            rounded to pixels. None selects the complete image.
 
     Raises:
         ValueError: if the region is empty or not inside the image.
     """
     if region is None:
         return frames
-    if len(region) != 4 or not all(
-        start >= 0 and length > 0 and start + length <= 1 + 1e-6
-        for start, length in zip(region[:2], region[2:], strict=True)
-    ):
+    sides = zip(region[:2], region[2:], strict=False)
+    if len(region) != 4 or not all(start >= 0 and n > 0 and start + n <= 1 + 1e-6 for start, n in sides):
         raise ValueError(
             f"crop or region: found {list(region)}, expected [top, left, height, width] as fractions of the "
             "image, inside 0..1."

@@ -120,16 +120,14 @@ class Scores:
     def _evidence(self) -> Tensor:
         if self.kind == "probs":
             return self.values.float()
-        one_hot = F.one_hot(self.values[:, 0].long(), len(self.class_names))
-        return one_hot.movedim(-1, 1).float()
+        return F.one_hot(self.values[:, 0].long(), len(self.class_names)).movedim(-1, 1).float()
 
 
 def _argmax(evidence: Tensor, size: tuple[int, int] | None) -> Tensor:
     """Return the class with most evidence at each pixel of one image, (C, H, W) -> (h, w) int64.
 
-    Some classes at a time: 150 at 480 x 640 are 184 MB of floats. By `max`, since `argmax` over this
-        dimension
-    takes 15 times as long on a CPU.
+    Some classes at a time: 150 at 480 x 640 are 184 MB of floats. By `max`: on a CPU, `argmax` over this
+    dimension takes 15 times as long.
     """
     best = ids = torch.empty(0)
     for start in range(0, len(evidence), CLASSES_AT_A_TIME):
