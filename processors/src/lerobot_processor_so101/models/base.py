@@ -24,12 +24,8 @@ class PerceptionModel(nn.Module):
     It resizes and normalises images with the image processor that was saved beside the model. Weights are
     float32; a GPU computes in bfloat16 where autocast considers that safe. Outputs are float32.
 
-    Args:
-        name: Hub id or folder, for messages and the identity.
-        model: the model.
-        processor: its image processor.
-
     Attributes:
+        name: Hub id or folder, for messages and the identity.
         disabled: options of the image processor that are disabled, to keep outputs aligned with the image.
     """
 
@@ -63,13 +59,10 @@ class PerceptionModel(nn.Module):
         return super().train(False)
 
     def prepare(self, images: Tensor) -> BatchFeature:
-        """Resize and normalise images for the model, and move the model to their device.
-
-        Args:
-            images: (B, 3, H, W) in [0, 1].
+        """Resize and normalise images (B, 3, H, W) for the model, and move the model to their device.
 
         Raises:
-            ValueError: if their shape, dtype or range is another, or they contain NaN.
+            ValueError: as `check_images`.
         """
         check_images(images)
         if self.model.device != images.device:
@@ -85,13 +78,8 @@ class PerceptionModel(nn.Module):
         )
         return inputs.to(images.device)
 
-    def image_region(self, inputs: BatchFeature, size: tuple[int, int]) -> Region:
-        """Return the part of the prepared images that is not padding.
-
-        Args:
-            inputs: output of `prepare`.
-            size: (H, W) of the images.
-        """
+    def image_region(self, inputs: BatchFeature, size: torch.Size) -> Region:
+        """Return the part of the images of `prepare` that is not padding; their `size` was (H, W)."""
         if "pixel_mask" not in inputs:
             return FULL_IMAGE
         mask = inputs["pixel_mask"][0]
@@ -101,11 +89,8 @@ class PerceptionModel(nn.Module):
 def check_images(images: Tensor) -> None:
     """Refuse images that a perception model would process without an error but wrongly.
 
-    Args:
-        images: expected (B, 3, H, W) floating point in [0, 1].
-
     Raises:
-        ValueError: if their shape, dtype or range is another, or they contain NaN.
+        ValueError: if they are not (B, 3, H, W) floating point in [0, 1], or contain NaN.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images: found shape {tuple(images.shape)}, expected (B, 3, H, W).")
@@ -141,20 +126,15 @@ def run_batched[Output](
         pixels = torch.cat([inputs[index]["pixel_values"] for index in members])
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):
             output = run(BatchFeature({"pixel_values": pixels}))
-        start = 0
+        end = 0
         for index in members:
-            end = start + len(inputs[index]["pixel_values"])
+            start, end = end, end + len(inputs[index]["pixel_values"])
             outputs[index] = split(output, start, end)
-            start = end
     return [outputs[index] for index in range(len(inputs))]
 
 
 def crop_interpolated(maps: Tensor, region: Region) -> Tensor:
-    """Crop maps to a region whose borders may lie between pixels.
-
-    Args:
-        maps: (B, C, H, W) floating point.
-        region: the region.
+    """Crop maps (B, C, H, W) to a region whose borders may lie between pixels.
 
     Returns:
         (B, C, h, w) of the same resolution, interpolated linearly; `maps` itself for the full image.
@@ -164,9 +144,8 @@ def crop_interpolated(maps: Tensor, region: Region) -> Tensor:
     top, left, height, width = region
     size = max(1, round(maps.shape[-2] * height)), max(1, round(maps.shape[-1] * width))
     to_source = maps.new_tensor([[width, 0, 2 * left + width - 1], [0, height, 2 * top + height - 1]])
-    grid = F.affine_grid(
-        to_source.expand(len(maps), -1, -1), [len(maps), maps.shape[1], *size], align_corners=False
-    )
+    theta = to_source.expand(len(maps), -1, -1)
+    grid = F.affine_grid(theta, [*maps.shape[:2], *size], align_corners=False)
     return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
 
 

@@ -35,11 +35,6 @@ Quantity = Literal["inverse", "depth"]
 class DepthEstimator(PerceptionModel):
     """Computes inverse depth of images.
 
-    Args:
-        name: Hub id or folder, for messages and the identity.
-        model: the model.
-        processor: its image processor.
-
     Raises:
         ValueError: if it is not known what the model predicts.
     """
@@ -64,15 +59,14 @@ class DepthEstimator(PerceptionModel):
             are arbitrary and differ between images. See `inverse_to_disparity`.
 
         Raises:
-            ValueError: if the shape, dtype or range of images is another, or they contain NaN.
+            ValueError: as `check_images`.
         """
         inputs = [self.prepare(images) for images in batches]
         outputs = run_batched(self.inverse_depth, lambda maps, start, end: maps[start:end], inputs)
-        aligned = []
-        for maps, prepared, images in zip(outputs, inputs, batches, strict=True):
-            region = self.image_region(prepared, (images.shape[-2], images.shape[-1]))
-            aligned.append(crop_interpolated(maps[:, None], region)[:, 0])
-        return aligned
+        return [
+            crop_interpolated(maps[:, None], self.image_region(prepared, images.shape[-2:]))[:, 0]
+            for maps, prepared, images in zip(outputs, inputs, batches, strict=True)
+        ]
 
     def inverse_depth(self, inputs: BatchFeature) -> Tensor:
         """Run the model on prepared images, (B, h, w) float32."""
@@ -85,7 +79,7 @@ class BorderedDepthEstimator(DepthEstimator):
 
     disabled = ()
 
-    def image_region(self, inputs: BatchFeature, size: tuple[int, int]) -> Region:
+    def image_region(self, inputs: BatchFeature, size: torch.Size) -> Region:
         """Return the image without its border; computed, since the image processor does not return it."""
         if not self.processor.do_pad:
             return super().image_region(inputs, size)
@@ -125,8 +119,7 @@ def make_depth_estimator(name: str = DEPTH_ANYTHING) -> DepthEstimator:
     """Load a depth model on the CPU; it moves to the device of its images.
 
     Args:
-        name: a Hub id or folder of a depth estimation model of transformers. The default's weights are
-            Apache-2.0; those of the larger Depth-Anything models are not for commercial use.
+        name: a Hub id or folder of a depth estimation model of transformers.
 
     Raises:
         ValueError: if there is no such model, or it does not estimate depth.

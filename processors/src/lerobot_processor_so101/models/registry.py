@@ -8,9 +8,9 @@ from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversal
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
 from .base import load_config, load_model, load_processor, local_folder
-from .huggingface import UNIVERSAL, SemanticSegmenter, ordered_labels, universal
+from .huggingface import UNIVERSAL, SemanticSegmenter, universal
 from .open_vocabulary import BACKGROUND, OPEN_VOCABULARY
-from .segmenter import Segmenter
+from .segmenter import Segmenter, ordered_labels
 
 WORKBENCH = "workbench"
 _WORKBENCH_FOLDER = Path(__file__).resolve().parents[1] / "weights" / "workbench"
@@ -26,10 +26,7 @@ def is_open_vocabulary(name: str) -> bool:
 
 
 def class_names_of(name: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the class names of a segmenter, without loading its weights.
-
-    Args:
-        name, classes: as for `make_segmenter`.
+    """Return the class names of a segmenter of `make_segmenter`, without loading its weights.
 
     Raises:
         ValueError: if there is no such model.
