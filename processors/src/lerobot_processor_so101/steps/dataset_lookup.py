@@ -81,5 +81,4 @@ class DatasetLookupProcessorStep(ProcessorStep):
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
     ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Return the features unchanged: they describe one action."""
-        return features
+        return features  # they describe one action

@@ -15,18 +15,19 @@ A step is a dataclass of options; its `__post_init__` passes its three sources t
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from lerobot.configs import FeatureType, PipelineFeatureType, PolicyFeature
-from lerobot.processor import ObservationProcessorStep, RobotObservation
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.processor import RobotObservation
 from torch import Tensor
 
 from ..perception.deferred import PERCEPTION, Deferred, Features, PerceptionRunner
 from ..perception.identity import ModelIdentity
 from ..perception.keys import camera_image, image_key
+from .check_observation import ObservationStep
 
 OBSERVED = "observation"  # as a model's name: the feature comes with the observation
 
@@ -86,8 +87,13 @@ class LiveSource:
         return features
 
 
+def _info(features: dict[str, dict], key: str) -> dict[str, Any]:
+    """Return the `info` of a feature in a dataset's metadata, empty if there is none."""
+    return (features.get(key) or {}).get("info") or {}
+
+
 @dataclass
-class PerceptionStep(ObservationProcessorStep):
+class PerceptionStep(ObservationStep):
     """Add features of every camera, from the first source that applies; see the module.
 
     The checkpoint contains the identity of the model, not its weights; another model is refused.
@@ -167,7 +173,7 @@ class PerceptionStep(ObservationProcessorStep):
             ValueError: if they come from another model.
         """
         for key in map(self.stored[0].key, self.cameras):
-            stored = ((features.get(key) or {}).get("info") or {}).get("perception")
+            stored = _info(features, key).get("perception")
             if stored is None:
                 continue
             model = ModelIdentity.from_dict(stored)
@@ -181,10 +187,10 @@ class PerceptionStep(ObservationProcessorStep):
     def check_class_names(
         self, expected: Sequence[str], features: dict[str, dict], option: str = "class_names"
     ) -> None:
-        """Check that the segmenter's classes are those that a policy is configured with.
+        """Check that the segmenter's classes are those of a policy's option; position = id.
 
         Args:
-            expected: class names of the policy; position = id.
+            expected: class names of the policy.
             features: features of the dataset's metadata; ids without class names pass.
             option: the policy's option, for the message.
 
@@ -193,31 +199,21 @@ class PerceptionStep(ObservationProcessorStep):
                 fits.
         """
         if self.observed is not None:
-            infos = {
-                key: (features.get(key) or {}).get("info") for key in map(self.observed.key, self.cameras)
-            }
+            infos = {key: _info(features, key) for key in map(self.observed.key, self.cameras)}
         else:
-            infos = {f"segmenter {(self.identity or {}).get('name')!r}": self.identity}
+            identity = self.identity or {}
+            infos = {f"segmenter {identity.get('name')!r}": identity}
         for owner, info in infos.items():
-            names = (info or {}).get("class_names")
+            names = info.get("class_names")
             if names is not None and list(names) != list(expected):
                 raise ValueError(
                     f"{option}: found {list(expected)}, expected those of {owner}: "
                     f"`--policy.{option}='{json.dumps(list(names))}'`."
                 )
 
-    def get_config(self) -> dict[str, Any]:
-        """Return everything needed to rebuild the step from JSON."""
-        return asdict(self)
-
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Declare what `observation` adds and drops."""
-        observation = dict(features.get(PipelineFeatureType.OBSERVATION, {}))
+    def declare(self, features: dict[str, PolicyFeature]) -> None:
         for camera in self.cameras:
             if self.observed is not None:
-                observation.pop(self.observed.key(camera), None)
+                features.pop(self.observed.key(camera), None)
             for source in self.stored:
-                observation[source.key(camera)] = PolicyFeature(type=FeatureType.VISUAL, shape=self.size)
-        return {**features, PipelineFeatureType.OBSERVATION: observation}
+                features[source.key(camera)] = PolicyFeature(type=FeatureType.VISUAL, shape=self.size)
