@@ -48,18 +48,10 @@ def make_pipelines(
         The preprocessor and the postprocessor, whose actions are on the CPU.
     """
     steps = make_default_policy_processor_steps(config, stats)
-    lookup = []
+    on_cpu = [steps.rename_observations, steps.add_batch_dim, *before_device]
     if isinstance(config, DatasetLookupMixin):
-        lookup = [DatasetLookupProcessorStep(config, dataset_meta)]
+        on_cpu.insert(0, DatasetLookupProcessorStep(config, dataset_meta))
     return make_policy_processor_pipelines(
-        [
-            *lookup,
-            steps.rename_observations,
-            steps.add_batch_dim,
-            *before_device,
-            steps.to_device,
-            *before_normalizer,
-            steps.normalize,
-        ],
+        [*on_cpu, steps.to_device, *before_normalizer, steps.normalize],
         [steps.unnormalize, *after_unnormalizer, steps.to_cpu],
     )
