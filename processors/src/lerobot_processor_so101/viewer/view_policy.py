@@ -17,11 +17,7 @@ def explained_images(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield one drawn image per camera, (H, W, 3) uint8, of each frame.
 
-    Args:
-        checkpoint: of a policy with a method `explain(batch)` that returns such images.
-        dataset: with the inputs of the policy.
-        indices: indices of the frames.
-        device: cpu or cuda.
+    The policy of the checkpoint has a method `explain(batch)` that returns such images.
 
     Raises:
         ValueError: if there is no such checkpoint, or its policy has no such method.
