@@ -48,10 +48,8 @@ class PerceptionModel(nn.Module):
     def identity(self) -> ModelIdentity:
         """Identity of this model for checkpoints and datasets."""
         size = dict(getattr(self.processor, "size", None) or {})
-        if "height" in size:
-            input_size: tuple[int, ...] = (size["height"], size["width"])
-        else:
-            input_size = (size["shortest_edge"],) if "shortest_edge" in size else ()
+        sides = ("height", "width") if "height" in size else ("shortest_edge",)
+        input_size = tuple(size[side] for side in sides if side in size)
         return ModelIdentity(self.name, self.weights, self.class_names, input_size)
 
     def train(self, mode: bool = True) -> "PerceptionModel":
@@ -108,15 +106,9 @@ def run_batched[Output](
     split: Callable[[Output, int, int], Output],
     inputs: Sequence[BatchFeature],
 ) -> list[Output]:
-    """Run a model on several prepared batches, in one call for those of the same size.
+    """Return a model's output for each prepared batch, with one call for those of the same size.
 
-    Args:
-        run: the model.
-        split: returns the rows from start to end of an output.
-        inputs: one prepared batch per camera.
-
-    Returns:
-        One output per batch.
+    `split` returns the rows from start to end of an output.
     """
     outputs: dict[int, Output] = {}
     by_size: dict[Any, list[int]] = {}
@@ -184,16 +176,19 @@ def load_config(name: str) -> PretrainedConfig:
         ) from error
 
 
-def load_model(name: str, auto_class: Any) -> PreTrainedModel:
-    """Load a model from a folder or the Hub, in the dtype of its weights.
+def load_pretrained(
+    name: str, model_class: Any, processor_class: Any = AutoImageProcessor
+) -> tuple[PreTrainedModel, Any]:
+    """Load a model, in the dtype of its weights, and its processor from a folder or the Hub.
 
     Raises:
         ValueError: if there are no weights, or those of another kind of model (transformers would initialise
             the missing ones randomly).
     """
+    folder = local_folder(name)
     try:
-        model, found = auto_class.from_pretrained(
-            local_folder(name), dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+        model, found = model_class.from_pretrained(
+            folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
         )
     except OSError as error:
         raise ValueError(f"perception model {name!r}: {str(error).splitlines()[0]}") from error
@@ -205,9 +200,4 @@ def load_model(name: str, auto_class: Any) -> PreTrainedModel:
             f"such as {wrong[0]!r}, or have them in another size. It was made for another task; use one of "
             "this task."
         )
-    return model
-
-
-def load_processor(name: str) -> Any:
-    """Load the image processor that was saved beside a model."""
-    return AutoImageProcessor.from_pretrained(local_folder(name))
+    return model, processor_class.from_pretrained(folder)

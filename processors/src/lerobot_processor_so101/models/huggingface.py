@@ -99,16 +99,8 @@ class SlidingWindowSegmenter(UniversalSegmenter):
 
 @lru_cache
 def _window_weights(spans: tuple[tuple[int, int], ...], cells: int) -> np.ndarray:
-    """Compute the weight of each cell of each window in each cell of the image, (windows, cells, length).
-
-    Args:
-        spans: first pixel and end of each window.
-        cells: number of cells along one window.
-
-    Returns:
-        Weights that sum to 1 over windows and their cells: a mean of the windows that cover a cell's centre,
-        each interpolated linearly.
-    """
+    """Compute the weight of each cell of each window in each cell of the image, (windows, cells, length)."""
+    # a mean of the windows (first pixel, end) that cover a cell's centre, each interpolated linearly
     pixels, end = spans[0][1] - spans[0][0], spans[-1][1]
     length = round(end * cells / pixels)
     centres = (np.arange(length) + 0.5) * end / length  # pixels

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
-from .base import load_config, load_model, load_processor, local_folder
+from .base import load_config, load_pretrained
 from .huggingface import UNIVERSAL, SemanticSegmenter, universal
 from .open_vocabulary import BACKGROUND, OPEN_VOCABULARY
 from .segmenter import Segmenter, ordered_labels
@@ -51,20 +51,17 @@ def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmen
     folder = _folder(name)
     config = load_config(folder)
     if config.model_type in OPEN_VOCABULARY:
-        segmenter, auto_class, processor = OPEN_VOCABULARY[config.model_type]
-        processor = processor.from_pretrained(local_folder(folder))
-        return segmenter(name, load_model(folder, auto_class), processor, classes)
+        segmenter, model_class, processor_class = OPEN_VOCABULARY[config.model_type]
+        return segmenter(name, *load_pretrained(folder, model_class, processor_class), classes)
     if classes:
         raise ValueError(
             f"segmenter {name!r} ({config.model_type}) has fixed classes, found classes = {list(classes)}. "
             f"Leave them out, or use an open-vocabulary model ({', '.join(OPEN_VOCABULARY)})."
         )
     if config.model_type in UNIVERSAL:
-        model = load_model(folder, AutoModelForUniversalSegmentation)
-        return universal(name, model, load_processor(folder))
+        return universal(name, *load_pretrained(folder, AutoModelForUniversalSegmentation))
     if type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
-        model = load_model(folder, AutoModelForSemanticSegmentation)
-        return SemanticSegmenter(name, model, load_processor(folder))
+        return SemanticSegmenter(name, *load_pretrained(folder, AutoModelForSemanticSegmentation))
     raise ValueError(
         f"segmenter {name!r}: found a {config.model_type!r} model, expected a semantic one (segformer, "
         f"upernet, efficientvit_fpn, ...), a universal one ({', '.join(UNIVERSAL)}) or an open-vocabulary "

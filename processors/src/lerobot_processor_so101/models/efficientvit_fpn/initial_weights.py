@@ -20,10 +20,8 @@ IMAGENET, RANDOM = "imagenet", "none"
 def initialise(model: EfficientViTFPNForSemanticSegmentation, init_from: str) -> None:
     """Initialise a new model in place.
 
-    Args:
-        model: the model.
-        init_from: "imagenet" for timm's backbone, which is downloaded; "none" for random weights; else a
-            folder or Hub id of such a model, or a Lightning checkpoint. A head of other classes stays random.
+    `init_from` is "imagenet" for timm's backbone, which is downloaded; "none" for random weights; or else a
+    folder or Hub id of such a model, or a Lightning checkpoint. A head of other classes stays random.
 
     Raises:
         ValueError: if the weights cannot be loaded, or are those of another model.

@@ -20,14 +20,10 @@ _LOSSES = ("iou", "ce")
 
 
 def import_lightning(path: Path, unused_convs: bool = False) -> EfficientViTFPNForSemanticSegmentation:
-    """Read a Lightning checkpoint of the original layout.
+    """Read a Lightning checkpoint of the original layout, and return the model in evaluation mode.
 
-    Args:
-        path: the .ckpt file.
-        unused_convs: keep the parameters of the unused output convolutions; outputs are the same.
-
-    Returns:
-        The model in evaluation mode. `config.training` contains the file's name and hyper-parameters.
+    Its `config.training` contains the file's name and hyper-parameters. `unused_convs` keeps the parameters
+    of the unused output convolutions; outputs are the same.
 
     Raises:
         ValueError: if the file is no such checkpoint; the message names the key.
