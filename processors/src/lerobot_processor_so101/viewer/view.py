@@ -26,6 +26,7 @@ from lerobot.cameras.opencv import OpenCVCameraConfig  # noqa: F401  registers `
 from lerobot.datasets import LeRobotDataset
 from lerobot.processor import RobotObservation
 from PIL import Image
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from ..atomic import atomic_path
@@ -185,14 +186,31 @@ def live_stream(config: ViewConfig) -> Stream[RobotObservation]:
 
 
 def policy_panels(config: ViewConfig) -> Stream[list[Panel]]:
-    """Return the images that a policy draws of its inputs in a dataset."""
-    from .view_policy import explained_images  # imports every policy
+    """Return the images that a policy draws of its inputs in a dataset, by its method `explain(batch)`.
 
-    assert config.checkpoint is not None
+    Raises:
+        ValueError: if there is no such episode or checkpoint, or its policy has no such method.
+    """
+    from ..policy.trained_policy import load_policy  # imports every policy
+
     dataset, episode = _open_episode(config)
-    images = explained_images(config.checkpoint, dataset, episode[: config.frames or None], config.device)
-    frames = ([Panel(camera, rgb) for camera, rgb in drawn.items()] for drawn in images)
-    return Stream([], dataset.fps, (), frames)
+    checkpoint = config.checkpoint
+    if checkpoint is None or not (checkpoint / "config.json").is_file():
+        raise ValueError(
+            f"--checkpoint: found no config.json in {checkpoint}; give a `pretrained_model` folder."
+        )
+    policy, preprocessor, _ = load_policy(checkpoint, config.device)
+    if not hasattr(policy, "explain"):
+        raise ValueError(
+            f"--checkpoint: {policy.config.type!r} policies draw nothing; leave it out to show their inputs."
+        )
+
+    @torch.no_grad()
+    def draw(index: int) -> list[Panel]:
+        images = policy.explain(preprocessor(default_collate([dataset[index]])))
+        return [Panel(camera, rgb) for camera, rgb in images.items()]
+
+    return Stream([], dataset.fps, (), map(draw, episode[: config.frames or None]))
 
 
 def panels(config: ViewConfig) -> Stream[list[Panel]]:
