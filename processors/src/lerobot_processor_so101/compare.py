@@ -36,15 +36,10 @@ COLOURS = ("#3366aa", "#c87832", "#3caa50", "#8a5fb0", "#808080")
 
 @dataclass
 class Evaluated:
-    """A policy, trained with one or several seeds.
+    """A policy, trained with one or several seeds."""
 
-    Args:
-        name: of its row.
-        outcomes: by task, a string with a character per episode, 1 for success, of every training.
-    """
-
-    name: str
-    outcomes: dict[str, list[str]]
+    name: str  # of its row
+    outcomes: dict[str, list[str]]  # of every training by task; a character per episode, 1 for success
 
     def rate(self, task: str) -> tuple[float, float, float]:
         """Return the success rate and the ends of its interval."""

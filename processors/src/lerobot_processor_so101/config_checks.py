@@ -9,15 +9,11 @@ import torch
 
 
 def check_choices(config: Any, choices: Mapping[str, Collection[Any]], prefix: str = "") -> None:
-    """Refuse values that are not among the choices.
-
-    Args:
-        config: configuration with an attribute of each name.
-        choices: allowed values, by name.
-        prefix: prefix of the names in messages, such as "--" for options of a command.
+    """Refuse values of a configuration that are not among the choices, by name.
 
     Raises:
-        ValueError: if a value is not allowed; the message lists the choices.
+        ValueError: if a value is not allowed; the message lists the choices. The prefix is that of the names
+            in it, such as "--" for options of a command.
     """
     for name, allowed in choices.items():
         found = getattr(config, name)

@@ -32,31 +32,19 @@ _FRACTIONS = np.array([_LIFT_JOINTS * lift + (1 - _LIFT_JOINTS) * other for lift
 
 
 class LastCommand(NamedTuple):
-    """The last command that was sent to an arm.
+    """The last command that was sent to an arm."""
 
-    Attributes:
-        joints: (6,) positions [deg; gripper in percent].
-        velocity: (6,) velocity of the command [deg/s, percent/s].
-        time: time of the command [s].
-    """
-
-    joints: np.ndarray
-    velocity: np.ndarray
-    time: float
+    joints: np.ndarray  # (6,) [deg; gripper in percent]
+    velocity: np.ndarray  # (6,) [deg/s, percent/s]
+    time: float  # [s]
 
 
 class Verdict(NamedTuple):
-    """Result of judging a command.
+    """Result of judging a command."""
 
-    Attributes:
-        command: the command to send.
-        reasons: reasons for a change; empty if the command passes.
-        holds: whether the last command is repeated.
-    """
-
-    command: LastCommand
-    reasons: tuple[str, ...]
-    holds: bool
+    command: LastCommand  # to send
+    reasons: tuple[str, ...]  # for a change; empty if the command passes
+    holds: bool  # whether the last command is repeated
 
 
 class Clearance:
@@ -177,9 +165,7 @@ def excess(joints: np.ndarray, limits: GuardLimits) -> np.ndarray:
 class Guard:
     """Judge a sequence of commands, and count the verdicts.
 
-    Args:
-        limits: limits of the arm.
-        clock: returns the time [s]. Not shared with other code, which could stop it.
+    The clock returns the time [s]. It is not shared with other code, which could stop it.
     """
 
     def __init__(self, limits: GuardLimits, clock: Callable[[], float] = time.monotonic) -> None:

@@ -24,8 +24,7 @@ def way_home(pose: np.ndarray, home: np.ndarray, limits: GuardLimits) -> np.ndar
     """Find poses to move through, each in a straight line of joint positions.
 
     Args:
-        pose: present positions (6,) [deg; gripper in percent].
-        home: positions to move to, (6,).
+        pose, home: present positions and those to move to, (6,) [deg; gripper in percent].
         limits: table and workspace; if the arm is outside, it goes no further out.
 
     Returns:

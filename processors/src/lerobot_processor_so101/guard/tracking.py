@@ -25,11 +25,7 @@ _BODY = np.arange(len(JOINTS)) < GRIPPER  # the gripper must keep its grip
 
 
 class Tracking:
-    """Bounds of goals around measured positions, per joint.
-
-    Args:
-        limits: velocity and tracking error are used.
-    """
+    """Bounds of goals around measured positions, per joint, by velocity limit and tracking error."""
 
     def __init__(self, limits: GuardLimits) -> None:
         self._velocity, self._margin = limits.velocities, limits.tracking_error

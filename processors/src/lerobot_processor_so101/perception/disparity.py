@@ -101,13 +101,10 @@ def normalise_per_frame(inverse: Tensor, measured: Tensor | None = None) -> Tens
 def resize_disparity(
     disparity: Tensor, size: tuple[int, int], interpolation: Interpolation = "area"
 ) -> Tensor:
-    """Resize disparity and round it to what a dataset can store.
+    """Resize disparity, (..., H, W) float32 in 0..255, to (h, w) and round it to what a dataset can store.
 
-    Args:
-        disparity: (..., H, W) float32 in 0..255.
-        size: (h, w) of the result.
-        interpolation: "area" averages the area under a new pixel, as OpenCV's INTER_AREA; "linear" is its
-            INTER_LINEAR. Enlarging is always linear.
+    "area" averages the area under a new pixel, as OpenCV's INTER_AREA; "linear" is its INTER_LINEAR, which is
+    always used to enlarge.
 
     Raises:
         ValueError: if the interpolation is unknown.

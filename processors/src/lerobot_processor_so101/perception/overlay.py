@@ -21,16 +21,13 @@ def class_palette(class_names: Sequence[str]) -> np.ndarray:
 
 
 def overlay(rgb: np.ndarray, ids: np.ndarray, class_names: Sequence[str], legend: bool = True) -> np.ndarray:
-    """Tint an image by class, and write the names of its classes.
+    """Return an image (H, W, 3) uint8, tinted by class, with the names of its classes.
 
     Args:
         rgb: (H, W, 3) uint8.
         ids: (h, w) integer class ids; enlarged to the image.
         class_names: position = id. Unlabeled, background and table are not tinted.
         legend: write the names, on images at least 160 pixels wide.
-
-    Returns:
-        (H, W, 3) uint8.
 
     Raises:
         ValueError: if an id has no name.

@@ -43,7 +43,7 @@ def check_architecture(
         config: configuration of the policy.
         saved: the checkpoint's config.json. Options that it lacks are not compared.
         keys: names of the options.
-        source: name of the checkpoint, for the message.
+        source: name of the checkpoint.
 
     Raises:
         ValueError: if an option differs.

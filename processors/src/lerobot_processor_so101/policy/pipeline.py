@@ -37,8 +37,7 @@ def make_pipelines(
     """Build the pipelines of a new policy; those of a checkpoint are rebuilt from its files instead.
 
     Args:
-        config: configuration of the policy, with its features.
-        stats: statistics of the dataset by feature.
+        config, stats: configuration of the policy, with its features, and their statistics in the dataset.
         dataset_meta: metadata of the dataset; by default that of the current training.
         before_device: steps on the CPU, such as tokenizers.
         before_normalizer: steps on the policy's device, such as perception.

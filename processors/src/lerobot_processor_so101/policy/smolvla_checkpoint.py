@@ -65,9 +65,7 @@ class SmolVLACheckpointMixin(CheckpointMixin):
 def vlm_files(config: Any, folder: Path | None) -> Iterator[None]:
     """Build the language model from the files of a checkpoint, which also contains its weights.
 
-    Args:
-        config: configuration of the policy.
-        folder: checkpoint that is loaded or started from; None for a new policy.
+    The checkpoint is the one that is loaded or started from; None for a new policy.
 
     Raises:
         ValueError: if the files are missing.

@@ -35,11 +35,7 @@ class ObservationStep(ObservationProcessorStep):
 @ProcessorStepRegistry.register("so101_tell_fps")
 @dataclass
 class AddFPSProcessorStep(ObservationStep):
-    """Add `observation.fps`, the rate of an environment, which LeRobot does not pass to a policy.
-
-    Attributes:
-        fps: control periods per second [Hz].
-    """
+    """Add `observation.fps`, the rate of an environment [Hz], which LeRobot does not pass to a policy."""
 
     fps: int
 
@@ -50,11 +46,7 @@ class AddFPSProcessorStep(ObservationStep):
 @ProcessorStepRegistry.register("so101_tell_class_names")
 @dataclass
 class AddClassNamesProcessorStep(ObservationStep):
-    """Add `observation.class_names`, the names of the class ids in an environment's masks.
-
-    Attributes:
-        class_names: position = id.
-    """
+    """Add `observation.class_names`, the names of the class ids in an environment's masks; position = id."""
 
     class_names: list[str]
 

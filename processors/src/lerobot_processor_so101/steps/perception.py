@@ -33,40 +33,24 @@ OBSERVED = "observation"  # as a model's name: the feature comes with the observ
 
 
 class Source(NamedTuple):
-    """A feature, or an image to make it from, that is already in the observation.
+    """A feature, or an image to make it from, that is already in the observation."""
 
-    Attributes:
-        key: returns the key of a camera's value.
-        read: returns the feature, (..., h, w), from the observation and the key.
-    """
-
-    key: Callable[[str], str]
-    read: Callable[[RobotObservation, str], Tensor]
+    key: Callable[[str], str]  # of a camera's value
+    read: Callable[[RobotObservation, str], Tensor]  # the feature, (..., h, w), from observation and key
 
 
 @dataclass
 class LiveSource:
-    """A perception model that is loaded when it is first needed; implements `PerceptionRunner`.
+    """A perception model that is loaded when it is first needed; implements `PerceptionRunner`."""
 
-    Attributes:
-        load: returns the model.
-        method: name of the model's method from a list of (N, 3, H, W) images to a list of outputs.
-        to_features: returns the features by key, (N, h, w), from a camera's name and an output.
-        identity: identity that the model must have; None accepts any.
-    """
-
-    load: Callable[[], Any]
-    method: str
-    to_features: Callable[[str, Any], Features]
-    identity: dict[str, Any] | None = None
+    load: Callable[[], Any]  # returns the model
+    method: str  # of the model, from a list of (N, 3, H, W) images to a list of outputs
+    to_features: Callable[[str, Any], Features]  # by key, (N, h, w), from a camera's name and an output
+    identity: dict[str, Any] | None = None  # that the model must have; None accepts any
 
     @cached_property
     def model(self) -> Any:
-        """The model.
-
-        Raises:
-            ValueError: if there is no such model, or it is not the one of the checkpoint.
-        """
+        """The model. Raises a ValueError if there is none, or it is not the one of the checkpoint."""
         from ..models.memory import keep_freed_memory
 
         keep_freed_memory()
@@ -187,16 +171,15 @@ class PerceptionStep(ObservationStep):
     def check_class_names(
         self, expected: Sequence[str], features: dict[str, dict], option: str = "class_names"
     ) -> None:
-        """Check that the segmenter's classes are those of a policy's option; position = id.
+        """Check that the classes of the segmenter, or of the dataset's ids, are those of a policy's option.
 
         Args:
-            expected: class names of the policy.
+            expected: class names of the policy; position = id.
             features: features of the dataset's metadata; ids without class names pass.
             option: the policy's option, for the message.
 
         Raises:
-            ValueError: if the segmenter or the dataset has other classes; the message contains the flag that
-                fits.
+            ValueError: if the classes are others; the message contains the flag that fits.
         """
         if self.observed is not None:
             infos = {key: _info(features, key) for key in map(self.observed.key, self.cameras)}
