@@ -21,7 +21,7 @@ UNIVERSAL = ("mask2former", "maskformer", "eomt", "eomt_dinov3")
 
 
 def query_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """Compute evidence per class and pixel from the queries of a universal model.
+    """Compute evidence per class and pixel, (B, C, h, w) float32 >= 0, from a universal model's queries.
 
     S = sum over queries of softmax(class, without the null class) x sigmoid(mask). S is neither a
     distribution nor logits: use log(S + eps) where a softmax follows (`Scores.as_logits`).
@@ -29,9 +29,6 @@ def query_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     Args:
         class_logits: (B, Q, C + 1), the last class is "no object".
         mask_logits: (B, Q, h, w).
-
-    Returns:
-        (B, C, h, w) float32 >= 0.
     """
     with torch.autocast(mask_logits.device.type, enabled=False):  # which would sum in bfloat16
         classes = class_logits.float().softmax(-1)[..., :-1]

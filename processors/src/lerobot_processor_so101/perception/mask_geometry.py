@@ -38,14 +38,11 @@ _TINY = 1e-12
 
 
 def class_masks(ids: Tensor, class_ids: Sequence[int] | Tensor) -> Tensor:
-    """Return one mask per class.
+    """Return one mask per class, (B, C, H, W) float32, 1 where the pixel has the class.
 
     Args:
         ids: (B, H, W) integer class ids.
         class_ids: ids of the C classes; a tensor (B, C) has other classes for each sample.
-
-    Returns:
-        (B, C, H, W) float32, 1 where the pixel has the class.
 
     Raises:
         TypeError: if `ids` is not an integer tensor.
@@ -67,7 +64,7 @@ def mask_geometry(ids: Tensor, disparity: Tensor, class_ids: Sequence[int] | Ten
 
 
 def geometry_of_masks(masks: Tensor, disparity: Tensor) -> Tensor:
-    """Compute `GEOMETRY_FEATURES` of masks.
+    """Compute `GEOMETRY_FEATURES` of masks, (B, C, F) float32, always finite; zeros for an empty mask.
 
     Coordinates are isotropic: the longer side of the image spans [-1, 1], the shorter one less, so that
     angles are those in the image.
@@ -75,9 +72,6 @@ def geometry_of_masks(masks: Tensor, disparity: Tensor) -> Tensor:
     Args:
         masks: (B, C, H, W) float32, of zeros and ones.
         disparity: (B, H, W) in [0, 1], near = 1, finite.
-
-    Returns:
-        (B, C, F) float32, always finite; zeros for an empty mask.
 
     Raises:
         ValueError: if `disparity` has another shape than the masks.
