@@ -27,7 +27,7 @@ from lerobot.robots.so_follower import SOFollower
 from lerobot.utils.errors import DeviceNotConnectedError
 
 from lerobot_processor_so101.arm import JOINTS
-from lerobot_processor_so101.device_id import check_id
+from lerobot_processor_so101.config_checks import check_id
 from lerobot_processor_so101.guard import Guard, GuardLimits, way_home
 
 from .bus import RetryingFeetechBus, describe_status

@@ -105,19 +105,12 @@ def forward_kinematics(radians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class GripperPoint(NamedTuple):
-    """A point of the gripper, and how it moves with the body joints.
+    """A point of the gripper, and how it moves with the body joints; in the base's frame."""
 
-    Attributes:
-        position: (3,) in the base's frame [m].
-        rotation: (3, 3) of the gripper in the base's frame.
-        linear, angular: (3, 5) velocity of the point [m/s] and of the gripper [rad/s] per rad/s of each body
-            joint.
-    """
-
-    position: np.ndarray
-    rotation: np.ndarray
-    linear: np.ndarray
-    angular: np.ndarray
+    position: np.ndarray  # (3,) [m]
+    rotation: np.ndarray  # of the gripper, (3, 3)
+    linear: np.ndarray  # (3, 5), velocity of the point [m/s] per rad/s of each body joint
+    angular: np.ndarray  # (3, 5), that of the gripper [rad/s]
 
 
 def gripper_point(radians: np.ndarray, point: np.ndarray) -> GripperPoint:

@@ -30,10 +30,13 @@ def run_command[Config](
         options: draccus dataclass of its options.
         command: does the work and returns what to print on standard output.
         interrupted: message after an interrupt, with the way to resume.
-        log: package whose log messages are shown, from level INFO; those of LeRobot are then limited to
-            errors. None shows warnings of every package.
+        log: package whose messages are shown from level INFO, and those of others as errors only; None shows
+            warnings of every package.
     """
-    _show_log(log)
+    logging.basicConfig(format="%(message)s", force=True)  # importing LeRobot has set another format
+    if log is not None:
+        for package, level in ((None, logging.ERROR), ("lerobot", logging.ERROR), (log, logging.INFO)):
+            logging.getLogger(package).setLevel(level)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -58,11 +61,3 @@ def describe_error(error: Exception) -> str:
 def _exit(name: str, message: str, code: int) -> Any:
     print(f"{name}: {message}", file=sys.stderr)
     raise SystemExit(code) from None
-
-
-def _show_log(package: str | None) -> None:
-    logging.basicConfig(format="%(message)s", force=True)  # importing LeRobot has set another format
-    if package is not None:
-        for other in (None, "lerobot"):
-            logging.getLogger(other).setLevel(logging.ERROR)
-        logging.getLogger(package).setLevel(logging.INFO)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
+import numpy as np
+
 from .success_rates import (
     detectable_difference,
     hierarchical_interval,
@@ -34,15 +36,10 @@ COLOURS = ("#3366aa", "#c87832", "#3caa50", "#8a5fb0", "#808080")
 
 @dataclass
 class Evaluated:
-    """A policy, trained with one or several seeds.
+    """A policy, trained with one or several seeds."""
 
-    Args:
-        name: of its row.
-        outcomes: by task, a string with a character per episode, 1 for success, of every training.
-    """
-
-    name: str
-    outcomes: dict[str, list[str]]
+    name: str  # of its row
+    outcomes: dict[str, list[str]]  # of every training by task; a character per episode, 1 for success
 
     def rate(self, task: str) -> tuple[float, float, float]:
         """Return the success rate and the ends of its interval."""
@@ -66,10 +63,9 @@ def read(argument: str) -> Evaluated:
     paths = sorted(glob(pattern))
     if not paths:
         raise FileNotFoundError(f"found no file {pattern}, expected the eval_info.json of a lerobot-eval.")
-    runs = [_outcomes(Path(path)) for path in paths]
-    for path, run in zip(paths, runs, strict=True):
-        _check_same(paths[0], runs[0], path, run)
-    return Evaluated(name, {task: [run[task] for run in runs] for task in runs[0]})
+    runs = {path: _outcomes(Path(path)) for path in paths}
+    _check_same(runs)
+    return Evaluated(name, {task: [run[task] for run in runs.values()] for task in runs[paths[0]]})
 
 
 def _outcomes(path: Path) -> dict[str, str]:
@@ -84,13 +80,16 @@ def _outcomes(path: Path) -> dict[str, str]:
     return {task: "".join(str(int(success)) for success in row) for task, row in successes.items()}
 
 
-def _check_same(first_path: str, first: dict[str, str], path: str, run: dict[str, str]) -> None:
-    found, expected = ({task: len(row) for task, row in each.items()} for each in (run, first))
-    if found != expected:
-        raise ValueError(
-            f"{path}: found {found} episodes, expected {expected} as in {first_path}. Evaluate all with the "
-            "same --env.task, --env.level and --eval.n_episodes."
-        )
+def _check_same(runs: dict[str, dict[str, str]]) -> None:
+    """Refuse outcomes, by source and task, whose tasks or numbers of episodes differ from the first's."""
+    counts = {source: {task: len(row) for task, row in run.items()} for source, run in runs.items()}
+    first, expected = next(iter(counts.items()))
+    for source, found in counts.items():
+        if found != expected:
+            raise ValueError(
+                f"{source}: found {found} episodes, expected {expected} as in {first}. Evaluate all with the "
+                "same --env.task, --env.level and --eval.n_episodes."
+            )
 
 
 def rates(policies: Sequence[Evaluated]) -> str:
@@ -133,15 +132,10 @@ def plot(policies: Sequence[Evaluated], path: Path) -> None:
     figure = Figure(figsize=(max(4.0, 1.2 + 0.5 * len(tasks) * (len(policies) + 1)), 4))
     axes, width = figure.add_subplot(), 0.8 / len(policies)
     for number, policy in enumerate(policies):
-        bars = [policy.rate(task) for task in tasks]
-        around = [
-            [100 * (rate - low) for rate, low, _ in bars],
-            [100 * (high - rate) for rate, _, high in bars],
-        ]
-        places = [task + (number - (len(policies) - 1) / 2) * width for task in range(len(tasks))]
-        heights = [100 * rate for rate, _, _ in bars]
-        colour = COLOURS[number % len(COLOURS)]
-        axes.bar(places, heights, 0.9 * width, yerr=around, capsize=3, color=colour, label=policy.name)
+        heights, low, high = 100 * np.array([policy.rate(task) for task in tasks]).T
+        places = np.arange(len(tasks)) + (number - (len(policies) - 1) / 2) * width
+        errors, colour = (heights - low, high - heights), COLOURS[number % len(COLOURS)]
+        axes.bar(places, heights, 0.9 * width, yerr=errors, capsize=3, color=colour, label=policy.name)
     axes.set(ylabel="success [%], 95 % interval", ylim=(0, 105))
     axes.set_xticks(range(len(tasks)), [task.replace("-", "\n") for task in tasks])
     axes.grid(axis="y", alpha=0.3)
@@ -156,16 +150,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "evaluations", nargs="+", metavar="[NAME=]EVAL_INFO", help="evaluations of one policy"
-    )
+    parser.add_argument("evaluations", nargs="+", metavar="[NAME=]EVAL_INFO", help="evaluations of a policy")
     parser.add_argument("--plot", type=Path, help="also draw the rates into this image (needs matplotlib)")
     options = parser.parse_args()
     try:
         policies = [read(argument) for argument in options.evaluations]
-        for argument, policy in zip(options.evaluations, policies, strict=True):
-            runs = [{task: rows[0] for task, rows in each.outcomes.items()} for each in (policies[0], policy)]
-            _check_same(options.evaluations[0], runs[0], argument, runs[1])
+        firsts = [{task: runs[0] for task, runs in policy.outcomes.items()} for policy in policies]
+        _check_same(dict(zip(options.evaluations, firsts, strict=True)))
         print(rates(policies))
         if len(policies) > 1:
             print(f"\n{differences(policies)}")

@@ -9,15 +9,11 @@ import torch
 
 
 def check_choices(config: Any, choices: Mapping[str, Collection[Any]], prefix: str = "") -> None:
-    """Refuse values that are not among the choices.
-
-    Args:
-        config: configuration with an attribute of each name.
-        choices: allowed values, by name.
-        prefix: prefix of the names in messages, such as "--" for options of a command.
+    """Refuse values of a configuration that are not among the choices, by name.
 
     Raises:
-        ValueError: if a value is not allowed; the message lists the choices.
+        ValueError: if a value is not allowed; the message lists the choices. The prefix is that of the names
+            in it, such as "--" for options of a command.
     """
     for name, allowed in choices.items():
         found = getattr(config, name)
@@ -27,14 +23,10 @@ def check_choices(config: Any, choices: Mapping[str, Collection[Any]], prefix: s
 
 
 def check_device(device: str | None, flag: str = "--device") -> None:
-    """Refuse a device that torch cannot use here.
-
-    Args:
-        device: name of a torch device; None and "auto" choose one.
-        flag: option, for the message.
+    """Refuse a torch device that cannot be used here; None and "auto" choose one.
 
     Raises:
-        ValueError: if there is no such device.
+        ValueError: if there is no such device; the message names the flag.
     """
     if device in (None, "auto"):
         return
@@ -45,6 +37,18 @@ def check_device(device: str | None, flag: str = "--device") -> None:
         raise ValueError(
             f"{flag}: found {device!r}, which cannot be used here ({reason}). Use cpu."
         ) from error
+
+
+def check_id(name: str | None, flag: str) -> None:
+    """Refuse the name of a device that LeRobot would not store its calibration file under; None is no name.
+
+    Raises:
+        ValueError: if the file would lie in another folder; the message names the flag.
+    """
+    if name is not None and (not name or name.startswith(".") or {"/", "\\", "\0"} & set(name)):
+        raise ValueError(
+            f"{flag}: found {name!r}, expected a name without '/' or '\\', not beginning with '.'."
+        )
 
 
 def check_dataset_folder(root: Path, flag: str = "--root") -> None:

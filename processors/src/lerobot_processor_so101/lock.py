@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-_owned: dict[
-    str, int
-] = {}  # path: process that took it; record locks do not tell two owners in one process apart
+# The process that took each path: record locks do not tell two owners in one process apart.
+_owned: dict[str, int] = {}
 
 
 class Lock:

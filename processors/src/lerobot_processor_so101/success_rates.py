@@ -13,8 +13,6 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-LEVEL, POWER = 0.05, 0.8  # of significance, and of the smallest difference that is called detectable
-
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Return the 95 % Wilson interval of a rate."""
@@ -47,26 +45,22 @@ def hierarchical_interval(
         resamples: number of bootstrap samples.
     """
     rng = np.random.default_rng(0)
-    policies = [np.array([list(map(int, run)) for run in runs], float) for runs in (first, second) if runs]
-    n_states = policies[0].shape[1]
+    n_states = len(first[0])
     # how often each initial state, and each training, is in a resample
     states = rng.multinomial(n_states, np.full(n_states, 1 / n_states), resamples) / n_states
-    means = []
-    for outcomes in policies:  # (S, N)
-        n_seeds = len(outcomes)
-        seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples) / n_seeds
-        means.append(np.einsum("bs,sn,bn->b", seeds, outcomes, states, optimize=True))
-    difference = means[0] - means[1] if second else means[0]
-    mean = policies[0].mean() - policies[1].mean() if second else policies[0].mean()
-    low, high = np.quantile(difference, (0.025, 0.975))
-    return float(mean), float(low), float(high)
+    mean, resampled = 0.0, np.zeros(resamples)
+    for sign, runs in ((1, first), (-1, second)):
+        if runs:
+            outcomes, n_seeds = np.array([list(map(int, run)) for run in runs], float), len(runs)  # (S, N)
+            seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples) / n_seeds
+            resampled += sign * np.einsum("bs,sn,bn->b", seeds, outcomes, states, optimize=True)
+            mean += sign * float(outcomes.mean())
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return mean, float(low), float(high)
 
 
 def mcnemar(first: str, second: str) -> tuple[int, int, float]:
-    """Compare two trainings by McNemar's exact test.
-
-    Args:
-        first, second: outcomes at the same initial states.
+    """Compare two trainings by McNemar's exact test of their outcomes at the same initial states.
 
     Returns:
         The numbers of states where only the first, and only the second, succeeded, and the p-value.
@@ -87,7 +81,7 @@ def detectable_difference(n: int, differing: float) -> float:
         n: number of initial states.
         differing: share of states where exactly one of the two policies succeeds.
     """
-    level, power = norm.ppf(1 - LEVEL / 2), norm.ppf(POWER)
+    level, power = norm.ppf(1 - 0.05 / 2), norm.ppf(0.8)
 
     def surplus(difference: float) -> float:
         spread = max(differing - difference**2, 0.0)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lerobot_processor_so101 import arm
-from lerobot_processor_so101.device_id import check_id
+from lerobot_processor_so101.config_checks import check_id
 
 from ..names import FOLLOWER_PORT, check_cameras, check_level, check_size, check_task
 from ..sim.scene import SUBSTEPS

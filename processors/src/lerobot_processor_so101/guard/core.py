@@ -36,38 +36,25 @@ _ON_THE_WAY = 0.003  # m that a predicted pose may be under the table
 
 
 class LastCommand(NamedTuple):
-    """The last command that was sent to an arm.
+    """The last command that was sent to an arm."""
 
-    Attributes:
-        joints: (6,) positions [deg; gripper in percent].
-        velocity: (6,) velocity of the command [deg/s, percent/s].
-        time: time of the command [s].
-    """
-
-    joints: np.ndarray
-    velocity: np.ndarray
-    time: float
+    joints: np.ndarray  # (6,) [deg; gripper in percent]
+    velocity: np.ndarray  # (6,) [deg/s, percent/s]
+    time: float  # [s]
 
 
 class Verdict(NamedTuple):
-    """Result of judging a command.
+    """Result of judging a command."""
 
-    Attributes:
-        command: the command to send.
-        reasons: reasons for a change; empty if the command passes.
-        holds: whether the last command is repeated.
-    """
-
-    command: LastCommand
-    reasons: tuple[str, ...]
-    holds: bool
+    command: LastCommand  # to send
+    reasons: tuple[str, ...]  # for a change; empty if the command passes
+    holds: bool  # whether the last command is repeated
 
 
 class Clearance:
     """Skips the kinematics while the arm is far from the table and from the workspace boundary.
 
-    It stores how far from them the arm was at some pose. Any other pose is as far, less what the joints
-    between the two can move it.
+    Any pose is as far from them as the stored one, less what the joints between the two can move the arm.
     """
 
     def __init__(self) -> None:
@@ -96,8 +83,7 @@ def judge(
 
     Args:
         command: six positions [deg; gripper in percent]; anything else holds.
-        last: the last command.
-        limits: limits of the arm.
+        last, limits: the last command, and the limits of the arm.
         now: current time, by the clock of `last` [s].
         observed: time of the observation that the command was computed from; None if there is none.
         near: lowest and highest positions near the measured arm, (6,) and (6,); None without a measurement.
@@ -191,9 +177,7 @@ def excess(joints: np.ndarray, limits: GuardLimits) -> np.ndarray:
 class Guard:
     """Judge a sequence of commands, and count the verdicts.
 
-    Args:
-        limits: limits of the arm.
-        clock: returns the time [s]. Not shared with other code, which could stop it.
+    The clock returns the time [s]. It is not shared with other code, which could stop it.
     """
 
     def __init__(self, limits: GuardLimits, clock: Callable[[], float] = time.monotonic) -> None:

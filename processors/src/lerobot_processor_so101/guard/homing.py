@@ -24,8 +24,7 @@ def way_home(pose: np.ndarray, home: np.ndarray, limits: GuardLimits) -> np.ndar
     """Find poses to move through, each in a straight line of joint positions.
 
     Args:
-        pose: present positions (6,) [deg; gripper in percent].
-        home: positions to move to, (6,).
+        pose, home: present positions and those to move to, (6,) [deg; gripper in percent].
         limits: table and workspace; if the arm is outside, it goes no further out.
 
     Returns:
@@ -38,6 +37,12 @@ def way_home(pose: np.ndarray, home: np.ndarray, limits: GuardLimits) -> np.ndar
 def _search(pose: np.ndarray, home: np.ndarray, limits: GuardLimits, step: float) -> np.ndarray | None:
     bound = np.maximum(excess(pose[None], limits)[0], -_MARGIN)
 
+    def poses_of(cells: np.ndarray) -> np.ndarray:
+        """Return the poses (K, 6) of cells (K, 3)."""
+        poses = np.repeat(pose[None], len(cells), 0)
+        poses[:, _LIFT] += step * cells
+        return poses
+
     def is_free(begin: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Whether the straight ways from a pose (6,) to others (K, 6) are in bounds, (K,)."""
         n = int(np.ceil(np.abs(ends - begin).max() / 2)) + 1  # every 2 deg
@@ -45,17 +50,19 @@ def _search(pose: np.ndarray, home: np.ndarray, limits: GuardLimits, step: float
         return (excess(path.reshape(-1, 6), limits) <= bound).all(1).reshape(n, len(ends)).all(0)
 
     low, high = np.minimum(limits.lower, pose)[_LIFT], np.maximum(limits.upper, pose)[_LIFT]
-    parents: dict[tuple[int, ...], tuple[int, ...] | None] = {(0, 0, 0): None}
-    queue = [(0.0, (0, 0, 0))]
+    start: tuple[int, ...] = (0, 0, 0)
+    parents, queue = {start: start}, [(0.0, start)]
     while queue and len(parents) < _LARGEST_SEARCH:
         key = heapq.heappop(queue)[1]
-        cell, begin = np.array(key), pose.copy()
-        begin[_LIFT] += step * cell
+        begin = poses_of(np.array([key]))[0]
         if is_free(begin, home[None])[0]:
-            return _poses(key, parents, pose, home, step)
-        cells = cell + _MOVES
-        ends = np.repeat(pose[None], len(cells), 0)
-        ends[:, _LIFT] += step * cells
+            way = [home]
+            while key != start:
+                way.append(poses_of(np.array([key]))[0])
+                key = parents[key]
+            return np.array(way[::-1])
+        cells = key + _MOVES
+        ends = poses_of(cells)
         inside = ((ends[:, _LIFT] >= low) & (ends[:, _LIFT] <= high)).all(1)
         inside &= [tuple(found) not in parents for found in cells.tolist()]
         free = np.flatnonzero(inside)
@@ -65,19 +72,3 @@ def _search(pose: np.ndarray, home: np.ndarray, limits: GuardLimits, step: float
             parents[new] = key
             heapq.heappush(queue, (float(np.abs(ends[index] - home)[_LIFT].sum()), new))
     return None
-
-
-def _poses(
-    key: tuple[int, ...] | None,
-    parents: dict[tuple[int, ...], tuple[int, ...] | None],
-    pose: np.ndarray,
-    home: np.ndarray,
-    step: float,
-) -> np.ndarray:
-    """Return the poses of a chain of cells, in order, and home, (K, 6)."""
-    way = [home]
-    while key is not None and any(key):
-        way.append(pose.copy())
-        way[-1][_LIFT] += step * np.array(key)
-        key = parents[key]
-    return np.array(way[::-1])

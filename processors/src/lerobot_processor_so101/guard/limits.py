@@ -2,11 +2,12 @@
 """Limits of the commands to an arm."""
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
 
 import numpy as np
 
 from ..arm import GRIPPER, JOINTS
+
+_SIZES = {"lower": 6, "upper": 6, "workspace": 6, "joint_offsets": GRIPPER}
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,8 @@ class GuardLimits:
     max_blind: float = 5.0
     timeout: float = 0.5
 
-    _SIZES: ClassVar[dict[str, int]] = {"lower": 6, "upper": 6, "workspace": 6, "joint_offsets": GRIPPER}
-
     def __post_init__(self) -> None:
-        for name, size in self._SIZES.items():
+        for name, size in _SIZES.items():
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
             if len(getattr(self, name)) != size:
                 raise ValueError(f"{name}: found {len(getattr(self, name))} numbers, expected {size}.")

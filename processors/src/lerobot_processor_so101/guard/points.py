@@ -46,9 +46,7 @@ def _displacements() -> np.ndarray:
         if joint == GRIPPER - 1:
             own = max(own, float(np.linalg.norm(TOOL_POINT)))
         radii[joint] = max(own, beyond)
-        beyond = radii[joint] + (
-            float(np.linalg.norm(positions[joint] - positions[joint - 1])) if joint else 0
-        )
+        beyond = radii[joint] + float(np.linalg.norm(positions[joint] - positions[joint - 1]))
     return radii * (to_radians(origin + 1) - to_radians(origin))
 
 

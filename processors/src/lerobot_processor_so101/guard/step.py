@@ -2,9 +2,8 @@
 """The guard as a step of a policy's postprocessor: kept for checkpoints that contain it, no longer added.
 
 A pipeline has actions only: no clock, no calibration, no measured joints. So the step cannot know where the
-    arm is at the first action, nor that a new episode has begun, unless LeRobot calls `reset`
-    (`lerobot-rollout` does, `lerobot-eval` does not). Teleoperators and homing bypass it. Only
-    `so101_guarded` protects an arm.
+arm is at the first action, nor that a new episode has begun, unless LeRobot calls `reset` (`lerobot-rollout`
+does, `lerobot-eval` does not). Teleoperators and homing bypass it. Only `so101_guarded` protects an arm.
 """
 
 import logging
@@ -15,11 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lerobot.configs import PipelineFeatureType, PolicyFeature
-from lerobot.processor import (
-    PolicyAction,
-    PolicyActionProcessorStep,
-    ProcessorStepRegistry,
-)
+from lerobot.processor import PolicyAction, PolicyActionProcessorStep, ProcessorStepRegistry
 from lerobot.utils.constants import POLICY_POSTPROCESSOR_DEFAULT_NAME
 
 from ..arm import JOINTS
@@ -86,23 +81,20 @@ class GuardProcessorStep(PolicyActionProcessorStep):
         guard = Guard(self._limits, lambda: self._ticks / self.fps)
         pose = np.clip(joints, self._limits.lower, self._limits.upper)
         guard.initialise(pose)
-        below, outside = excess(pose[None], self._limits)[0]
-        if max(below, outside) > 0:
+        beyond = excess(pose[None], self._limits).max()
+        if beyond > 0:
             raise ValueError(
-                f"so101_guard: the first action is {1000 * max(below, outside):.0f} mm below the table or "
-                "outside "
-                "the workspace. Check the policy, or change `limits.table` and `limits.workspace`."
+                f"so101_guard: the first action is {1000 * beyond:.0f} mm below the table or outside the "
+                "workspace. Check the policy, or change `limits.table` and `limits.workspace`."
             )
         return guard
 
     def get_config(self) -> dict[str, Any]:
-        """Return everything needed to rebuild the step from JSON."""
         return {"limits": self.limits, "fps": self.fps}
 
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
     ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Return the features unchanged."""
         return features
 
 
@@ -122,17 +114,12 @@ class AddGuardConfig:
 
 
 def add_guard(config: AddGuardConfig) -> None:
-    """Refuse to add the step to a checkpoint.
-
-    Raises:
-        ValueError: always; the message names what to use instead.
-    """
+    """Refuse to add the step: always raise a ValueError, which names what to use instead."""
     check_pipelines(config.checkpoint)
     raise ValueError(f"withdrawn, nothing was changed: {_WITHDRAWN}")
 
 
 def main() -> None:
-    """Run `so101-add-guard`."""
     run_command("so101-add-guard", AddGuardConfig, add_guard)
 
 

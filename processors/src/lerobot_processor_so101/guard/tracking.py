@@ -26,11 +26,7 @@ _BODY = np.arange(len(JOINTS)) < GRIPPER  # the gripper must keep its grip
 
 
 class Tracking:
-    """Bounds of goals around measured positions, per joint.
-
-    Args:
-        limits: velocity and tracking error are used.
-    """
+    """Bounds of goals around measured positions, per joint, by velocity limit and tracking error."""
 
     def __init__(self, limits: GuardLimits) -> None:
         self._velocity, self._margin = limits.velocities, limits.tracking_error
@@ -43,10 +39,9 @@ class Tracking:
         self._push: np.ndarray = np.zeros(n)  # direction in which commands lie beyond the bounds: -1, 0, 1
         self._anchor: np.ndarray = np.zeros(n)  # position of the last progress
         self._progressed: np.ndarray = np.zeros(n)  # time of the last progress [s]
-        self._eased: np.ndarray = np.full(
-            n, np.nan
-        )  # time since which a joint is eased off [s]; NaN if it is not
-        self._freed: np.ndarray = np.full(n, np.nan)  # time at which an eased joint began to move [s]
+        # times [s] since which a joint is eased off, and at which it then began to move; NaN if it did not
+        self._eased: np.ndarray = np.full(n, np.nan)
+        self._freed: np.ndarray = np.full(n, np.nan)
         self._floor: np.ndarray = np.zeros(n)  # lead that keeps an eased joint from sagging
         self._sagged: np.ndarray = np.full(n, -np.inf)  # time of the last change of the floor [s]
         self._side: np.ndarray = np.zeros(n)  # direction in which the lead is reduced

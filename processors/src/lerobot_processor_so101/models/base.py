@@ -24,12 +24,8 @@ class PerceptionModel(nn.Module):
     It resizes and normalises images with the image processor that was saved beside the model. Weights are
     float32; a GPU computes in bfloat16 where autocast considers that safe. Outputs are float32.
 
-    Args:
-        name: Hub id or folder, for messages and the identity.
-        model: the model.
-        processor: its image processor.
-
     Attributes:
+        name: Hub id or folder, for messages and the identity.
         disabled: options of the image processor that are disabled, to keep outputs aligned with the image.
     """
 
@@ -52,10 +48,8 @@ class PerceptionModel(nn.Module):
     def identity(self) -> ModelIdentity:
         """Identity of this model for checkpoints and datasets."""
         size = dict(getattr(self.processor, "size", None) or {})
-        if "height" in size:
-            input_size: tuple[int, ...] = (size["height"], size["width"])
-        else:
-            input_size = (size["shortest_edge"],) if "shortest_edge" in size else ()
+        sides = ("height", "width") if "height" in size else ("shortest_edge",)
+        input_size = tuple(size[side] for side in sides if side in size)
         return ModelIdentity(self.name, self.weights, self.class_names, input_size)
 
     def train(self, mode: bool = True) -> "PerceptionModel":
@@ -63,13 +57,10 @@ class PerceptionModel(nn.Module):
         return super().train(False)
 
     def prepare(self, images: Tensor) -> BatchFeature:
-        """Resize and normalise images for the model, and move the model to their device.
-
-        Args:
-            images: (B, 3, H, W) in [0, 1].
+        """Resize and normalise images (B, 3, H, W) for the model, and move the model to their device.
 
         Raises:
-            ValueError: if their shape, dtype or range is another, or they contain NaN.
+            ValueError: as `check_images`.
         """
         check_images(images)
         if self.model.device != images.device:
@@ -85,13 +76,8 @@ class PerceptionModel(nn.Module):
         )
         return inputs.to(images.device)
 
-    def image_region(self, inputs: BatchFeature, size: tuple[int, int]) -> Region:
-        """Return the part of the prepared images that is not padding.
-
-        Args:
-            inputs: output of `prepare`.
-            size: (H, W) of the images.
-        """
+    def image_region(self, inputs: BatchFeature, size: torch.Size) -> Region:
+        """Return the part of the images of `prepare` that is not padding; their `size` was (H, W)."""
         if "pixel_mask" not in inputs:
             return FULL_IMAGE
         mask = inputs["pixel_mask"][0]
@@ -101,11 +87,8 @@ class PerceptionModel(nn.Module):
 def check_images(images: Tensor) -> None:
     """Refuse images that a perception model would process without an error but wrongly.
 
-    Args:
-        images: expected (B, 3, H, W) floating point in [0, 1].
-
     Raises:
-        ValueError: if their shape, dtype or range is another, or they contain NaN.
+        ValueError: if they are not (B, 3, H, W) floating point in [0, 1], or contain NaN.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images: found shape {tuple(images.shape)}, expected (B, 3, H, W).")
@@ -123,15 +106,9 @@ def run_batched[Output](
     split: Callable[[Output, int, int], Output],
     inputs: Sequence[BatchFeature],
 ) -> list[Output]:
-    """Run a model on several prepared batches, in one call for those of the same size.
+    """Return a model's output for each prepared batch, with one call for those of the same size.
 
-    Args:
-        run: the model.
-        split: returns the rows from start to end of an output.
-        inputs: one prepared batch per camera.
-
-    Returns:
-        One output per batch.
+    `split` returns the rows from start to end of an output.
     """
     outputs: dict[int, Output] = {}
     by_size: dict[Any, list[int]] = {}
@@ -141,20 +118,15 @@ def run_batched[Output](
         pixels = torch.cat([inputs[index]["pixel_values"] for index in members])
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):
             output = run(BatchFeature({"pixel_values": pixels}))
-        start = 0
+        end = 0
         for index in members:
-            end = start + len(inputs[index]["pixel_values"])
+            start, end = end, end + len(inputs[index]["pixel_values"])
             outputs[index] = split(output, start, end)
-            start = end
     return [outputs[index] for index in range(len(inputs))]
 
 
 def crop_interpolated(maps: Tensor, region: Region) -> Tensor:
-    """Crop maps to a region whose borders may lie between pixels.
-
-    Args:
-        maps: (B, C, H, W) floating point.
-        region: the region.
+    """Crop maps (B, C, H, W) to a region whose borders may lie between pixels.
 
     Returns:
         (B, C, h, w) of the same resolution, interpolated linearly; `maps` itself for the full image.
@@ -164,9 +136,8 @@ def crop_interpolated(maps: Tensor, region: Region) -> Tensor:
     top, left, height, width = region
     size = max(1, round(maps.shape[-2] * height)), max(1, round(maps.shape[-1] * width))
     to_source = maps.new_tensor([[width, 0, 2 * left + width - 1], [0, height, 2 * top + height - 1]])
-    grid = F.affine_grid(
-        to_source.expand(len(maps), -1, -1), [len(maps), maps.shape[1], *size], align_corners=False
-    )
+    theta = to_source.expand(len(maps), -1, -1)
+    grid = F.affine_grid(theta, [*maps.shape[:2], *size], align_corners=False)
     return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
 
 
@@ -205,16 +176,19 @@ def load_config(name: str) -> PretrainedConfig:
         ) from error
 
 
-def load_model(name: str, auto_class: Any) -> PreTrainedModel:
-    """Load a model from a folder or the Hub, in the dtype of its weights.
+def load_pretrained(
+    name: str, model_class: Any, processor_class: Any = AutoImageProcessor
+) -> tuple[PreTrainedModel, Any]:
+    """Load a model, in the dtype of its weights, and its processor from a folder or the Hub.
 
     Raises:
         ValueError: if there are no weights, or those of another kind of model (transformers would initialise
             the missing ones randomly).
     """
+    folder = local_folder(name)
     try:
-        model, found = auto_class.from_pretrained(
-            local_folder(name), dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+        model, found = model_class.from_pretrained(
+            folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
         )
     except OSError as error:
         raise ValueError(f"perception model {name!r}: {str(error).splitlines()[0]}") from error
@@ -226,9 +200,4 @@ def load_model(name: str, auto_class: Any) -> PreTrainedModel:
             f"such as {wrong[0]!r}, or have them in another size. It was made for another task; use one of "
             "this task."
         )
-    return model
-
-
-def load_processor(name: str) -> Any:
-    """Load the image processor that was saved beside a model."""
-    return AutoImageProcessor.from_pretrained(local_folder(name))
+    return model, processor_class.from_pretrained(folder)

@@ -6,23 +6,15 @@ commercial use. Read a model's card before you use another one.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForDepthEstimation, BatchFeature, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForDepthEstimation, BatchFeature, PretrainedConfig
 
 from ..perception.disparity import inverse_to_disparity
-from .base import (
-    PerceptionModel,
-    Region,
-    crop_interpolated,
-    load_config,
-    load_model,
-    load_processor,
-    run_batched,
-)
+from .base import PerceptionModel, Region, crop_interpolated, load_config, load_pretrained, run_batched
 
 __all__ = ["DEPTH_ANYTHING", "DepthEstimator", "inverse_to_disparity", "make_depth_estimator"]
 
@@ -33,20 +25,12 @@ Quantity = Literal["inverse", "depth"]
 
 
 class DepthEstimator(PerceptionModel):
-    """Computes inverse depth of images.
+    """Computes inverse depth of images."""
 
-    Args:
-        name: Hub id or folder, for messages and the identity.
-        model: the model.
-        processor: its image processor.
-
-    Raises:
-        ValueError: if it is not known what the model predicts.
-    """
-
-    def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
-        self.quantity = predicted_quantity(name, model.config)
-        super().__init__(name, model, processor)
+    @property
+    def quantity(self) -> Quantity:
+        """What the model predicts."""
+        return predicted_quantity(self.name, self.model.config)
 
     def forward(self, images: Tensor) -> Tensor:
         """Estimate one batch, (B, 3, H, W) in [0, 1]."""
@@ -64,15 +48,14 @@ class DepthEstimator(PerceptionModel):
             are arbitrary and differ between images. See `inverse_to_disparity`.
 
         Raises:
-            ValueError: if the shape, dtype or range of images is another, or they contain NaN.
+            ValueError: as `check_images`.
         """
         inputs = [self.prepare(images) for images in batches]
         outputs = run_batched(self.inverse_depth, lambda maps, start, end: maps[start:end], inputs)
-        aligned = []
-        for maps, prepared, images in zip(outputs, inputs, batches, strict=True):
-            region = self.image_region(prepared, (images.shape[-2], images.shape[-1]))
-            aligned.append(crop_interpolated(maps[:, None], region)[:, 0])
-        return aligned
+        return [
+            crop_interpolated(maps[:, None], self.image_region(prepared, images.shape[-2:]))[:, 0]
+            for maps, prepared, images in zip(outputs, inputs, batches, strict=True)
+        ]
 
     def inverse_depth(self, inputs: BatchFeature) -> Tensor:
         """Run the model on prepared images, (B, h, w) float32."""
@@ -85,7 +68,7 @@ class BorderedDepthEstimator(DepthEstimator):
 
     disabled = ()
 
-    def image_region(self, inputs: BatchFeature, size: tuple[int, int]) -> Region:
+    def image_region(self, inputs: BatchFeature, size: torch.Size) -> Region:
         """Return the image without its border; computed, since the image processor does not return it."""
         if not self.processor.do_pad:
             return super().image_region(inputs, size)
@@ -122,11 +105,7 @@ def predicted_quantity(name: str, config: PretrainedConfig) -> Quantity:
 
 
 def make_depth_estimator(name: str = DEPTH_ANYTHING) -> DepthEstimator:
-    """Load a depth model on the CPU; it moves to the device of its images.
-
-    Args:
-        name: a Hub id or folder of a depth estimation model of transformers. The default's weights are
-            Apache-2.0; those of the larger Depth-Anything models are not for commercial use.
+    """Load a depth model, a Hub id or folder, on the CPU; it moves to the device of its images.
 
     Raises:
         ValueError: if there is no such model, or it does not estimate depth.
@@ -134,4 +113,4 @@ def make_depth_estimator(name: str = DEPTH_ANYTHING) -> DepthEstimator:
     config = load_config(name)
     predicted_quantity(name, config)  # before weights are downloaded
     estimator = BorderedDepthEstimator if config.model_type == "zoedepth" else DepthEstimator
-    return estimator(name, load_model(name, AutoModelForDepthEstimation), load_processor(name))
+    return estimator(name, *load_pretrained(name, AutoModelForDepthEstimation))

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel
 from transformers.image_transforms import get_size_with_aspect_ratio
 
-from ..perception.scores import ScoreKind, Scores
+from ..perception.scores import Scores
 from . import onnx_runtime
 from .base import Region
 from .efficientvit_fpn import EfficientViTFPNForSemanticSegmentation
@@ -21,7 +21,7 @@ UNIVERSAL = ("mask2former", "maskformer", "eomt", "eomt_dinov3")
 
 
 def query_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """Compute evidence per class and pixel from the queries of a universal model.
+    """Compute evidence per class and pixel, (B, C, h, w) float32 >= 0, from a universal model's queries.
 
     S = sum over queries of softmax(class, without the null class) x sigmoid(mask). S is neither a
     distribution nor logits: use log(S + eps) where a softmax follows (`Scores.as_logits`).
@@ -29,31 +29,14 @@ def query_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     Args:
         class_logits: (B, Q, C + 1), the last class is "no object".
         mask_logits: (B, Q, h, w).
-
-    Returns:
-        (B, C, h, w) float32 >= 0.
     """
     with torch.autocast(mask_logits.device.type, enabled=False):  # which would sum in bfloat16
         classes = class_logits.float().softmax(-1)[..., :-1]
         return torch.einsum("bqc,bqhw->bchw", classes, mask_logits.float().sigmoid())
 
 
-def ordered_labels(config: Any) -> tuple[str, ...]:
-    """Return the class names of a configuration's `id2label`; position = id."""
-    return tuple(config.id2label[id_] for id_ in sorted(config.id2label))
-
-
-class _FixedClasses(Segmenter):
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names from the model's `id2label`."""
-        return ordered_labels(self.model.config)
-
-
-class SemanticSegmenter(_FixedClasses):
+class SemanticSegmenter(Segmenter):
     """SegFormer, UPerNet, BEiT and the like, and the suite's own: logits per class."""
-
-    kind: ScoreKind = "logits"
 
     def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
         super().__init__(name, model, processor)
@@ -66,19 +49,17 @@ class SemanticSegmenter(_FixedClasses):
         outputs: Any = (self._faster or self.model)(pixel_values=inputs["pixel_values"])
         disparity = outputs.get("disparity")
         disparity = disparity if disparity is None else disparity.float()
-        return Scores(outputs.logits.float(), self.kind, self.class_names, disparity)
+        return Scores(outputs.logits.float(), "logits", self.class_names, disparity)
 
 
-class UniversalSegmenter(_FixedClasses):
+class UniversalSegmenter(Segmenter):
     """Mask2Former and MaskFormer: evidence summed over queries."""
-
-    kind: ScoreKind = "probs"
 
     def score(self, inputs: BatchFeature) -> Scores:
         """Return evidence on the grid of the mask logits."""
         outputs = self.model(pixel_values=inputs["pixel_values"])
         evidence = query_scores(outputs.class_queries_logits, outputs.masks_queries_logits)
-        return Scores(evidence, self.kind, self.class_names)
+        return Scores(evidence, "probs", self.class_names)
 
 
 class PaddingSegmenter(UniversalSegmenter):
@@ -86,7 +67,7 @@ class PaddingSegmenter(UniversalSegmenter):
 
     disabled = ("do_center_crop",)
 
-    def image_region(self, inputs: BatchFeature, size: tuple[int, int]) -> Region:
+    def image_region(self, inputs: BatchFeature, size: torch.Size) -> Region:
         """Return the image's share of the square; computed, since the image processor does not return it."""
         edges: Any = self.processor.size
         height, width = get_size_with_aspect_ratio(size, edges.shortest_edge, edges.longest_edge)
@@ -99,7 +80,7 @@ class SlidingWindowSegmenter(UniversalSegmenter):
     where they overlap. The windows of all images form one batch.
     """
 
-    def align(self, scores: Scores, inputs: BatchFeature, size: tuple[int, int]) -> Scores:
+    def align(self, scores: Scores, inputs: BatchFeature, size: torch.Size) -> Scores:
         """Merge the windows of each image."""
         # (image, start, end) of each window, in order
         offsets = torch.stack(list(inputs["patch_offsets"])).tolist()
@@ -115,18 +96,9 @@ class SlidingWindowSegmenter(UniversalSegmenter):
 
 @lru_cache
 def _window_weights(spans: tuple[tuple[int, int], ...], cells: int) -> np.ndarray:
-    """Compute the weight of each cell of each window in each cell of the image, (windows, cells, length).
-
-    Args:
-        spans: first pixel and end of each window.
-        cells: number of cells along one window.
-
-    Returns:
-        Weights that sum to 1 over windows and their cells: a mean of the windows that cover a cell's centre,
-        each interpolated linearly.
-    """
-    pixels = spans[0][1] - spans[0][0]
-    end = spans[-1][1]
+    """Compute the weight of each cell of each window in each cell of the image, (windows, cells, length)."""
+    # a mean of the windows (first pixel, end) that cover a cell's centre, each interpolated linearly
+    pixels, end = spans[0][1] - spans[0][0], spans[-1][1]
     length = round(end * cells / pixels)
     centres = (np.arange(length) + 0.5) * end / length  # pixels
     starts = np.array([start for start, _ in spans])[:, None]

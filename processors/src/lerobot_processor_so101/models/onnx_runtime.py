@@ -33,11 +33,7 @@ def is_available() -> bool:
 
 
 class OnnxRuntimeModel:
-    """A frozen segmenter with the same call as `model` itself.
-
-    Args:
-        model: in evaluation mode; its weights must not change any more.
-    """
+    """A frozen segmenter, in evaluation mode, with the same call as `model` itself."""
 
     def __init__(self, model: EfficientViTFPNForSemanticSegmentation) -> None:
         self._model = model
@@ -54,9 +50,7 @@ class OnnxRuntimeModel:
         if size not in self._sessions:
             self._sessions[size] = self._checked_session(pixel_values)
         session = self._sessions[size]
-        if session is None:
-            return self._model(pixel_values=pixel_values)
-        return _run(session, pixel_values)
+        return self._model(pixel_values=pixel_values) if session is None else _run(session, pixel_values)
 
     def _checked_session(self, pixel_values: Tensor) -> Any:
         """Return a session for images of this size; None if it fails or its outputs are others."""
@@ -68,13 +62,11 @@ class OnnxRuntimeModel:
             logger.warning("ONNX Runtime is not used: %s: %s", type(error).__name__, str(error)[:200])
             return None
         for name in expected:
-            difference = float((found[name] - expected[name]).abs().max())
             if not torch.allclose(found[name], expected[name], TOLERANCE, TOLERANCE):
+                difference = float((found[name] - expected[name]).abs().max())
                 logger.warning(
                     "ONNX Runtime is not used: its %s differ from PyTorch's by %.2g, expected %.2g or less.",
-                    name,
-                    difference,
-                    TOLERANCE,
+                    *(name, difference, TOLERANCE),
                 )
                 return None
         return session

@@ -13,26 +13,18 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, CLIPSegForImageSegmentation, CLIPSegProcessor, Sam3Model, Sam3Processor
 
-from ..perception.scores import ScoreKind, Scores
+from ..perception.scores import Scores
 from .segmenter import Segmenter
 
 BACKGROUND = "background"
 
 
 class OpenVocabularySegmenter(Segmenter):
-    """A segmenter with free-text classes.
-
-    Args:
-        name: Hub id or folder.
-        model: the model.
-        processor: its processor, for images and texts.
-        classes: the texts.
+    """A segmenter with free-text classes; its processor is for images and texts.
 
     Raises:
         ValueError: if there are no classes, or one is given twice, or is too long.
     """
-
-    kind: ScoreKind = "probs"
 
     def __init__(self, name: str, model: Any, processor: Any, classes: Sequence[str]) -> None:
         super().__init__(name, model, processor.image_processor)
@@ -49,10 +41,8 @@ class OpenVocabularySegmenter(Segmenter):
             )
         self.texts = texts
         self.tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
-        limit, length = (
-            self.model.config.text_config.max_position_embeddings,
-            self.tokens["input_ids"].shape[1],
-        )
+        limit = self.model.config.text_config.max_position_embeddings
+        length = self.tokens["input_ids"].shape[1]
         if length > limit:
             raise ValueError(
                 f"segmenter {self.name!r} reads at most {limit} tokens per text, found {length} in the "
@@ -60,11 +50,7 @@ class OpenVocabularySegmenter(Segmenter):
             )
 
     def with_classes(self, classes: Sequence[str]) -> "OpenVocabularySegmenter":
-        """Return a segmenter with other classes that shares the model.
-
-        Raises:
-            ValueError: as for the constructor.
-        """
+        """Return a segmenter with other classes, checked as in the constructor, that shares the model."""
         other = copy.copy(self)
         other._set_classes(classes)
         return other
@@ -78,7 +64,7 @@ class OpenVocabularySegmenter(Segmenter):
         """Return the probability of the background and of each text at each pixel."""
         probabilities = self.text_probabilities(inputs["pixel_values"]).float()  # (B, texts, h, w)
         background = 1 - probabilities.amax(1, keepdim=True)
-        return Scores(torch.cat([background, probabilities], 1), self.kind, self.class_names)
+        return Scores(torch.cat([background, probabilities], 1), "probs", self.class_names)
 
     def text_probabilities(self, pixel_values: Tensor) -> Tensor:
         """Return the probability of each text at each pixel, (B, texts, h, w)."""
@@ -92,9 +78,8 @@ class CLIPSegSegmenter(OpenVocabularySegmenter):
         """Decode every image for every text, in one batch."""
         batch, texts = len(pixel_values), len(self.texts)
         # 1. encode texts: (texts, D)
-        conditions = self.model.get_conditional_embeddings(
-            batch_size=texts, **self.tokens.to(pixel_values.device)
-        )
+        tokens = self.tokens.to(pixel_values.device)
+        conditions = self.model.get_conditional_embeddings(batch_size=texts, **tokens)
         # 2. encode images: hidden states (B, N, D); entry 0 is the input of the first layer
         hidden = self.model.clip.get_image_features(
             pixel_values, interpolate_pos_encoding=True, output_hidden_states=True
@@ -128,9 +113,6 @@ class Sam3Segmenter(OpenVocabularySegmenter):
 OPEN_VOCABULARY: dict[str, tuple[type[OpenVocabularySegmenter], Any, Any]] = {
     "clipseg": (CLIPSegSegmenter, CLIPSegForImageSegmentation, CLIPSegProcessor),
     "sam3": (Sam3Segmenter, Sam3Model, Sam3Processor),
-    "sam3_video": (
-        Sam3Segmenter,
-        Sam3Model,
-        Sam3Processor,
-    ),  # the published SAM 3, which contains the detector
+    # the published SAM 3, which contains the detector
+    "sam3_video": (Sam3Segmenter, Sam3Model, Sam3Processor),
 }

@@ -7,10 +7,10 @@ from pathlib import Path
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
-from .base import load_config, load_model, load_processor, local_folder
-from .huggingface import UNIVERSAL, SemanticSegmenter, ordered_labels, universal
+from .base import load_config, load_pretrained
+from .huggingface import UNIVERSAL, SemanticSegmenter, universal
 from .open_vocabulary import BACKGROUND, OPEN_VOCABULARY
-from .segmenter import Segmenter
+from .segmenter import Segmenter, ordered_labels
 
 WORKBENCH = "workbench"
 _WORKBENCH_FOLDER = Path(__file__).resolve().parents[1] / "weights" / "workbench"
@@ -26,10 +26,7 @@ def is_open_vocabulary(name: str) -> bool:
 
 
 def class_names_of(name: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the class names of a segmenter, without loading its weights.
-
-    Args:
-        name, classes: as for `make_segmenter`.
+    """Return the class names of a segmenter of `make_segmenter`, without loading its weights.
 
     Raises:
         ValueError: if there is no such model.
@@ -54,20 +51,17 @@ def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmen
     folder = _folder(name)
     config = load_config(folder)
     if config.model_type in OPEN_VOCABULARY:
-        segmenter, auto_class, processor = OPEN_VOCABULARY[config.model_type]
-        processor = processor.from_pretrained(local_folder(folder))
-        return segmenter(name, load_model(folder, auto_class), processor, classes)
+        segmenter, model_class, processor_class = OPEN_VOCABULARY[config.model_type]
+        return segmenter(name, *load_pretrained(folder, model_class, processor_class), classes)
     if classes:
         raise ValueError(
             f"segmenter {name!r} ({config.model_type}) has fixed classes, found classes = {list(classes)}. "
             f"Leave them out, or use an open-vocabulary model ({', '.join(OPEN_VOCABULARY)})."
         )
     if config.model_type in UNIVERSAL:
-        model = load_model(folder, AutoModelForUniversalSegmentation)
-        return universal(name, model, load_processor(folder))
+        return universal(name, *load_pretrained(folder, AutoModelForUniversalSegmentation))
     if type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
-        model = load_model(folder, AutoModelForSemanticSegmentation)
-        return SemanticSegmenter(name, model, load_processor(folder))
+        return SemanticSegmenter(name, *load_pretrained(folder, AutoModelForSemanticSegmentation))
     raise ValueError(
         f"segmenter {name!r}: found a {config.model_type!r} model, expected a semantic one (segformer, "
         f"upernet, efficientvit_fpn, ...), a universal one ({', '.join(UNIVERSAL)}) or an open-vocabulary "

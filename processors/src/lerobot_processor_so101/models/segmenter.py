@@ -4,24 +4,29 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import BatchFeature
 
 from ..perception.class_map import ClassMap
-from ..perception.scores import ScoreKind, Scores
+from ..perception.scores import Scores
 from .base import PerceptionModel, crop_interpolated, run_batched
 
 
+def ordered_labels(config: Any) -> tuple[str, ...]:
+    """Return the class names of a configuration's `id2label`; position = id."""
+    return tuple(config.id2label[id_] for id_ in sorted(config.id2label))
+
+
 class Segmenter(PerceptionModel):
-    """Computes per-class scores of images, on the model's own grid.
+    """Computes per-class scores of images, on the model's own grid."""
 
-    Attributes:
-        kind: kind of the scores.
-    """
-
-    kind: ScoreKind
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; position = id."""
+        return ordered_labels(self.model.config)
 
     @property
     def class_map(self) -> ClassMap:
@@ -44,16 +49,13 @@ class Segmenter(PerceptionModel):
         Args:
             batches: (B, 3, H, W) each, in [0, 1].
 
-        Returns:
-            One `Scores` per batch.
-
         Raises:
-            ValueError: if the shape, dtype or range of images is another, or they contain NaN.
+            ValueError: as `check_images`.
         """
         inputs = [self.prepare(images) for images in batches]
         outputs = run_batched(self.score, Scores.rows, inputs)
         return [
-            self.align(scores, prepared, (images.shape[-2], images.shape[-1]))
+            self.align(scores, prepared, images.shape[-2:])
             for scores, prepared, images in zip(outputs, inputs, batches, strict=True)
         ]
 
@@ -61,12 +63,6 @@ class Segmenter(PerceptionModel):
     def score(self, inputs: BatchFeature) -> Scores:
         """Run the model on prepared images."""
 
-    def align(self, scores: Scores, inputs: BatchFeature, size: tuple[int, int]) -> Scores:
-        """Convert scores of the prepared images to scores of the original images, by removing the padding.
-
-        Args:
-            scores: output of `score`.
-            inputs: output of `prepare`.
-            size: (H, W) of the original images.
-        """
+    def align(self, scores: Scores, inputs: BatchFeature, size: torch.Size) -> Scores:
+        """Convert scores of the prepared images to scores of the original ones of `size`, without padding."""
         return replace(scores, values=crop_interpolated(scores.values, self.image_region(inputs, size)))

@@ -22,14 +22,7 @@ class PerceptionRunner(Protocol):
     """Runs a perception model."""
 
     def run_perception(self, frames: Sequence[Features]) -> list[Features]:
-        """Compute the features of several observations in one call of the model.
-
-        Args:
-            frames: images by camera, one entry per observation.
-
-        Returns:
-            The new features of each observation.
-        """
+        """Compute features of several observations, each its images by camera, in one call of the model."""
 
 
 class Deferred:
@@ -54,24 +47,18 @@ class Deferred:
 
 
 def resolve_all(many: Sequence[Deferred]) -> list[Features]:
-    """Resolve several observations, such as a stack of frames, with one call of each model.
+    """Return the features of several observations, such as a stack of frames, with one call of each model.
 
-    Args:
-        many: the deferred features of each observation; those resolved before cost nothing.
-
-    Returns:
-        The features of each observation.
+    Those that were resolved before cost nothing.
     """
-    pending = list({id(deferred): deferred for deferred in many if deferred._features is None}.values())
-    found: dict[int, Features] = {id(deferred): {} for deferred in pending}
+    pending: dict[Deferred, Features] = {deferred: {} for deferred in many if deferred._features is None}
     runners = {id(runner): runner for deferred in pending for runner, _ in deferred._requests}
-    for key, runner in runners.items():
-        requests = [(d, images) for d in pending for other, images in d._requests if id(other) == key]
+    for runner in runners.values():
+        requests = [(d, images) for d in pending for other, images in d._requests if other is runner]
         outputs = runner.run_perception([images for _, images in requests])
         for (deferred, _), output in zip(requests, outputs, strict=True):
-            found[id(deferred)].update(output)
-    for deferred in pending:
-        features = found[id(deferred)]
+            pending[deferred].update(output)
+    for deferred, features in pending.items():
         for transform in deferred._transforms:
             features = transform(features)
         deferred._features = features
@@ -80,13 +67,9 @@ def resolve_all(many: Sequence[Deferred]) -> list[Features]:
 
 
 def resolve_perception(batch: dict[str, Any]) -> dict[str, Any]:
-    """Compute the deferred features of a batch. Call it in `forward` and where actions are predicted.
+    """Return a preprocessor's output with the features instead of `observation.perception`, if it has that.
 
-    Args:
-        batch: output of a preprocessor.
-
-    Returns:
-        The batch with the features instead of `observation.perception`; the batch itself if it has none.
+    Call it in `forward` and where actions are predicted.
     """
     deferred = batch.get(PERCEPTION)
     if deferred is None:

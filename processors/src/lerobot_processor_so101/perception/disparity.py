@@ -66,9 +66,7 @@ def inverse_to_disparity(
 
     Args:
         inverse: (B, H, W) inverse depth of any scale and offset, on the model's grid.
-        size: (h, w) of the result.
-        region: part of the image to crop and normalise; see `crop_region`.
-        interpolation: see `resize_disparity`.
+        size, region, interpolation: as there.
 
     Returns:
         (B, h, w) float32 in [0, 255], near = 255, in sixteenths; a frame without contrast is all 0.
@@ -79,8 +77,7 @@ def inverse_to_disparity(
     inverse = crop_region(inverse, region).float()
     if not bool(inverse.isfinite().all()):
         raise ValueError(
-            "inverse depth: found NaN or infinite, expected finite values. The depth model's weights are "
-            "damaged."
+            "inverse depth: found NaN or infinite, expected finite. The depth model's weights are damaged."
         )
     return resize_disparity(normalise_per_frame(inverse), size, interpolation)
 
@@ -90,10 +87,7 @@ def normalise_per_frame(inverse: Tensor, measured: Tensor | None = None) -> Tens
 
     Args:
         inverse: (..., H, W) float32 inverse depth.
-        measured: (..., H, W) bool; None for all.
-
-    Returns:
-        (..., H, W); 0 where nothing was measured, and everywhere in a frame without contrast.
+        measured: (..., H, W) bool; None for all. Others become 0, as does a frame without contrast.
     """
     if measured is None:
         measured = torch.ones_like(inverse, dtype=torch.bool)
@@ -107,13 +101,10 @@ def normalise_per_frame(inverse: Tensor, measured: Tensor | None = None) -> Tens
 def resize_disparity(
     disparity: Tensor, size: tuple[int, int], interpolation: Interpolation = "area"
 ) -> Tensor:
-    """Resize disparity and round it to what a dataset can store.
+    """Resize disparity, (..., H, W) float32 in 0..255, to (h, w) and round it to what a dataset can store.
 
-    Args:
-        disparity: (..., H, W) float32 in 0..255.
-        size: (h, w) of the result.
-        interpolation: "area" averages the area under a new pixel, as OpenCV's INTER_AREA; "linear" is its
-            INTER_LINEAR. Enlarging is always linear.
+    "area" averages the area under a new pixel, as OpenCV's INTER_AREA; "linear" is its INTER_LINEAR, which is
+    always used to enlarge.
 
     Raises:
         ValueError: if the interpolation is unknown.

@@ -11,13 +11,9 @@ from .deferred import PERCEPTION, resolve_all, resolve_perception
 
 
 class FrameHistory:
-    """Observations of the last control periods, from which a stack of frames is taken.
+    """Observations of the last control periods, for stacks of `frames`, `period` control periods apart.
 
     Perception models process the frames of the stack, each once, and no others.
-
-    Args:
-        frames: number of frames in the stack.
-        period: control periods between them.
     """
 
     def __init__(self, frames: int, period: int) -> None:

@@ -2,6 +2,7 @@
 """The identity of a perception model, which checkpoints and datasets contain."""
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,9 +29,7 @@ class ModelIdentity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the identity as JSON types."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelIdentity":
@@ -39,9 +38,7 @@ class ModelIdentity:
         Raises:
             ValueError: if an entry is missing or unknown.
         """
-        entries: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
+        entries: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         try:
             return cls(**entries)
         except TypeError as error:
@@ -50,12 +47,9 @@ class ModelIdentity:
     def check(self, found: "ModelIdentity", where: str) -> None:
         """Refuse a model with another identity.
 
-        Args:
-            found: identity of the other model.
-            where: checkpoint or dataset that expects this one, for the message.
-
         Raises:
-            ValueError: if they differ; the message names the first difference.
+            ValueError: if they differ; the message names the first difference, and the checkpoint or dataset
+                that expects this model (`where`).
         """
         for key in ("class_names", "weights", "input_size"):
             expected, actual = getattr(self, key), getattr(found, key)
@@ -82,9 +76,8 @@ def _short(value: Any, other: Any) -> str:
     """Format a value for a message; of a long list, the part from the first difference to the other."""
     if isinstance(value, str):
         return f"{value[:12]}..."
-    first = next(
-        (i for i, pair in enumerate(zip(value, other, strict=False)) if pair[0] != pair[1]), len(other)
-    )
     if len(value) <= 8:
         return str(list(value))
+    pairs = enumerate(zip(value, other, strict=False))
+    first = next((i for i, (mine, others) in pairs if mine != others), len(other))
     return f"{len(value)} entries, from {first} on {list(value[first : first + 3])}"

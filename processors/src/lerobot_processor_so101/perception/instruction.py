@@ -27,12 +27,8 @@ _NOT_OBJECTS = frozenset(_WORDS.split())
 def task_sentences(transition: EnvTransition, missing: str) -> list[str]:
     """Return the task sentence of each sample.
 
-    Args:
-        transition: with one sentence, or one per sample.
-        missing: message if there is none.
-
     Raises:
-        ValueError: if there is none.
+        ValueError: with the message `missing`, if there is none.
     """
     task = (transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get("task")
     if task is None:

@@ -38,14 +38,11 @@ _TINY = 1e-12
 
 
 def class_masks(ids: Tensor, class_ids: Sequence[int] | Tensor) -> Tensor:
-    """Return one mask per class.
+    """Return one mask per class, (B, C, H, W) float32, 1 where the pixel has the class.
 
     Args:
         ids: (B, H, W) integer class ids.
         class_ids: ids of the C classes; a tensor (B, C) has other classes for each sample.
-
-    Returns:
-        (B, C, H, W) float32, 1 where the pixel has the class.
 
     Raises:
         TypeError: if `ids` is not an integer tensor.
@@ -62,24 +59,12 @@ def class_masks(ids: Tensor, class_ids: Sequence[int] | Tensor) -> Tensor:
 
 
 def mask_geometry(ids: Tensor, disparity: Tensor, class_ids: Sequence[int] | Tensor) -> Tensor:
-    """Compute `GEOMETRY_FEATURES` of the mask of each class, as `geometry_of_masks` does.
-
-    Args:
-        ids, class_ids: see `class_masks`.
-        disparity: (B, H, W) in [0, 1], near = 1, finite.
-
-    Returns:
-        (B, C, F) float32, always finite; zeros for a class that is not in the image.
-
-    Raises:
-        TypeError: if `ids` is not an integer tensor.
-        ValueError: if `ids` is not (B, H, W), or `disparity` has another shape.
-    """
+    """Compute `GEOMETRY_FEATURES` of each class, (B, C, F); see `class_masks` and `geometry_of_masks`."""
     return geometry_of_masks(class_masks(ids, class_ids), disparity)
 
 
 def geometry_of_masks(masks: Tensor, disparity: Tensor) -> Tensor:
-    """Compute `GEOMETRY_FEATURES` of masks.
+    """Compute `GEOMETRY_FEATURES` of masks, (B, C, F) float32, always finite; zeros for an empty mask.
 
     Coordinates are isotropic: the longer side of the image spans [-1, 1], the shorter one less, so that
     angles are those in the image.
@@ -87,9 +72,6 @@ def geometry_of_masks(masks: Tensor, disparity: Tensor) -> Tensor:
     Args:
         masks: (B, C, H, W) float32, of zeros and ones.
         disparity: (B, H, W) in [0, 1], near = 1, finite.
-
-    Returns:
-        (B, C, F) float32, always finite; zeros for an empty mask.
 
     Raises:
         ValueError: if `disparity` has another shape than the masks.
@@ -107,7 +89,9 @@ def geometry_of_masks(masks: Tensor, disparity: Tensor) -> Tensor:
     count = area.clamp(min=1)
 
     cx, cy = (columns @ x) / count, (rows @ y) / count
-    moments = _central_moments(masks, x - cx[..., None], y - cy[..., None], half) / count[..., None, None]
+    # means of x^p y^q over each mask, about its centroid: (B, C, 5, H) @ masks @ (B, C, W, 5) -> [q, p]
+    x_powers, y_powers = (_powers(t, half) for t in (x - cx[..., None], y - cy[..., None]))
+    moments = y_powers.mT @ masks @ x_powers / count[..., None, None]
     mean_disparity = (disparity.float().flatten(1)[:, None] @ masks.flatten(2).mT).squeeze(1) / count
     features = torch.stack(
         [
@@ -130,21 +114,8 @@ def _centres(count: int, half: float, device: torch.device) -> Tensor:
     return (2 * torch.arange(count, dtype=torch.float32, device=device) + 1 - count) * half
 
 
-def _central_moments(masks: Tensor, x: Tensor, y: Tensor, half: float) -> Tensor:
-    """Sum the pixel means of x^p y^q over each mask, (B, C, 5, 5) indexed [q, p].
-
-    Args:
-        masks: (B, C, H, W).
-        x: (B, C, W) centres of the columns, relative to the centroid.
-        y: (B, C, H) centres of the rows, relative to the centroid.
-        half: half the side of a pixel.
-    """
-    along_columns = _pixel_means_of_powers(y, half).mT @ masks  # (B, C, 5, W)
-    return along_columns @ _pixel_means_of_powers(x, half)
-
-
-def _pixel_means_of_powers(x: Tensor, half: float) -> Tensor:
-    """Return the mean of t^p over [x - half, x + half] for p = 0..4, stacked last."""
+def _powers(x: Tensor, half: float) -> Tensor:
+    """Return the mean of t^p over the pixel [x - half, x + half] for p = 0..4, stacked last."""
     x2, h2 = x * x, half * half
     powers = [torch.ones_like(x), x, x2 + h2 / 3, x * (x2 + h2), x2 * (x2 + 2 * h2) + h2 * h2 / 5]
     return torch.stack(powers, dim=-1)

@@ -21,7 +21,7 @@ def class_palette(class_names: Sequence[str]) -> np.ndarray:
 
 
 def overlay(rgb: np.ndarray, ids: np.ndarray, class_names: Sequence[str], legend: bool = True) -> np.ndarray:
-    """Tint an image by class, and write the names of its classes.
+    """Return an image (H, W, 3) uint8, tinted by class, with the names of its classes.
 
     Args:
         rgb: (H, W, 3) uint8.
@@ -29,18 +29,13 @@ def overlay(rgb: np.ndarray, ids: np.ndarray, class_names: Sequence[str], legend
         class_names: position = id. Unlabeled, background and table are not tinted.
         legend: write the names, on images at least 160 pixels wide.
 
-    Returns:
-        (H, W, 3) uint8.
-
     Raises:
         ValueError: if an id has no name.
     """
     height, width = rgb.shape[:2]
     if int(ids.max(initial=0)) >= len(class_names):
-        raise ValueError(
-            f"ids: found {int(ids.max())}, expected ids of the {len(class_names)} classes "
-            f"{list(class_names)}."
-        )
+        found, names = int(ids.max()), list(class_names)
+        raise ValueError(f"ids: found {found}, expected ids of the {len(names)} classes {names}.")
     ids = cv2.resize(ids.astype(np.uint16), (width, height), interpolation=cv2.INTER_NEAREST).astype(np.intp)
     palette = class_palette(class_names)
     mixed = ((1 - _STRENGTH) * rgb + _STRENGTH * palette[ids]).astype(np.uint8)
@@ -52,15 +47,7 @@ def overlay(rgb: np.ndarray, ids: np.ndarray, class_names: Sequence[str], legend
 
 
 def disparity_image(disparity: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Colour disparity, near = bright.
-
-    Args:
-        disparity: (h, w) in 0..255.
-        size: (H, W) of the result; None for that of the disparity.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Colour disparity (h, w) in 0..255, near = bright; (H, W, 3) uint8 RGB, (H, W) = `size` or its own."""
     height, width = size or disparity.shape
     grey = cv2.resize(disparity.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     levels = np.clip(grey, 0, 255).astype(np.uint8)

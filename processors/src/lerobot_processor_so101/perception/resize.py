@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resize class ids and measured maps, pixel for pixel as OpenCV does, and crop them."""
+"""Resize class ids and measured maps, pixel for pixel as OpenCV does, and crop them.
+
+Images are (..., H, W) and sizes (h, w). A result has the dtype of the image, and is the image itself if that
+has the size already.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,15 +15,7 @@ from torch import Tensor
 
 
 def resize_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize class ids by nearest neighbour, with the same pixels as OpenCV's INTER_NEAREST.
-
-    Args:
-        ids: (..., H, W), any dtype.
-        size: (h, w) of the result.
-
-    Returns:
-        (..., h, w), the dtype of `ids`. `ids` itself if it has that size already.
-    """
+    """Resize class ids of any dtype by nearest neighbour, with the same pixels as OpenCV's INTER_NEAREST."""
     height, width = ids.shape[-2:]
     if (height, width) == tuple(size):
         return ids
@@ -29,14 +25,9 @@ def resize_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_area(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Shrink a map by averaging the area under each new pixel, as OpenCV's INTER_AREA.
+    """Shrink a floating-point map by averaging the area under each new pixel, as OpenCV's INTER_AREA.
 
-    Args:
-        values: (..., H, W) floating point.
-        size: (h, w) of the result. Enlarging repeats pixels, unlike OpenCV's.
-
-    Returns:
-        (..., h, w), the dtype of `values`. `values` itself if it has that size already.
+    Enlarging repeats pixels, unlike OpenCV's.
     """
     height, width = values.shape[-2:]
     if (height, width) == tuple(size):
@@ -51,14 +42,9 @@ def resize_area(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_linear(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps by bilinear interpolation, as OpenCV's INTER_LINEAR.
+    """Resize floating-point maps by bilinear interpolation, as OpenCV's INTER_LINEAR.
 
-    Args:
-        values: (..., H, W) floating point.
-        size: (h, w) of the result. Shrinking by more than 2 skips pixels; `resize_area` does not.
-
-    Returns:
-        (..., h, w), the dtype of `values`. `values` itself if it has that size already.
+    Shrinking by more than 2 skips pixels; `resize_area` does not.
     """
     if values.shape[-2:] == tuple(size):
         return values
@@ -68,24 +54,18 @@ def resize_linear(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def crop_region(frames: Tensor, region: Sequence[float] | None) -> Tensor:
-    """Crop images.
+    """Crop images to a region: top, left, height and width as fractions of the image; None for all of it.
 
-    Fractions select the same part of a camera's image and of a depth model's coarser grid.
-
-    Args:
-        frames: (..., H, W).
-        region: top, left, height and width as fractions of the image, such as (0, 0.125, 1, 0.75) for the
-            central square of 480 x 640. Borders are rounded to pixels. None selects the complete image.
+    Fractions select the same part of a depth model's coarser grid. Borders are rounded to pixels. The central
+    square of 480 x 640 is (0, 0.125, 1, 0.75).
 
     Raises:
         ValueError: if the region is empty or not inside the image.
     """
     if region is None:
         return frames
-    if len(region) != 4 or not all(
-        start >= 0 and length > 0 and start + length <= 1 + 1e-6
-        for start, length in zip(region[:2], region[2:], strict=True)
-    ):
+    sides = zip(region[:2], region[2:], strict=False)
+    if len(region) != 4 or not all(start >= 0 and n > 0 and start + n <= 1 + 1e-6 for start, n in sides):
         raise ValueError(
             f"crop or region: found {list(region)}, expected [top, left, height, width] as fractions of the "
             "image, inside 0..1."

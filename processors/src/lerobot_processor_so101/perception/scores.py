@@ -64,15 +64,10 @@ class Scores:
         return evidence / evidence.sum(1, keepdim=True)
 
     def ids(self, size: tuple[int, int] | None = None) -> Tensor:
-        """Return the class of each pixel.
+        """Return the class of each pixel, (B, h, w) uint8, or int32 for more than 256 classes.
 
-        Evidence is interpolated before the argmax, so that edges are smoother than those of enlarged ids.
-
-        Args:
-            size: (h, w) of the result; by default the segmenter's own grid.
-
-        Returns:
-            (B, h, w) uint8, or int32 for more than 256 classes.
+        By default on the segmenter's own grid. Evidence is interpolated before the argmax, so that edges are
+        smoother than those of enlarged ids.
         """
         dtype = torch.uint8 if len(self.class_names) <= 256 else torch.int32
         if self.kind == "ids":
@@ -85,11 +80,7 @@ class Scores:
         return resize_area(self.as_probs(), size)
 
     def top_k(self, k: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the k classes that cover most of each image, on a coarse grid.
-
-        Args:
-            k: number of classes; all if there are fewer.
-            size: (h, w) of the grid, such as the patches of a vision tower.
+        """Return the k classes, or all, that cover most of each image, on a grid such as a vision tower's.
 
         Returns:
             Ids (B, k) int64 by decreasing share of the image, and their probabilities (B, k, h, w) float32.
@@ -120,17 +111,13 @@ class Scores:
     def _evidence(self) -> Tensor:
         if self.kind == "probs":
             return self.values.float()
-        one_hot = F.one_hot(self.values[:, 0].long(), len(self.class_names))
-        return one_hot.movedim(-1, 1).float()
+        return F.one_hot(self.values[:, 0].long(), len(self.class_names)).movedim(-1, 1).float()
 
 
 def _argmax(evidence: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Return the class with most evidence at each pixel of one image, (C, H, W) -> (h, w) int64.
-
-    Some classes at a time: 150 at 480 x 640 are 184 MB of floats. By `max`, since `argmax` over this
-        dimension
-    takes 15 times as long on a CPU.
-    """
+    """Return the class with most evidence at each pixel of one image, (C, H, W) -> (h, w) int64."""
+    # Some classes at a time: 150 at 480 x 640 are 184 MB of floats. By `max`: on a CPU, `argmax` over this
+    # dimension takes 15 times as long.
     best = ids = torch.empty(0)
     for start in range(0, len(evidence), CLASSES_AT_A_TIME):
         some = evidence[start : start + CLASSES_AT_A_TIME].float()

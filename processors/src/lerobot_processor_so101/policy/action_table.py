@@ -17,10 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class ActionTable:
-    """Actions by `index`, and the bounds of the episodes.
-
-    Args:
-        meta: metadata of the dataset. Its Parquet files are downloaded if there are none, as in streaming.
+    """Actions of a dataset by `index`; its Parquet files are downloaded if there are none, as in streaming.
 
     Raises:
         ValueError: if no Parquet file is found.

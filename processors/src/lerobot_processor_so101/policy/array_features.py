@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.datasets import LeRobotDatasetMetadata
-from torch import Tensor
 
 
 def array_path(root: Path, key: str) -> Path:
@@ -42,9 +41,6 @@ def policy_features(features: dict[str, dict]) -> dict[str, PolicyFeature]:
 class ArrayReader:
     """Read the arrays of a dataset; rows that are not read use no memory.
 
-    Args:
-        meta: metadata of the dataset.
-
     Raises:
         ValueError: if a file is missing or has another shape than declared.
     """
@@ -55,12 +51,12 @@ class ArrayReader:
 
     def read(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Replace row numbers, (B,) or (B, T), by their values as float32, (B, …) or (B, T, …)."""
-        values = {key: self._rows(key, observation[key]) for key in self._arrays.keys() & observation.keys()}
-        return {**observation, **values}
-
-    def _rows(self, key: str, rows: Tensor) -> Tensor:
-        values = self._arrays[key][rows.cpu().numpy()].astype(np.float32)
-        return torch.from_numpy(values).to(rows.device)
+        result = dict(observation)
+        for key in self._arrays.keys() & observation.keys():
+            rows = observation[key]
+            values = self._arrays[key][rows.cpu().numpy()].astype(np.float32)
+            result[key] = torch.from_numpy(values).to(rows.device)
+        return result
 
 
 def _open(root: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:

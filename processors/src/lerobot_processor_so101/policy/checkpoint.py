@@ -41,9 +41,9 @@ def check_architecture(
 
     Args:
         config: configuration of the policy.
-        saved: configuration of the checkpoint, from its config.json. Options that it lacks are not compared.
+        saved: the checkpoint's config.json. Options that it lacks are not compared.
         keys: names of the options.
-        source: name of the checkpoint, for the message.
+        source: name of the checkpoint.
 
     Raises:
         ValueError: if an option differs.

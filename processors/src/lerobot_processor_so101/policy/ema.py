@@ -11,10 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """Return an averaged copy of a model; call its `update_parameters` after each optimizer step.
 
-    Args:
-        model: model in training.
-        decay: decay per step late in training. The decay of early steps is smaller, so that a training of a
-            few hundred steps does not run inference with weights close to the initial ones.
+    The decay is that of a step late in training. The decay of early steps is smaller, so that a training of a
+    few hundred steps does not run inference with weights close to the initial ones.
     """
     average = AveragedModel(model, multi_avg_fn=partial(_average, decay))
     average.requires_grad_(False)

@@ -37,8 +37,7 @@ def make_pipelines(
     """Build the pipelines of a new policy; those of a checkpoint are rebuilt from its files instead.
 
     Args:
-        config: configuration of the policy, with its features.
-        stats: statistics of the dataset by feature.
+        config, stats: configuration of the policy, with its features, and their statistics in the dataset.
         dataset_meta: metadata of the dataset; by default that of the current training.
         before_device: steps on the CPU, such as tokenizers.
         before_normalizer: steps on the policy's device, such as perception.
@@ -48,18 +47,10 @@ def make_pipelines(
         The preprocessor and the postprocessor, whose actions are on the CPU.
     """
     steps = make_default_policy_processor_steps(config, stats)
-    lookup = []
+    on_cpu = [steps.rename_observations, steps.add_batch_dim, *before_device]
     if isinstance(config, DatasetLookupMixin):
-        lookup = [DatasetLookupProcessorStep(config, dataset_meta)]
+        on_cpu.insert(0, DatasetLookupProcessorStep(config, dataset_meta))
     return make_policy_processor_pipelines(
-        [
-            *lookup,
-            steps.rename_observations,
-            steps.add_batch_dim,
-            *before_device,
-            steps.to_device,
-            *before_normalizer,
-            steps.normalize,
-        ],
+        [*on_cpu, steps.to_device, *before_normalizer, steps.normalize],
         [steps.unnormalize, *after_unnormalizer, steps.to_cpu],
     )

@@ -18,7 +18,6 @@ class TrainingPresetMixin:
     scheduler_warmup_steps: int
 
     def get_optimizer_preset(self) -> AdamWConfig:
-        """Return AdamW with gradient clipping."""
         return AdamWConfig(
             lr=self.optimizer_lr,
             betas=self.optimizer_betas,
@@ -32,7 +31,6 @@ class TrainingPresetMixin:
 
     @property
     def reward_delta_indices(self) -> None:
-        """None: no rewards are used."""
         return None
 
 

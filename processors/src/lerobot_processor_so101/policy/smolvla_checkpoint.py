@@ -42,21 +42,15 @@ logger = logging.getLogger(__name__)
 
 
 class SmolVLACheckpointMixin(CheckpointMixin):
-    """Save and load a SmolVLA policy with its language model's files; for a `PreTrainedPolicy`.
-
-    The mixin has no base class, so mypy cannot find the methods of the policy.
-    """
+    """Save and load a SmolVLA policy with its language model's files; for a `PreTrainedPolicy`."""
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
         """Load weights in the dtype in which they were saved."""
         with safe_open(model_file, "pt") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  not a mapping
-            saved = {key: _DTYPES.get(found.get_dtype()) for key, found in slices.items()}
+            saved = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118  not a mapping
         for key, parameter in model.named_parameters():
-            dtype = saved.get(key)
-            if dtype is not None and parameter.dtype != dtype:
-                parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(_DTYPES.get(saved.get(key, ""), parameter.dtype))
         return super()._load_as_safetensor(model, model_file, map_location, strict)
 
     def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
@@ -71,9 +65,7 @@ class SmolVLACheckpointMixin(CheckpointMixin):
 def vlm_files(config: Any, folder: Path | None) -> Iterator[None]:
     """Build the language model from the files of a checkpoint, which also contains its weights.
 
-    Args:
-        config: configuration of the policy.
-        folder: checkpoint that is loaded or started from; None for a new policy.
+    The checkpoint is the one that is loaded or started from; None for a new policy.
 
     Raises:
         ValueError: if the files are missing.
@@ -94,23 +86,14 @@ def vlm_files(config: Any, folder: Path | None) -> Iterator[None]:
 
 
 def vlm_source(config: Any, folder: Path | None) -> str:
-    """Return where the language model's configuration and tokenizer are: the checkpoint, or the model's name.
-
-    Args:
-        config: configuration of the policy.
-        folder: checkpoint that is loaded or started from; None for a new policy.
-    """
+    """Return the folder or Hub id of the language model's configuration and tokenizer; see `vlm_files`."""
     if folder is not None and (folder / VLM_FOLDER / "config.json").is_file():
         return str(folder / VLM_FOLDER)
     return config.vlm_model_name
 
 
 def language_steps(config: Any) -> list[ProcessorStep]:
-    """Return SmolVLA's steps that tokenize the task sentence, with the tokenizer in the checkpoint.
-
-    Args:
-        config: configuration of the policy, with `init_from`.
-    """
+    """Return SmolVLA's steps that tokenize the task sentence, with the tokenizer in the checkpoint."""
     start = checkpoint_folder(config.init_from) if config.init_from else None
     tokenizer = StoredTokenizerStep(
         tokenizer_name=vlm_source(config, start),
@@ -126,8 +109,7 @@ def load_weights(policy: torch.nn.Module, folder: Path, name: str, new_parts: tu
 
     Args:
         policy: policy that gets the weights.
-        folder: folder of the checkpoint.
-        name: name of the checkpoint, for messages.
+        folder, name: of the checkpoint; the name is for messages.
         new_parts: prefixes of the parameters that SmolVLA lacks; the checkpoint may lack them too.
 
     Returns:
@@ -169,16 +151,11 @@ def load_weights(policy: torch.nn.Module, folder: Path, name: str, new_parts: tu
 def take_architecture(config: Any, folder: Path, types: Sequence[str]) -> dict[str, Any]:
     """Copy the options that define shapes from a checkpoint's configuration, and log those that change.
 
-    Args:
-        config: configuration of the policy that starts from the checkpoint.
-        folder: folder of the checkpoint.
-        types: policy types that the checkpoint may have.
-
     Returns:
         The checkpoint's configuration.
 
     Raises:
-        ValueError: if it has another type.
+        ValueError: if its policy has none of the `types`.
     """
     file = folder / "config.json"
     saved = json.loads(file.read_text()) if file.is_file() else {}

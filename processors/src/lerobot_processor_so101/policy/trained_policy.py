@@ -13,12 +13,9 @@ from .trust import check_pipelines
 
 
 def load_policy(checkpoint: Path, device: str = "cpu", **changes: Any) -> tuple[Any, Any, Any]:
-    """Return a policy, its preprocessor and its postprocessor.
+    """Return the policy of a `pretrained_model` folder, its preprocessor and its postprocessor.
 
-    Args:
-        checkpoint: `pretrained_model` folder.
-        device: cpu or cuda.
-        changes: changed fields of the configuration, by name.
+    `changes` are changed fields of the configuration, by name.
     """
     register_third_party_plugins()
     check_pipelines(Path(checkpoint))

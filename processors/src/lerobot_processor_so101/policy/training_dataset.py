@@ -12,14 +12,10 @@ _loaded: PreTrainedConfig | None = None
 def training_dataset(
     config: Any, given: LeRobotDatasetMetadata | None = None
 ) -> LeRobotDatasetMetadata | None:
-    """Return the metadata of the dataset, or None if there is none.
+    """Return the metadata of a policy's dataset: those `given` to its factory, or else in its configuration.
 
     `lerobot-train` passes only the statistics to the factory of pipelines. LeRobot stores the metadata on the
-    policy's configuration when it builds the policy.
-
-    Args:
-        config: configuration of the policy.
-        given: metadata that the factory was called with.
+    policy's configuration when it builds the policy. None if there are none.
     """
     return given if given is not None else getattr(config, "_runtime_dataset_meta", None)
 

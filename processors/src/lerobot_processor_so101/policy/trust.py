@@ -18,10 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def check_pipelines(folder: Path) -> None:
-    """Refuse pipelines with steps that are not registered, and statistics that are not finite.
-
-    Args:
-        folder: of a checkpoint.
+    """Refuse a checkpoint with steps that are not registered, or statistics that are not finite.
 
     Raises:
         ValueError: if a file names a class, is not JSON, or contains NaN; the message names the file.
@@ -71,11 +68,7 @@ def check_finite(tensor: Tensor, name: str) -> None:
 
 
 def check_weights(model: torch.nn.Module, path: Path) -> None:
-    """Refuse a weights file that lacks parameters of a model.
-
-    Args:
-        model: built from the checkpoint's configuration.
-        path: its `model.safetensors`.
+    """Refuse a `model.safetensors` that lacks parameters of the model of its configuration.
 
     Raises:
         ValueError: if parameters are missing or not finite; the message names the first.

@@ -15,55 +15,48 @@ _TOLERANCE = 0.02  # of the ratio of width to height
 
 
 @dataclass
-class SameFeaturesStep(ObservationProcessorStep):
-    """A step that changes no feature that a policy learns from; a dataclass of its options."""
+class ObservationStep(ObservationProcessorStep):
+    """A step that is a dataclass of its options; it changes no declared feature unless `declare` does."""
 
     def get_config(self) -> dict[str, Any]:
-        """Return everything needed to rebuild the step from JSON."""
         return asdict(self)
+
+    def declare(self, features: dict[str, PolicyFeature]) -> None:
+        """Change the features of the observation in place, as `observation` changes their values."""
 
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
     ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Return the features unchanged."""
-        return features
+        observation = dict(features.get(PipelineFeatureType.OBSERVATION, {}))
+        self.declare(observation)
+        return {**features, PipelineFeatureType.OBSERVATION: observation}
 
 
 @ProcessorStepRegistry.register("so101_tell_fps")
 @dataclass
-class AddFPSProcessorStep(SameFeaturesStep):
-    """Add `observation.fps`, the rate of an environment, which LeRobot does not pass to a policy.
-
-    Attributes:
-        fps: control periods per second [Hz].
-    """
+class AddFPSProcessorStep(ObservationStep):
+    """Add `observation.fps`, the rate of an environment [Hz], which LeRobot does not pass to a policy."""
 
     fps: int
 
     def observation(self, observation: RobotObservation) -> RobotObservation:
-        """Add the rate."""
         return {**observation, FPS: torch.tensor([float(self.fps)])}
 
 
 @ProcessorStepRegistry.register("so101_tell_class_names")
 @dataclass
-class AddClassNamesProcessorStep(SameFeaturesStep):
-    """Add `observation.class_names`, the names of the class ids in an environment's masks.
-
-    Attributes:
-        class_names: position = id.
-    """
+class AddClassNamesProcessorStep(ObservationStep):
+    """Add `observation.class_names`, the names of the class ids in an environment's masks; position = id."""
 
     class_names: list[str]
 
     def observation(self, observation: RobotObservation) -> RobotObservation:
-        """Add the names."""
         return {**observation, CLASS_NAMES_KEY: list(self.class_names)}
 
 
 @ProcessorStepRegistry.register("so101_check_observation")
 @dataclass
-class CheckObservationProcessorStep(SameFeaturesStep):
+class CheckObservationProcessorStep(ObservationStep):
     """Refuse another rate, images of another aspect ratio, masks of other classes, and frozen cameras.
 
     Attributes:
@@ -79,8 +72,10 @@ class CheckObservationProcessorStep(SameFeaturesStep):
     aspects: dict[str, float] = field(default_factory=dict)
     max_still: int = 0
     class_ids: dict[str, int] = field(default_factory=dict)
-    _last: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
-    _still: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._last: dict[str, Tensor] = {}  # images of the last observation by key
+        self._still: dict[str, int] = {}  # repeats of each
 
     def observation(self, observation: RobotObservation) -> RobotObservation:
         """Check an observation, and drop its rate.
@@ -128,8 +123,3 @@ class CheckObservationProcessorStep(SameFeaturesStep):
                 "the camera is frozen. Reconnect it. In a simulator images may repeat: "
                 "`--policy.max_still=0`."
             )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return everything needed to rebuild the step from JSON."""
-        aspects, class_ids = dict(self.aspects), dict(self.class_ids)
-        return {"fps": self.fps, "aspects": aspects, "max_still": self.max_still, "class_ids": class_ids}

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processor step that crops and resizes images, masks and depth alike, so that they stay aligned."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from lerobot.configs import PipelineFeatureType, PolicyFeature
-from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry, RobotObservation
+from lerobot.configs import PolicyFeature
+from lerobot.processor import ProcessorStepRegistry, RobotObservation
 
 from ..config_checks import check_choices
 from ..perception.deferred import PERCEPTION, Features
 from ..perception.keys import depth_image_key, disparity_key, image_key, seg_image_key, seg_key
 from ..perception.resize import crop_region, resize_area, resize_ids, resize_linear
+from .check_observation import ObservationStep
 
 _RESIZE = {"area": resize_area, "linear": resize_linear}
 _INTERPOLATED = (image_key, disparity_key)
@@ -20,7 +20,7 @@ _KEYS = (*_INTERPOLATED, seg_key, seg_image_key, depth_image_key)
 
 @ProcessorStepRegistry.register("so101_crop_resize")
 @dataclass
-class CropResizeProcessorStep(ObservationProcessorStep):
+class CropResizeProcessorStep(ObservationStep):
     """Crop and resize all images, masks and depth maps of the cameras alike.
 
     Images and disparity are interpolated. Ids and metric depth are picked: the mean of two classes is a third
@@ -66,21 +66,10 @@ class CropResizeProcessorStep(ObservationProcessorStep):
                     cropped[key(camera)] = resize(frames, (size[0], size[1]))
         return cropped
 
-    def get_config(self) -> dict[str, Any]:
-        """Return everything needed to rebuild the step from JSON."""
-        return asdict(self)
-
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Declare the new sizes."""
-        observation = dict(features.get(PipelineFeatureType.OBSERVATION, {}))
+    def declare(self, features: dict[str, PolicyFeature]) -> None:
         for key in (key(camera) for camera in self.cameras for key in _KEYS):
-            if key in observation:
-                old = observation[key]
-                size = (
-                    self.image_size
-                    or crop_region(torch.empty(old.shape, device="meta"), self.crop).shape[-2:]
-                )
-                observation[key] = PolicyFeature(type=old.type, shape=(*old.shape[:-2], *size))
-        return {**features, PipelineFeatureType.OBSERVATION: observation}
+            if key in features:
+                old = features[key]
+                cropped = crop_region(torch.empty(old.shape, device="meta"), self.crop)
+                size = self.image_size or cropped.shape[-2:]
+                features[key] = PolicyFeature(type=old.type, shape=(*old.shape[:-2], *size))

@@ -62,24 +62,19 @@ class DatasetLookupProcessorStep(ProcessorStep):
         if isinstance(action, Tensor) and IS_PAD not in extra:
             if self._actions is None:
                 self._actions = ActionTable(dataset)
-                self._check(self._actions, action, index)
+                known = self._actions.at(index).to(action)
+                if known.shape != action.shape or not torch.allclose(known, action, equal_nan=True):
+                    raise ValueError(
+                        f"{ACTION}: the batch differs from the rows of the training dataset with the same "
+                        "`index`. Build policy and pipelines for the dataset that is loaded."
+                    )
             deltas = self._config.chunk_delta_indices
             chunk, is_pad = self._actions.chunks(index, extra["episode_index"], deltas)
             result[TransitionKey.ACTION] = chunk.to(action.dtype)
             result[TransitionKey.COMPLEMENTARY_DATA] = {**extra, IS_PAD: is_pad}
         return result
 
-    @staticmethod
-    def _check(actions: ActionTable, action: Tensor, index: Tensor) -> None:
-        known = actions.at(index).to(action)
-        if known.shape != action.shape or not torch.allclose(known, action, equal_nan=True):
-            raise ValueError(
-                f"{ACTION}: the batch differs from the rows of the training dataset with the same `index`. "
-                "Build policy and pipelines for the dataset that is loaded."
-            )
-
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
     ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Return the features unchanged: they describe one action."""
-        return features
+        return features  # they describe one action

@@ -64,10 +64,6 @@ class DisparityProcessorStep(PerceptionStep):
 def read_disparity(
     observation: RobotObservation, key: str, size: tuple[int, int], floor: bool, hint: str = RECORD_HINT
 ) -> Tensor:
-    """Decode stored disparity, average it to (h, w) = `size`, and floor it if asked.
-
-    Raises:
-        ValueError: if it is missing (the message ends with the hint) or malformed.
-    """
+    """Decode stored disparity, average it to (h, w) = `size`, and floor it if asked; see `camera_plane`."""
     stored = decode_disparity(camera_plane(observation, key, hint))
     return floor_disparity(resize_area(stored, size), floor)

@@ -15,57 +15,42 @@ A step is a dataclass of options; its `__post_init__` passes its three sources t
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from lerobot.configs import FeatureType, PipelineFeatureType, PolicyFeature
-from lerobot.processor import ObservationProcessorStep, RobotObservation
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.processor import RobotObservation
 from torch import Tensor
 
 from ..perception.deferred import PERCEPTION, Deferred, Features, PerceptionRunner
 from ..perception.identity import ModelIdentity
 from ..perception.keys import camera_image, image_key
+from .check_observation import ObservationStep
 
 OBSERVED = "observation"  # as a model's name: the feature comes with the observation
 
 
 class Source(NamedTuple):
-    """A feature, or an image to make it from, that is already in the observation.
+    """A feature, or an image to make it from, that is already in the observation."""
 
-    Attributes:
-        key: returns the key of a camera's value.
-        read: returns the feature, (..., h, w), from the observation and the key.
-    """
-
-    key: Callable[[str], str]
-    read: Callable[[RobotObservation, str], Tensor]
+    key: Callable[[str], str]  # of a camera's value
+    read: Callable[[RobotObservation, str], Tensor]  # the feature, (..., h, w), from observation and key
 
 
 @dataclass
 class LiveSource:
-    """A perception model that is loaded when it is first needed; implements `PerceptionRunner`.
+    """A perception model that is loaded when it is first needed; implements `PerceptionRunner`."""
 
-    Attributes:
-        load: returns the model.
-        method: name of the model's method from a list of (N, 3, H, W) images to a list of outputs.
-        to_features: returns the features by key, (N, h, w), from a camera's name and an output.
-        identity: identity that the model must have; None accepts any.
-    """
-
-    load: Callable[[], Any]
-    method: str
-    to_features: Callable[[str, Any], Features]
-    identity: dict[str, Any] | None = None
+    load: Callable[[], Any]  # returns the model
+    method: str  # of the model, from a list of (N, 3, H, W) images to a list of outputs
+    to_features: Callable[[str, Any], Features]  # by key, (N, h, w), from a camera's name and an output
+    identity: dict[str, Any] | None = None  # that the model must have; None accepts any
 
     @cached_property
     def model(self) -> Any:
-        """The model.
-
-        Raises:
-            ValueError: if there is no such model, or it is not the one of the checkpoint.
-        """
+        """The model. Raises a ValueError if there is none, or it is not the one of the checkpoint."""
         from ..models.memory import keep_freed_memory
 
         keep_freed_memory()
@@ -86,8 +71,13 @@ class LiveSource:
         return features
 
 
+def _info(features: dict[str, dict], key: str) -> dict[str, Any]:
+    """Return the `info` of a feature in a dataset's metadata, empty if there is none."""
+    return (features.get(key) or {}).get("info") or {}
+
+
 @dataclass
-class PerceptionStep(ObservationProcessorStep):
+class PerceptionStep(ObservationStep):
     """Add features of every camera, from the first source that applies; see the module.
 
     The checkpoint contains the identity of the model, not its weights; another model is refused.
@@ -167,7 +157,7 @@ class PerceptionStep(ObservationProcessorStep):
             ValueError: if they come from another model.
         """
         for key in map(self.stored[0].key, self.cameras):
-            stored = ((features.get(key) or {}).get("info") or {}).get("perception")
+            stored = _info(features, key).get("perception")
             if stored is None:
                 continue
             model = ModelIdentity.from_dict(stored)
@@ -181,7 +171,7 @@ class PerceptionStep(ObservationProcessorStep):
     def check_class_names(
         self, expected: Sequence[str], features: dict[str, dict], option: str = "class_names"
     ) -> None:
-        """Check that the segmenter's classes are those that a policy is configured with.
+        """Check that the classes of the segmenter, or of the dataset's ids, are those of a policy's option.
 
         Args:
             expected: class names of the policy; position = id.
@@ -189,35 +179,24 @@ class PerceptionStep(ObservationProcessorStep):
             option: the policy's option, for the message.
 
         Raises:
-            ValueError: if the segmenter or the dataset has other classes; the message contains the flag that
-                fits.
+            ValueError: if the classes are others; the message contains the flag that fits.
         """
         if self.observed is not None:
-            infos = {
-                key: (features.get(key) or {}).get("info") for key in map(self.observed.key, self.cameras)
-            }
+            infos = {key: _info(features, key) for key in map(self.observed.key, self.cameras)}
         else:
-            infos = {f"segmenter {(self.identity or {}).get('name')!r}": self.identity}
+            identity = self.identity or {}
+            infos = {f"segmenter {identity.get('name')!r}": identity}
         for owner, info in infos.items():
-            names = (info or {}).get("class_names")
+            names = info.get("class_names")
             if names is not None and list(names) != list(expected):
                 raise ValueError(
                     f"{option}: found {list(expected)}, expected those of {owner}: "
                     f"`--policy.{option}='{json.dumps(list(names))}'`."
                 )
 
-    def get_config(self) -> dict[str, Any]:
-        """Return everything needed to rebuild the step from JSON."""
-        return asdict(self)
-
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Declare what `observation` adds and drops."""
-        observation = dict(features.get(PipelineFeatureType.OBSERVATION, {}))
+    def declare(self, features: dict[str, PolicyFeature]) -> None:
         for camera in self.cameras:
             if self.observed is not None:
-                observation.pop(self.observed.key(camera), None)
+                features.pop(self.observed.key(camera), None)
             for source in self.stored:
-                observation[source.key(camera)] = PolicyFeature(type=FeatureType.VISUAL, shape=self.size)
-        return {**features, PipelineFeatureType.OBSERVATION: observation}
+                features[source.key(camera)] = PolicyFeature(type=FeatureType.VISUAL, shape=self.size)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..perception.instruction import task_sentences
 from ..perception.keys import CLASS_NAMES_KEY, WATCHED
 from ..perception.roles import Roles
-from .check_observation import SameFeaturesStep
+from .check_observation import ObservationStep
 
 _NO_SENTENCE = (
     "task: found no sentence, expected one that names the objects. Give one (lerobot-rollout): "
@@ -22,7 +22,7 @@ _NO_SENTENCE = (
 
 @ProcessorStepRegistry.register("so101_roles")
 @dataclass
-class RolesProcessorStep(SameFeaturesStep):
+class RolesProcessorStep(ObservationStep):
     """Add `observation.watched`, (B, W) int64: the class ids of what a policy watches, by each task sentence.
 
     Attributes:

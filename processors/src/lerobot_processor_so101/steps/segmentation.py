@@ -74,11 +74,9 @@ class SegmentationProcessorStep(PerceptionStep):
 
 
 class IdReader:
-    """Read class ids from an observation. Values of each key are checked once: a check waits for the device.
+    """Read class ids from an observation, at (h, w) = `size`; pixels are picked.
 
-    Args:
-        size: (h, w) of the result; pixels are picked.
-        class_names: names of the classes; position = id. None accepts 0..255.
+    Values of each key are checked once, since a check waits for the device. Without class names: 0..255.
     """
 
     def __init__(self, size: tuple[int, int], class_names: Sequence[str] | None = None) -> None:

@@ -31,12 +31,10 @@ class StoredTokenizerStep(TokenizerProcessorStep):
         self.pad_token = self.input_tokenizer.pad_token
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the tokenizer's JSON as bytes."""
         text = self.input_tokenizer.backend_tokenizer.to_str()
         return {_STATE: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Rebuild the tokenizer from its JSON."""
         from tokenizers import Tokenizer
         from transformers import PreTrainedTokenizerFast
 

@@ -26,6 +26,7 @@ from lerobot.cameras.opencv import OpenCVCameraConfig  # noqa: F401  registers `
 from lerobot.datasets import LeRobotDataset
 from lerobot.processor import RobotObservation
 from PIL import Image
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from ..atomic import atomic_path
@@ -93,35 +94,21 @@ class ViewConfig:
         if self.segmenter == NONE and self.depth in (NONE, SEGMENTER):
             raise ValueError(f"--segmenter={NONE} --depth={self.depth}: there is nothing to show.")
         if self.output is not None and self.output.suffix not in _SUFFIXES:
-            raise ValueError(
-                f"--output: found {self.output}, expected a name that ends in {', '.join(_SUFFIXES)}."
-            )
+            suffixes = ", ".join(_SUFFIXES)
+            raise ValueError(f"--output: found {self.output}, expected a name that ends in {suffixes}.")
 
 
 class Panel(NamedTuple):
-    """One camera's image, masks and disparity.
-
-    Attributes:
-        rgb: (H, W, 3) uint8.
-        ids: (h, w) class ids.
-        disparity: (h, w) in 0..255.
-    """
+    """One camera's image, masks and disparity."""
 
     camera: str
-    rgb: np.ndarray
-    ids: np.ndarray | None = None
-    disparity: np.ndarray | None = None
+    rgb: np.ndarray  # (H, W, 3) uint8
+    ids: np.ndarray | None = None  # (h, w)
+    disparity: np.ndarray | None = None  # (h, w) in 0..255
 
 
 class Stream[Frame](NamedTuple):
-    """A sequence of frames.
-
-    Attributes:
-        cameras: names of the cameras.
-        fps: frames per second.
-        class_names: names of the class ids.
-        frames: observations, (1, C, H, W) by key, or panels of all cameras.
-    """
+    """A sequence of frames: observations, (1, C, H, W) by key, or panels of all cameras."""
 
     cameras: list[str]
     fps: float
@@ -135,11 +122,10 @@ def perception_steps(config: ViewConfig, cameras: Sequence[str]) -> list[Any]:
     steps: list[Any] = []
     if config.segmenter != NONE:
         own = config.depth == SEGMENTER and config.segmenter != OBSERVED
-        steps.append(
-            SegmentationProcessorStep(
-                names, size, defer=False, segmenter=config.segmenter, classes=config.classes, disparity=own
-            )
+        segmentation = SegmentationProcessorStep(
+            names, size, defer=False, segmenter=config.segmenter, classes=config.classes, disparity=own
         )
+        steps.append(segmentation)
     if config.depth not in (NONE, SEGMENTER):
         steps.append(DisparityProcessorStep(names, size, defer=False, depth=config.depth))
     return steps
@@ -163,20 +149,16 @@ def dataset_stream(config: ViewConfig) -> Stream[RobotObservation]:
     """
     dataset, episode = _open_episode(config)
     keys, prefix = dataset.meta.camera_keys, image_key("")
-    cameras = [
-        key.removeprefix(prefix)
-        for key in keys
-        if key.startswith(prefix) and key not in dataset.meta.depth_keys
-    ]
+    rgb = [key for key in keys if key.startswith(prefix) and key not in dataset.meta.depth_keys]
+    cameras = [key.removeprefix(prefix) for key in rgb]
     if not cameras:
         raise ValueError(f"--root: {config.root} has no RGB images, found {keys}.")
     kinds = (image_key, seg_image_key, depth_image_key, seg_key, disparity_key)
     shown = {key(camera) for camera in cameras for key in kinds}
     infos = [dataset.meta.features.get(seg_image_key(camera), {}).get("info") or {} for camera in cameras]
     class_names = next((info["class_names"] for info in infos if "class_names" in info), _NUMBERED)
-    frames = (
-        {key: value[None] for key, value in dataset[index].items() if key in shown} for index in episode
-    )
+    items = (dataset[index] for index in episode)
+    frames = ({key: value[None] for key, value in item.items() if key in shown} for item in items)
     return Stream(cameras, dataset.fps, tuple(class_names), frames)
 
 
@@ -204,14 +186,31 @@ def live_stream(config: ViewConfig) -> Stream[RobotObservation]:
 
 
 def policy_panels(config: ViewConfig) -> Stream[list[Panel]]:
-    """Return the images that a policy draws of its inputs in a dataset."""
-    from .view_policy import explained_images  # imports every policy
+    """Return the images that a policy draws of its inputs in a dataset, by its method `explain(batch)`.
 
-    assert config.checkpoint is not None
+    Raises:
+        ValueError: if there is no such episode or checkpoint, or its policy has no such method.
+    """
+    from ..policy.trained_policy import load_policy  # imports every policy
+
     dataset, episode = _open_episode(config)
-    images = explained_images(config.checkpoint, dataset, episode[: config.frames or None], config.device)
-    frames = ([Panel(camera, rgb) for camera, rgb in drawn.items()] for drawn in images)
-    return Stream([], dataset.fps, (), frames)
+    checkpoint = config.checkpoint
+    if checkpoint is None or not (checkpoint / "config.json").is_file():
+        raise ValueError(
+            f"--checkpoint: found no config.json in {checkpoint}; give a `pretrained_model` folder."
+        )
+    policy, preprocessor, _ = load_policy(checkpoint, config.device)
+    if not hasattr(policy, "explain"):
+        raise ValueError(
+            f"--checkpoint: {policy.config.type!r} policies draw nothing; leave it out to show their inputs."
+        )
+
+    @torch.no_grad()
+    def draw(index: int) -> list[Panel]:
+        images = policy.explain(preprocessor(default_collate([dataset[index]])))
+        return [Panel(camera, rgb) for camera, rgb in images.items()]
+
+    return Stream([], dataset.fps, (), map(draw, episode[: config.frames or None]))
 
 
 def panels(config: ViewConfig) -> Stream[list[Panel]]:
@@ -258,9 +257,8 @@ def write_video(stream: Stream[list[Panel]], path: Path) -> int:
 
 def write_sheet(stream: Stream[list[Panel]], path: Path) -> int:
     """Write a .png of up to six frames, evenly spaced, one below the other."""
-    images = [
-        stack_panels(frame, stream.class_names) for frame in tqdm(stream.frames, "frames", unit="frame")
-    ]
+    frames = tqdm(stream.frames, "frames", unit="frame")
+    images = [stack_panels(frame, stream.class_names) for frame in frames]
     chosen = np.linspace(0, len(images) - 1, min(_SHEET_ROWS, len(images))).round().astype(int)
     with atomic_path(path) as temporary:
         Image.fromarray(np.vstack([images[index] for index in chosen])).save(temporary, format="PNG")
@@ -322,8 +320,6 @@ def view(config: ViewConfig) -> int:
 
 
 def main() -> None:
-    """Run `so101-view`."""
-
     def command(config: ViewConfig) -> str:
         return f"{view(config)} frames" + (f" in {config.output}" if config.output else "")
 

@@ -18,12 +18,10 @@ IMAGENET, RANDOM = "imagenet", "none"
 
 
 def initialise(model: EfficientViTFPNForSemanticSegmentation, init_from: str) -> None:
-    """Initialise a new model.
+    """Initialise a new model in place.
 
-    Args:
-        model: the model, changed in place.
-        init_from: "imagenet" for timm's backbone, which is downloaded; "none" for random weights; else a
-            folder or Hub id of such a model, or a Lightning checkpoint. A head of other classes stays random.
+    `init_from` is "imagenet" for timm's backbone, which is downloaded; "none" for random weights; or else a
+    folder or Hub id of such a model, or a Lightning checkpoint. A head of other classes stays random.
 
     Raises:
         ValueError: if the weights cannot be loaded, or are those of another model.

@@ -15,18 +15,15 @@ from .configuration_efficientvit_fpn import CLASS_NAMES, EfficientViTFPNConfig
 from .modeling_efficientvit_fpn import EfficientViTFPNForSemanticSegmentation
 
 HYPER_PARAMETERS = ("num_classes", "lr", "weight_decay", "img_height", "img_width", "img_size", "loss_type")
+UNUSED_CONVS = tuple(f"output_convs.{level}." for level in (1, 2, 3))
 _LOSSES = ("iou", "ce")
 
 
 def import_lightning(path: Path, unused_convs: bool = False) -> EfficientViTFPNForSemanticSegmentation:
-    """Read a Lightning checkpoint of the original layout.
+    """Read a Lightning checkpoint of the original layout, and return the model in evaluation mode.
 
-    Args:
-        path: the .ckpt file.
-        unused_convs: keep the parameters of the unused output convolutions; outputs are the same.
-
-    Returns:
-        The model in evaluation mode. `config.training` contains the file's name and hyper-parameters.
+    Its `config.training` contains the file's name and hyper-parameters. `unused_convs` keeps the parameters
+    of the unused output convolutions; outputs are the same.
 
     Raises:
         ValueError: if the file is no such checkpoint; the message names the key.
@@ -62,9 +59,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines()] or ["unreadable"]
+        reason = next((line for line in lines if "GLOBAL" in line), lines[0])[:160]
         raise ValueError(
             f"{path}: refused. It is damaged, or holds Python objects beside tensors and numbers, which are "
-            f"never executed. Save state_dict and hyper_parameters only. ({_reason(error)})"
+            "never executed. Save state_dict and hyper_parameters only. "
+            f"({type(error).__name__}: {reason})"
         ) from None
     for key in ("state_dict", "hyper_parameters"):
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), Mapping):
@@ -72,18 +72,12 @@ def _read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _reason(error: Exception) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), str(error))
-    return f"{type(error).__name__}: {text.splitlines()[0][:160] if text else 'unreadable'}"
-
-
 def _hyper_parameters(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
     hyper = dict(checkpoint["hyper_parameters"])
     for key, value in hyper.items():
         if key not in HYPER_PARAMETERS:
-            raise ValueError(
-                f"{path}: hyper_parameters: found {key!r}, expected {', '.join(HYPER_PARAMETERS)}."
-            )
+            known = ", ".join(HYPER_PARAMETERS)
+            raise ValueError(f"{path}: hyper_parameters: found {key!r}, expected {known}.")
         expected = str if key == "loss_type" else int | float
         if not isinstance(value, expected) or isinstance(value, bool):
             raise ValueError(f"{path}: hyper_parameters: {key}: found {value!r}, expected {expected}.")
@@ -118,13 +112,8 @@ def _load(path: Path, model: EfficientViTFPNForSemanticSegmentation, state: Mapp
         if key not in state:
             raise ValueError(f"{path}: state_dict: found no {key!r}, which the segmenter needs.")
         if state[key].shape != value.shape:
-            raise ValueError(
-                f"{path}: state_dict: {key}: found shape {tuple(state[key].shape)}, expected "
-                f"{tuple(value.shape)}."
-            )
+            found, needed = tuple(state[key].shape), tuple(value.shape)
+            raise ValueError(f"{path}: state_dict: {key}: found shape {found}, expected {needed}.")
         if not bool(state[key].isfinite().all()):
             raise ValueError(f"{path}: state_dict: {key}: found numbers that are not finite.")
     model.load_state_dict({key: state[key] for key in expected})
-
-
-UNUSED_CONVS = tuple(f"output_convs.{level}." for level in (1, 2, 3))

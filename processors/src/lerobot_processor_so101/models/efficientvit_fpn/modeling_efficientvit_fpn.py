@@ -29,17 +29,11 @@ FEATURE_LEVELS = (0, 1, 2, 3)  # of the backbone: strides 4, 8, 16 and 32
 
 @dataclass
 class SegmenterOutput(ModelOutput):
-    """Output of the segmenter.
+    """Output of the segmenter."""
 
-    Attributes:
-        loss: scalar, if there are labels.
-        logits: (B, C, ceil(H/4), ceil(W/4)).
-        disparity: (B, ceil(H/4), ceil(W/4)) in [0, 1], near = 1, if the model has the head.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    disparity: Tensor | None = None
+    loss: Tensor | None = None  # scalar, if there are labels
+    logits: Tensor | None = None  # (B, C, ceil(H/4), ceil(W/4))
+    disparity: Tensor | None = None  # (B, ceil(H/4), ceil(W/4)) in [0, 1], near = 1, if there is that head
 
 
 class EfficientViTFPNForSemanticSegmentation(PreTrainedModel):
