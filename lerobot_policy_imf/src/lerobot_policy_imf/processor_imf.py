@@ -13,17 +13,7 @@ def make_imf_pre_post_processors(
     dataset_stats: Stats | None = None,
     dataset_meta: LeRobotDatasetMetadata | None = None,
 ) -> Pipelines:
-    """Build the pipelines of a new policy; those of a checkpoint are rebuilt from its files instead.
-
-    Args:
-        config: configuration of the policy, with its features.
-        dataset_stats: statistics of state and action.
-        dataset_meta: metadata of the dataset; by default that of the current training.
-
-    Returns:
-        The preprocessor, which scales joints to -1..1 and does not change images, and the postprocessor,
-        which returns actions in the dataset's units on the CPU.
-    """
+    """Build the pipelines of a new policy, which scale joints to -1..1; see `make_pipelines`."""
     instruction = []
     if config.instruction:
         from .text_encoder import tokenizer_step
