@@ -58,10 +58,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
     def __init__(self, config: HLRPConfig, **kwargs: Any) -> None:
         """Build the model for the features in `config`, with the weights of `config.init_from` if given.
 
-        Args:
-            config: configuration with input and output features. Masks and depth are removed from it.
-            kwargs: arguments of LeRobot for every policy, and `checkpoint`, the folder that `from_pretrained`
-                loads.
+        Masks and depth are removed from `config`.
 
         Raises:
             ValueError: if a feature is missing, or dataset, latent action model or checkpoint do not match.

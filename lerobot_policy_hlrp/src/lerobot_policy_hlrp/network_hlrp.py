@@ -36,13 +36,7 @@ class Noisy(NamedTuple):
 
 
 class HLRPNetwork(VLAFlowMatching):
-    """SmolVLA's network; with the head `expert`, latent tokens beside the action tokens.
-
-    Args:
-        config: the policy's.
-        latent: (S, D) of a latent action; None if none are learned.
-        kwargs: for `VLAFlowMatching`.
-    """
+    """SmolVLA's network; with the head `expert`, tokens of a latent action (S, D) beside those of actions."""
 
     def __init__(self, config: Any, latent: tuple[int, int] | None, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
@@ -147,11 +141,9 @@ class PooledHeads(nn.Module):
     """Small heads on the mean of the trunk's output, after the repository high-level-robot-planner.
 
     Args:
-        width: W, of that mean.
-        hidden: hidden width of the latent head.
+        width, hidden: W, of that mean, and hidden width of the latent head.
         action_dim: size of an action.
-        latent: (S, D) of a latent action; None if none are learned.
-        codebook_size: K.
+        latent, codebook_size: (S, D) and K of latent actions; None and 0 if none are learned.
     """
 
     def __init__(
