@@ -215,11 +215,7 @@ class HLRPLAQPolicy(CheckpointMixin, PreTrainedPolicy):
 
 
 def check_dataset(config: Any, dataset: Any) -> None:
-    """Check that a dataset has pairs of frames.
-
-    Args:
-        config: has `fps`, `gap_s` and `gap`.
-        dataset: its metadata; None skips the check.
+    """Check that a dataset, given by its metadata if any, has pairs of frames at `fps` and `gap` of `config`.
 
     Raises:
         ValueError: if the rate is another, or every episode is shorter than the gap.

@@ -10,9 +10,7 @@ from .configuration_hlrp import HLRPConfig
 
 
 def make_hlrp_pre_post_processors(
-    config: HLRPConfig,
-    dataset_stats: Stats | None = None,
-    dataset_meta: LeRobotDatasetMetadata | None = None,
+    config: HLRPConfig, dataset_stats: Stats | None = None, dataset_meta: LeRobotDatasetMetadata | None = None
 ) -> Pipelines:
     """Build the pipelines of a new policy, also with `init_from` of its own dataset; see `make_pipelines`."""
     language = language_steps(config)

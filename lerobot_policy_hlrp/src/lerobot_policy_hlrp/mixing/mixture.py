@@ -156,10 +156,9 @@ class MixtureConfig:
 
     def episodes(self) -> list[list[int]]:
         """Choose episodes of each source, as many as possible with durations in proportion to the weights."""
-        lengths = [np.asarray(source.meta.episodes["length"]) for source in self.sources]
-        seconds = [each / source.meta.fps for each, source in zip(lengths, self.sources, strict=True)]
+        seconds = [np.asarray(s.meta.episodes["length"]) / s.meta.fps for s in self.sources]
         if not self.sources[0].weight:
-            return [list(range(len(each))) for each in lengths]
+            return [list(range(len(each))) for each in seconds]
         scale = min(each.sum() / s.weight for each, s in zip(seconds, self.sources, strict=True))
         chosen = []
         for each, source in zip(seconds, self.sources, strict=True):
