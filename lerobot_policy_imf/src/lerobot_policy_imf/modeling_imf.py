@@ -56,6 +56,7 @@ class IMFPolicy(AveragedModelMixin, CheckpointMixin, PreTrainedPolicy):
 
     config_class = IMFConfig
     name = "imf"
+    model: "IMFModel"
 
     def __init__(self, config: IMFConfig, **kwargs: Any) -> None:
         """Build the model for the features in `config`; those that it does not read are removed from it.
@@ -247,9 +248,8 @@ class IMFModel(nn.Module):
 
     def __init__(self, config: IMFConfig, vision: VisionEncoder, text: TextEncoder | None) -> None:
         super().__init__()
-        if config.robot_state_feature is None or config.action_feature is None:
-            raise ValueError("imf needs the features of state and action.")
-        state_dim, self.action_dim = config.robot_state_feature.shape[0], config.action_feature.shape[0]
+        state_dim = config.used_features[OBS_STATE].shape[0]
+        self.action_dim = (config.output_features or {})[ACTION].shape[0]
         cells, views_dim = max(1, config.vision_grid**2), len(config.cameras) * config.per_view_output_dim
         self.views = nn.ModuleList(
             ViewProjector(vision.output_dim, cells, config.per_view_output_dim) for _ in config.cameras

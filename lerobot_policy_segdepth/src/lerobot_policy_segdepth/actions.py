@@ -49,12 +49,8 @@ class _ArmKinematics:
 
 def arm_options(config: SegDepthConfig) -> dict[str, Any]:
     """Select the arguments of `ToolKinematics` from the policy's configuration."""
-    return {
-        "tool_point": list(config.tool_point),
-        "joint_signs": list(config.joint_signs),
-        "joint_offsets": list(config.joint_offsets),
-        "base_frame": config.base_frame,
-    }
+    names = ("tool_point", "joint_signs", "joint_offsets", "base_frame")
+    return {name: getattr(config, name) for name in names}
 
 
 @ProcessorStepRegistry.register("segdepth_tool_pose")

@@ -174,18 +174,12 @@ class SegDepthPolicy(AveragedModelMixin, CheckpointMixin, PreTrainedPolicy):
 
 
 class SegDepthModel(nn.Module):
-    """Encoders of all cameras, an MLP, and a linear layer that bypasses it.
-
-    Raises:
-        ValueError: if the features of state and action are missing.
-    """
+    """Encoders of all cameras, an MLP, and a linear layer that bypasses it."""
 
     def __init__(self, config: SegDepthConfig):
         super().__init__()
-        if config.robot_state_feature is None or config.action_feature is None:
-            raise ValueError("segdepth needs the features of state and action.")
         self.config = config
-        state_dim, self.action_dim = config.robot_state_feature.shape[0], config.action_feature.shape[0]
+        state_dim, self.action_dim = config.used_features[OBS_STATE].shape[0], config.output_dim
         output_dim = config.chunk_size * self.action_dim
 
         self.geometry, self.conv, self.color = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
