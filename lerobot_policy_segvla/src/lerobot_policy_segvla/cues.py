@@ -69,7 +69,6 @@ class SegmentationCueBuilder(nn.Module):
     """Pool patch features by class and measure where classes are. All cameras share it.
 
     Args:
-        config: of the policy.
         dim: D.
         grid: (gh, gw) patches; N = gh * gw.
         box: (H, W) pixels of the letterboxed image.
@@ -104,12 +103,7 @@ class SegmentationCueBuilder(nn.Module):
         self.absent = nn.Parameter(torch.zeros(dim))
 
     def forward(self, patches: Tensor, camera: CameraInput) -> Cues:
-        """Build the cues of one camera.
-
-        Args:
-            patches: (B, N, D) features of the vision tower.
-            camera: its scores.
-        """
+        """Build the cues of one camera from its scores and its patch features, (B, N, D)."""
         # 1. scores to probabilities: (B, C, h, w) in [0, 1]; ids (B, h, w) stay ids
         scores = camera.scores.long() if camera.scores.ndim == 3 else camera.scores.float()
         if self.kind in ("logits", "log_scores"):
