@@ -215,7 +215,7 @@ class HLRPLAQPolicy(CheckpointMixin, PreTrainedPolicy):
 
 
 def check_dataset(config: Any, dataset: Any) -> None:
-    """Check that a dataset, given by its metadata if any, has pairs of frames at `fps` and `gap` of `config`.
+    """Check that a dataset's metadata, if there are any, fit the `fps` and `gap` of a configuration.
 
     Raises:
         ValueError: if the rate is another, or every episode is shorter than the gap.

@@ -12,6 +12,6 @@ from .configuration_hlrp import HLRPConfig
 def make_hlrp_pre_post_processors(
     config: HLRPConfig, dataset_stats: Stats | None = None, dataset_meta: LeRobotDatasetMetadata | None = None
 ) -> Pipelines:
-    """Build the pipelines of a new policy, also with `init_from` of its own dataset; see `make_pipelines`."""
+    """Build the pipelines of a new policy for its dataset, also with `init_from`; see `make_pipelines`."""
     language = language_steps(config)
     return make_pipelines(config, dataset_stats, dataset_meta=dataset_meta, before_device=language)
