@@ -15,6 +15,7 @@ L tokens of the prefix, H actions per chunk, A action dimensions, E width of the
 the geometry vector.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -71,6 +72,10 @@ class ConditionedTime(NamedTuple):
 class CueInjection(nn.Module):
     """Encode all cameras with their cues; holds every layer that segvla adds to SmolVLA.
 
+    Args:
+        config: of the policy.
+        vlm: the model whose widths the layers must fit.
+
     Raises:
         ValueError: if the number of cue tokens does not fit the connector.
     """
@@ -78,15 +83,15 @@ class CueInjection(nn.Module):
     def __init__(self, config: SegVLAConfig, vlm: SmolVLMWithExpertModel) -> None:
         super().__init__()
         vision, width = vlm.config.vision_config, vlm.config.text_config.hidden_size
-        dim, tokens = vision.hidden_size, config.segmentation_max_tokens
+        dim = vision.hidden_size
         self.injection = config.segmentation_injection
         self.dropout = config.segmentation_dropout_prob
         # SmolVLM's connector merges scale_factor x scale_factor neighbouring patches into one token.
         self.per_token = vlm.config.scale_factor**2
-        if self.injection == "connector" and tokens % self.per_token:
+        if self.injection == "connector" and config.segmentation_max_tokens % self.per_token:
             raise ValueError(
-                f"segmentation_max_tokens: found {tokens}, expected a multiple of {self.per_token}: the "
-                f"connector of {config.vlm_model_name!r} merges so many into one token."
+                f"segmentation_max_tokens: found {config.segmentation_max_tokens}, expected a multiple of "
+                f"{self.per_token}: the connector of {config.vlm_model_name!r} merges so many into one token."
             )
         box_width, box_height = config.resize_imgs_with_padding or (vision.image_size, vision.image_size)
         grid = (box_height // vision.patch_size, box_width // vision.patch_size)
@@ -100,14 +105,16 @@ class CueInjection(nn.Module):
                 numbers = len(config.segmentation_feature_map) * config.segmentation_geometry_state_dim
                 self.geometry_proj = _zero(nn.Linear(numbers, width))
         else:
-            self.null_tokens = nn.Parameter(torch.zeros(tokens, dim))
+            self.null_tokens = nn.Parameter(torch.zeros(config.segmentation_max_tokens, dim))
         if self.injection == "tokens":
             self.token_proj = nn.Linear(dim, width)
 
     def forward(self, vlm: SmolVLMWithExpertModel, images: Sequence[Tensor | CameraInput]) -> VisionFeatures:
-        """Encode all cameras, (B, 3, H, W) in [-1, 1] each; at least one has scores.
+        """Encode all cameras.
 
-        The model is an argument, so that it is not registered twice.
+        Args:
+            vlm: with the vision tower and the connector; an argument, so that it is not registered twice.
+            images: one per camera, (B, 3, H, W) in [-1, 1]; at least one with scores.
         """
         keep = self._draw_keep(images)  # (B, 1)
         image_tokens, summaries, geometry = [], [], []
@@ -157,21 +164,12 @@ class CueInjection(nn.Module):
         return torch.cat([image_tokens, extra.to(image_tokens)], 1)
 
 
-class EncodedImages(SmolVLMWithExpertModel):
-    """SmolVLM that also accepts cameras that are encoded already, so that upstream's `embed_prefix` does."""
-
-    def embed_image(self, image: Tensor) -> Tensor:
-        """Encode an image, (B, 3, H, W) -> (B, M, W); return image tokens, (B, M, W), as they are."""
-        return image if image.ndim == 3 else super().embed_image(image)
-
-
 class SegVLAFlowMatching(VLAFlowMatching):
     """SmolVLA's flow matching network with cues."""
 
     def __init__(self, config: SegVLAConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         if config.uses_cues:
-            self.vlm_with_expert.__class__ = EncodedImages  # upstream's constructor has no argument for it
             self.cues = CueInjection(config, self.vlm_with_expert)
 
     def forward(
@@ -190,9 +188,11 @@ class SegVLAFlowMatching(VLAFlowMatching):
         Args:
             images: one per camera, (B, 3, H, W) in [-1, 1], with or without scores.
             img_masks: (B,) per camera.
-            lang_tokens, lang_masks: (B, tokens).
+            lang_tokens: (B, tokens).
+            lang_masks: (B, tokens).
             state: (B, max_state_dim).
-            actions, noise: (B, H, A).
+            actions: (B, H, A).
+            noise: (B, H, A).
             time: (B,).
         """
         if not _has_scores(images):
@@ -280,27 +280,56 @@ class SegVLAFlowMatching(VLAFlowMatching):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Embed images with cues, language, and state with geometry.
 
+        Upstream's `embed_prefix` encodes pixels itself; this one takes encoded cameras. Order, scale and
+        masks of the tokens are upstream's, which the identity tests compare bit by bit.
+
         Returns:
             Embeddings (B, L, W), padding mask (B, L), attention mask (B, L), true where a new block begins.
         """
-        # 1. the state is one token, (B, 1, S); with new tokens, also one per camera for its geometry
-        states, geometry = state[:, None], vision.geometry
+        segments = []  # embeddings (B, tokens, W) and padding mask (B, tokens) of each
+        # 1. image tokens of each camera, between special tokens with `add_image_special_tokens`
+        for tokens, mask in zip(vision.image_tokens, img_masks, strict=True):
+            # A tensor, not a number: in bfloat16 the factor must be rounded first, as upstream's is.
+            scaled = tokens * tokens.new_full((), tokens.shape[-1] ** 0.5)
+            image = (scaled, mask[:, None].expand(tokens.shape[:2]))
+            if self.add_image_special_tokens:
+                start, end = self.global_image_start_token, self.image_end_token
+                segments += [self._special(start, state), image, self._special(end, state)]
+            else:
+                segments.append(image)
+        # 2. language
+        language = self.vlm_with_expert.embed_language_tokens(lang_tokens)
+        segments.append((language * math.sqrt(language.shape[-1]), lang_masks))
+        # 3. state: one token (B, 1, W); with new tokens, also one per camera for its geometry (B, 1 + V, W)
+        rows, geometry = state[:, None], vision.geometry
         if geometry is not None and self.cues.injection != "residual":
-            states, geometry = torch.cat([states, geometry.to(states)], 1), None  # (B, 1 + V, S)
-        # 2. images, language and state as upstream: (B, L, W)
-        prefix, pads, attention = self.embed_prefix(
-            vision.image_tokens, img_masks, lang_tokens, lang_masks, states
-        )
-        # 3. with `residual`, add the geometry to the state's token, the only one that begins a block
+            rows, geometry = torch.cat([rows, geometry.to(rows)], 1), None
+        states = self.state_proj(rows)
+        segments.append((states, states.new_ones(states.shape[:2], dtype=torch.bool)))
+        # 4. concatenate to (B, L, W); with `residual`, add the geometry to the state's token, the last one
+        prefix, pads = (torch.cat(parts, 1) for parts in zip(*segments, strict=True))
         if geometry is not None:
-            added = self.cues.geometry_proj(geometry.flatten(1)).to(prefix)
-            prefix = prefix + attention[..., None] * added[:, None]
-        return prefix, pads, attention
+            prefix[:, -1] += self.cues.geometry_proj(geometry.flatten(1)).to(prefix)
+        # 5. images and language do not attend to the state: each of its tokens begins a new block
+        attention = torch.zeros_like(pads)
+        attention[:, -states.shape[1] :] = True
+        # 6. pad at the end to a fixed length, if there is one
+        missing = max(0, self.prefix_length - prefix.shape[1])
+        return F.pad(prefix, (0, 0, 0, missing)), F.pad(pads, (0, missing)), F.pad(attention, (0, missing))
+
+    def _special(self, ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed the special tokens around an image, (B, tokens, W), with their padding mask, (B, tokens)."""
+        embedded = self.vlm_with_expert.embed_language_tokens(ids.to(state.device)).expand(len(state), -1, -1)
+        return embedded, embedded.new_ones(embedded.shape[:2], dtype=torch.bool)
 
     def embed_suffix(
         self, noisy_actions: Tensor, timestep: Tensor | ConditionedTime
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Embed noisy actions (B, H, A) and time, with the context added to the embedding of the time.
+        """Embed noisy actions and time, with the context added to the embedding of the time.
+
+        Args:
+            noisy_actions: (B, H, A).
+            timestep: (B,), 1 is noise; with cues a `ConditionedTime`.
 
         Returns:
             Embeddings (B, H, E), padding mask (B, H), attention mask (B, H).
@@ -330,6 +359,10 @@ class SegVLAPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
 
     def __init__(self, config: SegVLAConfig, **kwargs: Any) -> None:
         """Build the model for the features in `config`, and start from `config.init_from` if it is given.
+
+        Args:
+            config: configuration with input and output features.
+            kwargs: as LeRobot passes them; `checkpoint` is the folder that `from_pretrained` loads.
 
         Raises:
             ValueError: if a feature, a class or a checkpoint does not fit.
@@ -380,7 +413,7 @@ class SegVLAPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         key = self.config.segmentation_feature_map[camera]
         if key not in batch:
             if self.config.segmentation_required:
-                raise missing_scores(key, camera)
+                raise ValueError(missing_scores(key, camera))
             return None
         scores = batch[key]
         dense = self.config.segmentation_kind != "ids"
@@ -396,7 +429,13 @@ class SegVLAPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         return scores
 
     def explain(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Draw the patches that each cue token of the first sample pools, (H, W, 3) uint8 by camera key.
+        """Draw the patches that each cue token of the first sample pools; see `draw_cues`.
+
+        Args:
+            batch: from the preprocessor.
+
+        Returns:
+            (H, W, 3) uint8 by camera key.
 
         Raises:
             ValueError: if this policy has no cues, or the batch no scores.
