@@ -238,7 +238,7 @@ class Actor:
         self.clock = Clock("vision", "head")
         kind, timed = self.policy.config.type, self.clock.timed
         if kind == "imf":
-            head = self.policy._acting_model().head  # the average of the weights
+            head = self.policy._inference_model().head  # the average of the weights
             self.policy.vision.forward = timed("vision", self.policy.vision.forward)
             head.forward = timed("head", head.forward)
         elif kind == "diffusion":

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`--policy.type=hlrp_laq` and `--policy.type=hlrp`: latent actions from video, a policy that learns them.
 
-Importing this package registers the configurations and the processor steps that their checkpoints name. The
-models are imported only when LeRobot builds one.
+Their models are imported when LeRobot builds one.
 """
 
 import lerobot_processor_so101  # noqa: F401  registers the steps

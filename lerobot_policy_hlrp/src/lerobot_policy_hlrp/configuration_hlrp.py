@@ -141,8 +141,3 @@ class HLRPConfig(RGBCamerasMixin, DatasetLookupMixin, SmolVLAConfig):
     def observation_delta_indices(self) -> list[int] | None:
         """The current frame and the later one if an `hlrp_laq` model labels it; None for the current one."""
         return [0, self.gap] if self.learns_latents and self.laq else None
-
-    @property
-    def chunk_delta_indices(self) -> list[int]:
-        """Control periods of a chunk's actions."""
-        return list(range(self.chunk_size))

@@ -95,9 +95,7 @@ def summary(labels: LatentLabels) -> str:
 def main() -> None:
     """Run `so101-laq-label`."""
     run_command(
-        "so101-laq-label",
-        LabelConfig,
-        lambda config: f"{summary(label(config))} Written to {config.output}.",
+        "so101-laq-label", LabelConfig, lambda config: f"{summary(label(config))} Written to {config.output}."
     )
 
 

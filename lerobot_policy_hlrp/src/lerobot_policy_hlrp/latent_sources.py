@@ -32,10 +32,7 @@ class Latents(NamedTuple):
 
 
 class ModelSource:
-    """A frozen latent action model that encodes each batch.
-
-    Args:
-        name: folder or Hub id of its checkpoint.
+    """A frozen latent action model, of a folder or Hub id, that encodes each batch.
 
     Raises:
         ValueError: if there is no checkpoint.
@@ -55,18 +52,12 @@ class ModelSource:
     def __call__(self, batch: dict[str, Any]) -> Latents:
         """Return the latent actions of a batch with the current and the later frame, (B, 2, 3, H, W)."""
         self.model.to(batch[self._key].device)
-        pairs = {key: batch[key] for key in (self._key, f"{self._key}_is_pad") if key in batch}
-        quantized, valid = self.model.label(pairs)
+        quantized, valid = self.model.label(batch)
         return Latents(quantized.vectors, quantized.codes, valid)
 
 
 class FileSource:
-    """The file of `so101-laq-label`.
-
-    Args:
-        path: of the file.
-        dataset: of the training, to compare with; None skips the check.
-    """
+    """The file of `so101-laq-label`, compared with the dataset of the training if that is known."""
 
     def __init__(self, path: str, dataset: LeRobotDatasetMetadata | None) -> None:
         self.labels = LatentLabels.load(Path(path))
@@ -112,9 +103,8 @@ def check_same_laq(current: dict[str, Any] | None, saved: dict[str, Any] | None,
     """Check that latent actions mean the same as those that a checkpoint was trained with.
 
     Args:
-        current: identity of the model of this training; None if there is none.
-        saved: identity of that of the checkpoint; None if there is none.
-        name: of the checkpoint.
+        current: identity of the `hlrp_laq` model of this training; None if there is none.
+        saved, name: that in the checkpoint, and the checkpoint's name.
 
     Raises:
         ValueError: if they differ; the message names the first difference.
@@ -131,11 +121,7 @@ def check_same_laq(current: dict[str, Any] | None, saved: dict[str, Any] | None,
 
 
 def check_same_architecture(config: Any, saved: dict[str, Any]) -> None:
-    """Check that the options keep the meaning of the weights in the checkpoint `init_from`.
-
-    Args:
-        config: of the policy.
-        saved: configuration of the checkpoint.
+    """Check that the options keep the meaning of the weights in `init_from`, whose configuration is `saved`.
 
     Raises:
         ValueError: if they do not; the message names the first difference.

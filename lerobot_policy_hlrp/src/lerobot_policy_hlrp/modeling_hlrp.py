@@ -17,13 +17,7 @@ import torch
 import torch.nn.functional as F
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-from lerobot.utils.constants import (
-    ACTION,
-    OBS_LANGUAGE_ATTENTION_MASK,
-    OBS_LANGUAGE_TOKENS,
-    OBS_STATE,
-    OBS_STR,
-)
+from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor
 
 from lerobot_processor_so101 import checkpoint_folder, training_dataset
@@ -58,10 +52,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
     def __init__(self, config: HLRPConfig, **kwargs: Any) -> None:
         """Build the model for the features in `config`, with the weights of `config.init_from` if given.
 
-        Args:
-            config: configuration with input and output features. Masks and depth are removed from it.
-            kwargs: arguments of LeRobot for every policy, and `checkpoint`, the folder that `from_pretrained`
-                loads.
+        Masks and depth are removed from `config`.
 
         Raises:
             ValueError: if a feature is missing, or dataset, latent action model or checkpoint do not match.
@@ -188,8 +179,6 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         """
         kept = {}
         for key, value in batch.items():
-            if key.startswith(f"{OBS_STR}.") and key.endswith("_is_pad"):
-                continue
             dims = 4 if key in self.config.image_features else _DIMS.get(key)
             has_time = isinstance(value, Tensor) and dims is not None and value.ndim == dims + 1
             kept[key] = value[:, 0] if has_time else value

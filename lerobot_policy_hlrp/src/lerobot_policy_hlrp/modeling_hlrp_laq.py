@@ -48,11 +48,7 @@ class HLRPLAQPolicy(CheckpointMixin, PreTrainedPolicy):
     name = "hlrp_laq"
 
     def __init__(self, config: HLRPLAQConfig, **kwargs: Any) -> None:
-        """Build the model.
-
-        Args:
-            config: configuration with input features.
-            kwargs: arguments of LeRobot for every policy, and of `from_pretrained`.
+        """Build the model; other input features than those of its camera are removed from `config`.
 
         Raises:
             ValueError: if the camera or a teacher is missing, or the dataset has another rate or only
@@ -209,11 +205,7 @@ class HLRPLAQPolicy(CheckpointMixin, PreTrainedPolicy):
         return FlowTeacher(self.config.flow_model, self.config.flow_weights, self.config.grid)
 
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> NoReturn:
-        """Reject the call: there are no actions.
-
-        Raises:
-            NotImplementedError: always.
-        """
+        """Raise a NotImplementedError: there are no actions."""
         raise NotImplementedError(
             "hlrp_laq cannot control a robot: it encodes the change between two frames. Train stage 2 or 3 "
             "with it, `--policy.type=hlrp --policy.laq=<this checkpoint>`, and run that."
@@ -223,11 +215,7 @@ class HLRPLAQPolicy(CheckpointMixin, PreTrainedPolicy):
 
 
 def check_dataset(config: Any, dataset: Any) -> None:
-    """Check that a dataset has pairs of frames.
-
-    Args:
-        config: has `fps`, `gap_s` and `gap`.
-        dataset: its metadata; None skips the check.
+    """Check that a dataset's metadata, if there are any, fit the `fps` and `gap` of a configuration.
 
     Raises:
         ValueError: if the rate is another, or every episode is shorter than the gap.

@@ -36,13 +36,7 @@ class Noisy(NamedTuple):
 
 
 class HLRPNetwork(VLAFlowMatching):
-    """SmolVLA's network; with the head `expert`, latent tokens beside the action tokens.
-
-    Args:
-        config: the policy's.
-        latent: (S, D) of a latent action; None if none are learned.
-        kwargs: for `VLAFlowMatching`.
-    """
+    """SmolVLA's network; with the head `expert`, tokens of a latent action (S, D) beside those of actions."""
 
     def __init__(self, config: Any, latent: tuple[int, int] | None, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
@@ -61,28 +55,18 @@ class HLRPNetwork(VLAFlowMatching):
     def errors(
         self, prefix: Prefix, actions: Noisy | None, latents: Noisy | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the squared errors of the velocities of actions and latent actions, (B, T, D) each.
-
-        Args:
-            prefix: of `embed_prefix`.
-            actions: noisy chunk, or None.
-            latents: noisy latent action, or None.
-        """
+        """Return the squared errors of the velocities of actions and latent actions, (B, T, D) or None."""
         # 1. embed noisy values and their times as tokens: (B, S, D) -> (B, S, W), (B, T, A) -> (B, T, W)
-        suffixes = []
-        if latents is not None:
-            suffixes.append(self._tokens(self.latent_in_proj, latents))
-        if actions is not None:
-            suffixes.append(self._tokens(self.action_in_proj, actions))
+        noisy = {kind: part for kind, part in (("latent", latents), ("action", actions)) if part is not None}
+        suffixes = [self._tokens(f"{kind}_in_proj", part.values, part.time) for kind, part in noisy.items()]
         # 2. one pass through trunk and expert, without attention between the two
-        outputs = iter(self._through_expert(prefix, suffixes))
+        outputs = self._through_expert(prefix, suffixes)
         # 3. predict velocities: (B, S, W) -> (B, S, D), (B, T, W) -> (B, T, A)
-        latent_error = action_error = None
-        if latents is not None:
-            latent_error = F.mse_loss(self.latent_out_proj(next(outputs)), latents.velocity, reduction="none")
-        if actions is not None:
-            action_error = F.mse_loss(self.action_out_proj(next(outputs)), actions.velocity, reduction="none")
-        return action_error, latent_error
+        errors = {}
+        for (kind, part), output in zip(noisy.items(), outputs, strict=True):
+            velocity = self.get_submodule(f"{kind}_out_proj")(output)
+            errors[kind] = F.mse_loss(velocity, part.velocity, reduction="none")
+        return errors.get("action"), errors.get("latent")
 
     @torch.no_grad()
     def sample_latents(self, prefix: Prefix, noise: Tensor, steps: int) -> Tensor:
@@ -90,7 +74,7 @@ class HLRPNetwork(VLAFlowMatching):
         values = noise
         for step in range(steps):
             time = torch.full((len(noise),), 1 - step / steps, device=noise.device)
-            tokens = self._tokens(self.latent_in_proj, Noisy(values, values, time))
+            tokens = self._tokens("latent_in_proj", values, time)
             (output,) = self._through_expert(prefix, [tokens])
             values = values - self.latent_out_proj(output) / steps
         return values
@@ -108,13 +92,13 @@ class HLRPNetwork(VLAFlowMatching):
         pooled = (pads & ~begins.bool())[..., None].to(hidden.dtype)
         return ((hidden * pooled).sum(1) / pooled.sum(1).clamp_min(1)).float()
 
-    def _tokens(self, layer: nn.Module, noisy: Noisy) -> Tensor:
+    def _tokens(self, layer: str, values: Tensor, time: Tensor) -> Tensor:
         """Embed noisy values and their time with SmolVLA's layers, (B, T, D) -> (B, T, W)."""
-        tokens = layer(noisy.values)
-        time = create_sinusoidal_pos_embedding(
-            noisy.time, tokens.shape[-1], self.config.min_period, self.config.max_period, device=tokens.device
+        tokens = self.get_submodule(layer)(values)
+        times = create_sinusoidal_pos_embedding(
+            time, tokens.shape[-1], self.config.min_period, self.config.max_period, device=tokens.device
         )
-        mixed = torch.cat([tokens, time.to(tokens.dtype)[:, None].expand_as(tokens)], 2)
+        mixed = torch.cat([tokens, times.to(tokens.dtype)[:, None].expand_as(tokens)], 2)
         return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(mixed)))
 
     def _through_expert(self, prefix: Prefix, suffixes: list[Tensor]) -> list[Tensor]:
@@ -147,11 +131,9 @@ class PooledHeads(nn.Module):
     """Small heads on the mean of the trunk's output, after the repository high-level-robot-planner.
 
     Args:
-        width: W, of that mean.
-        hidden: hidden width of the latent head.
+        width, hidden: W, of that mean, and hidden width of the latent head.
         action_dim: size of an action.
-        latent: (S, D) of a latent action; None if none are learned.
-        codebook_size: K.
+        latent, codebook_size: (S, D) and K of latent actions; None and 0 if none are learned.
     """
 
     def __init__(

@@ -14,15 +14,7 @@ def make_hlrp_laq_pre_post_processors(
     dataset_stats: Stats | None = None,
     dataset_meta: LeRobotDatasetMetadata | None = None,
 ) -> Pipelines:
-    """Build the pipelines of a new model; those of a checkpoint are rebuilt from its JSON instead.
-
-    Args:
-        config: configuration of the model, with its features.
-        dataset_stats: not used: images are not normalised.
-        dataset_meta: names the segmenter of precomputed masks; by default the dataset of the training.
-
-    Returns:
-        The preprocessor, which adds (deferred) masks if the loss needs them, and the postprocessor.
+    """Build the pipelines of a new model, with (deferred) masks if the loss needs them; see `make_pipelines`.
 
     Raises:
         ValueError: if the masks of the dataset come from another segmenter or have other classes.

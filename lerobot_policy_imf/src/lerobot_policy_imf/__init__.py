@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--policy.type=imf`: several views through one frozen SigLIP2, a chunk of actions in one step.
+"""`--policy.type=imf`: views through one frozen SigLIP2, a chunk of actions in one step.
 
-Importing this package registers the configuration and the processor steps that its checkpoints name. The
-model is imported only when LeRobot builds one.
+Its model is imported when LeRobot builds one.
 """
 
 import lerobot_processor_so101  # noqa: F401  registers the steps

@@ -43,12 +43,7 @@ class CacheVisionConfig(JobConfig):
 
 
 class VisionExtractor(FeatureExtractor):
-    """The encoder of a policy that is built from scratch.
-
-    Args:
-        config: names the encoder.
-        rank: number of this worker.
-    """
+    """The encoder of a policy that is built from scratch, for one worker."""
 
     def __init__(self, config: CacheVisionConfig, rank: int) -> None:
         from .vision import VisionEncoder

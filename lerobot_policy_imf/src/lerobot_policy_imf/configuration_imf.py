@@ -11,11 +11,10 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE, OBS_STR
 from lerobot_processor_so101 import DatasetLookupMixin, check_choices, image_key
 from lerobot_processor_so101.policy.presets import RGBCamerasMixin, TrainingPresetMixin
 
-from .head import RESIDUALS, check_blocks, check_heads
+from .head import check_sizes
 from .objectives import LOSSES, OBJECTIVES, SAMPLERS
 
 SIGLIP2 = "google/siglip2-base-patch16-256"
-CHOICES = {"residual": RESIDUALS, "objective": OBJECTIVES, "time_sampler": SAMPLERS, "loss": LOSSES}
 VISION = f"{OBS_STR}.vision."
 
 logger = logging.getLogger(__name__)
@@ -124,18 +123,15 @@ class IMFConfig(RGBCamerasMixin, TrainingPresetMixin, DatasetLookupMixin, PreTra
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices(self, CHOICES)
+        check_choices(self, {"objective": OBJECTIVES, "time_sampler": SAMPLERS, "loss": LOSSES})
         self._check_numbers()
         if self.objective == "flow_matching" and self.num_inference_steps == 1:
             logger.warning(
                 "num_inference_steps: found 1 with flow_matching, whose single step predicts the mean of all "
                 "demonstrated actions; expected about 10. The objective for one step is imf."
             )
-        if (
-            self.time_sampler == "logit_normal"
-            and self.endpoint_share > 0
-            and self.objective != "flow_matching"
-        ):
+        averages = self.objective != "flow_matching"
+        if averages and self.time_sampler == "logit_normal" and self.endpoint_share > 0:
             logger.warning(
                 "endpoint_share: found %s with logit_normal, expected 0: no other times are drawn near t = "
                 "1, so du/dt is unconstrained there and single steps are wrong although the loss is small.",
@@ -159,9 +155,7 @@ class IMFConfig(RGBCamerasMixin, TrainingPresetMixin, DatasetLookupMixin, PreTra
                 f"n_action_steps: found {self.n_action_steps}, expected at most {most}, horizon - "
                 "n_obs_steps + 1: the first actions of a chunk belong to older observations."
             )
-        check_heads(self.n_emb, self.n_head)
-        if self.residual == "attnres_block":
-            check_blocks(2 * self.n_layer, self.attnres_blocks)
+        check_sizes(self.n_emb, self.n_layer, self.n_head, self.residual, self.attnres_blocks)
         shares = (self.same_time_share, self.endpoint_share)
         if min(shares) < 0 or sum(shares) > 1:
             raise ValueError(

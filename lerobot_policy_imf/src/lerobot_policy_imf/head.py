@@ -36,7 +36,7 @@ class VelocityHead(nn.Module):
             explode.
 
     Raises:
-        ValueError: if the width is not a multiple of twice the heads, or the depth not one of the blocks.
+        ValueError: see `check_sizes`.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class VelocityHead(nn.Module):
         max_frequency: float = 8.0,
     ) -> None:
         super().__init__()
+        check_sizes(width, layers, heads, residual, blocks)
         self.horizon = horizon
         self.time = nn.ModuleList([TimeEmbedding(width, max_frequency) for _ in range(2)])
         self.condition = nn.Linear(cond_dim, width)
@@ -60,10 +61,6 @@ class VelocityHead(nn.Module):
         pairs = [(Attention(width, heads), SwiGLU(width)) for _ in range(layers)]
         self.layers = nn.ModuleList([layer for pair in pairs for layer in pair])
         self.norms = nn.ModuleList([nn.RMSNorm(width, eps=_EPS) for _ in self.layers])
-        if residual not in RESIDUALS:
-            raise ValueError(f"residual: found {residual!r}, expected one of {', '.join(RESIDUALS)}.")
-        if residual == "attnres_block":
-            check_blocks(len(self.layers), blocks)
         size = len(self.layers) // blocks if residual == "attnres_block" else 1
         self.residual = None if residual == "standard" else AttentionResidual(len(self.layers), width, size)
         self.norm = nn.RMSNorm(width, eps=_EPS)
@@ -92,19 +89,26 @@ class VelocityHead(nn.Module):
         return self.out(self.norm(stream.read()[:, -self.horizon :]))
 
 
-# -- residual connections
-
-
-def check_blocks(sublayers: int, blocks: int) -> None:
-    """Check the number of blocks.
+def check_sizes(width: int, layers: int, heads: int, residual: str, blocks: int) -> None:
+    """Check the arguments of a `VelocityHead`.
 
     Raises:
-        ValueError: if they do not divide the depth.
+        ValueError: if heads do not divide the width into even parts, which rotary embeddings need, the
+            residual is unknown, or blocks do not divide the depth.
     """
-    if blocks < 1 or sublayers % blocks:
+    if width % (2 * heads):
         raise ValueError(
-            f"attnres_blocks: found {blocks}, expected a divisor of {sublayers}, twice the number of layers."
+            f"n_head: found {heads} of n_emb = {width}, expected heads of an even width, as 384 and 6 give."
         )
+    if residual not in RESIDUALS:
+        raise ValueError(f"residual: found {residual!r}, expected one of {', '.join(RESIDUALS)}.")
+    if residual == "attnres_block" and (blocks < 1 or 2 * layers % blocks):
+        raise ValueError(
+            f"attnres_blocks: found {blocks}, expected a divisor of {2 * layers}, twice the number of layers."
+        )
+
+
+# -- residual connections
 
 
 class SumStream:
@@ -139,47 +143,34 @@ class AttentionResidual(nn.Module):
 
     def stream(self, x: Tensor) -> "AttentionStream":
         """Begin with the embedding (B, N, D)."""
-        # Without gradients, sources share one buffer instead of being stacked again at each read.
-        buffer = None if torch.is_grad_enabled() else x.new_empty(self.sources, *x.shape)
-        return AttentionStream(self, x, buffer)
+        return AttentionStream(self, x)
 
 
 class AttentionStream:
-    """The sources of one forward pass.
+    """The sources of one forward pass: the embedding x, (B, N, D), and the sums of blocks of sub-layers."""
 
-    Args:
-        residual: has the queries.
-        x: (B, N, D), the first source.
-        buffer: (sources, B, N, D) to keep them in; None keeps them in a list.
-    """
-
-    def __init__(self, residual: AttentionResidual, x: Tensor, buffer: Tensor | None) -> None:
-        self.residual, self.buffer = residual, buffer
-        self.kept: list[Tensor] = []
+    def __init__(self, residual: AttentionResidual, x: Tensor) -> None:
+        self.residual = residual
+        self.sources: list[Tensor] | Tensor = [x] * residual.sources
+        if not torch.is_grad_enabled():  # one buffer, instead of stacking them again at each read
+            self.sources = x.new_empty(residual.sources, *x.shape)
         self.scales: list[Tensor] = []  # 1 / RMS of each source, (B, N)
-        self.partial: Tensor | None = None  # sum of the block that is not complete
         self.sublayer = 0
         self._keep(x)
 
     def add(self, output: Tensor) -> None:
         """Add the output of a sub-layer to its block."""
+        if self.sublayer % self.residual.size:  # replace the block, which is not complete
+            output = self.last + output
+            self.scales.pop()
         self.sublayer += 1
-        self.partial = output if self.partial is None else self.partial + output
-        if self.sublayer % self.residual.size == 0:
-            self._keep(self.partial)
-            self.partial = None
+        self._keep(output)
 
     def read(self) -> Tensor:
         """Return the next input: the mean of all sources, weighted by softmax(w . RMSNorm(source))."""
         # 1. the sources, with an incomplete block: (K, B, N, D), and their scales: (K, B, N)
-        parts = [] if self.partial is None else [self.partial]
-        scales = torch.stack([*self.scales, *map(_inverse_rms, parts)])
-        if self.buffer is None:
-            sources = torch.stack([*self.kept, *parts])
-        else:
-            if parts:
-                self.buffer[len(self.scales)] = parts[0]
-            sources = self.buffer[: len(scales)]
+        scales, sources = torch.stack(self.scales), self.sources[: len(self.scales)]
+        sources = torch.stack(sources) if isinstance(sources, list) else sources
 
         # 2. weights by the query of the sub-layer: (K, B, N, D) @ (D,) -> (K, B, N)
         weights = ((sources @ self.residual.queries[self.sublayer]) * scales).softmax(0)
@@ -188,30 +179,11 @@ class AttentionStream:
         return (weights[..., None] * sources).sum(0)
 
     def _keep(self, source: Tensor) -> None:
-        if self.buffer is None:
-            self.kept.append(source)
-        else:
-            self.buffer[len(self.scales)] = source
-        self.scales.append(_inverse_rms(source))
-
-
-def _inverse_rms(x: Tensor) -> Tensor:
-    return (x.square().mean(-1) + _EPS).rsqrt()
+        self.last = self.sources[len(self.scales)] = source
+        self.scales.append((source.square().mean(-1) + _EPS).rsqrt())
 
 
 # -- sub-layers
-
-
-def check_heads(width: int, heads: int) -> None:
-    """Check the number of attention heads.
-
-    Raises:
-        ValueError: if they do not divide the width into even parts, which rotary embeddings need.
-    """
-    if width % (2 * heads):
-        raise ValueError(
-            f"n_head: found {heads} of n_emb = {width}, expected heads of an even width, as 384 and 6 give."
-        )
 
 
 class Attention(nn.Module):
@@ -219,7 +191,6 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        check_heads(width, heads)
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -250,18 +221,13 @@ class SwiGLU(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (RoPE).
-
-    Args:
-        dim: of a head.
-        base: of the geometric series of frequencies.
-    """
+    """Rotary position embedding (RoPE) of heads of `dim` numbers."""
 
     frequencies: Tensor
 
-    def __init__(self, dim: int, base: float = 10_000.0) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        frequencies = base ** -(torch.arange(0, dim, 2) / dim)
+        frequencies = 10_000.0 ** -(torch.arange(0, dim, 2) / dim)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, count: int) -> tuple[Tensor, Tensor]:

@@ -23,9 +23,8 @@ from typing import Any
 import torch
 from lerobot.configs import NormalizationMode
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from lerobot_processor_so101 import (
     CheckpointMixin,
@@ -36,11 +35,12 @@ from lerobot_processor_so101 import (
     image_key,
     training_dataset,
 )
+from lerobot_processor_so101.policy.ema import AveragedModelMixin
 
 from .configuration_imf import IMFConfig, vision_key
 from .head import VelocityHead
 from .objectives import integrate, reduce_error, sample_times, velocity_error
-from .text_encoder import TOKENS, TextEncoder
+from .text_encoder import TextEncoder
 from .vision import VisionEncoder
 
 logger = logging.getLogger(__name__)
@@ -51,20 +51,15 @@ _QUERIES = 8  # learned queries per view
 _STATE_LIMIT = 2.0  # of a normalised joint; one that never moved in training has no range to normalise by
 
 
-class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
+class IMFPolicy(AveragedModelMixin, CheckpointMixin, PreTrainedPolicy):
     """Behaviour cloning by improved mean flow."""
 
     config_class = IMFConfig
     name = "imf"
+    model: "IMFModel"
 
     def __init__(self, config: IMFConfig, **kwargs: Any) -> None:
-        """Build the model for the features in `config`.
-
-        Args:
-            config: configuration with input and output features. Input features that the policy does not read
-                are removed from it.
-            kwargs: arguments of LeRobot for every policy, and `checkpoint`, the folder that `from_pretrained`
-                loads.
+        """Build the model for the features in `config`; those that it does not read are removed from it.
 
         Raises:
             ValueError: if a feature or the encoder is missing, the dataset's cached features come from
@@ -79,17 +74,14 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
             saved = json.loads((checkpoint / "config.json").read_text())
             check_architecture(config, saved, _ARCHITECTURE, str(checkpoint))
         self.vision = VisionEncoder(config.vision_model_name, config.vision_grid, checkpoint)
-        if (
-            checkpoint is None or config.vision_identity is None
-        ):  # options may contain that of another encoder
+        # a configuration file for a new policy may contain the identity of another encoder
+        if checkpoint is None or config.vision_identity is None:
             config.vision_identity = self.vision.identity(config.vision_model_name).to_dict()
         dataset = training_dataset(config, kwargs.get("dataset_meta"))
-        check_cache(config, dataset.features if dataset else {})
+        _check_cache(config, dataset.features if dataset else {})
         self.text = TextEncoder(config.vision_model_name, checkpoint) if config.instruction else None
         self.model = IMFModel(config, self.vision, self.text)
-        self.ema: AveragedModel | None = None
-        if config.ema_decay > 0:
-            self.ema = averaged(self.model, config.ema_decay)
+        self.ema = averaged(self.model, config.ema_decay) if config.ema_decay > 0 else None
         # Stored in checkpoints, so that a resumed training knows its step.
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self._history = FrameHistory(config.n_obs_steps, 1)
@@ -112,20 +104,15 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         if self.text is not None:
             self.text.save_config(save_directory)
 
-    def get_optim_params(self) -> list[nn.Parameter]:
-        """Return the trainable parameters; encoders and the averaged copy have none."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
     def reset(self) -> None:
         """Clear the planned actions and the frames; called when an episode begins."""
         self._action_queue: deque[Tensor] = deque()
         self._history.clear()
 
     def update(self) -> None:
-        """Update the averaged weights; `lerobot-train` calls this after every optimizer step."""
+        """Count the step and update the averaged weights; `lerobot-train` calls this after every step."""
         self.updates += 1
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
+        super().update()
 
     # -- training
 
@@ -150,7 +137,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         shares = (config.same_time_share, config.endpoint_share)
         r, t = sample_times(len(actions), config.time_sampler, *shares, config.time_mean, config.time_std)
         r, t = r.to(actions), t.to(actions)
-        model = self.model if self.training else self._acting_model()
+        model = self.model if self.training else self._inference_model()
         with torch.autocast(actions.device.type, enabled=False):  # the derivative needs float32
             # 2. encode views, state and instruction: -> condition tokens (B, N, cond_dim)
             condition = self._condition(model, batch)
@@ -184,10 +171,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
     ) -> Tensor:
         """Predict the actions from the current one on, (B, horizon - n_obs_steps + 1, A), normalised.
 
-        Args:
-            batch: preprocessed; each call counts as a control period.
-            noise: (B, horizon, A) to start from.
-            kwargs: not used.
+        Each call counts as a control period; `noise`, (B, horizon, A), is what to start from.
         """
         self._history.push(batch)
         return self._predict(noise)
@@ -202,7 +186,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
 
     def _predict(self, noise: Tensor | None) -> Tensor:
         self.eval()
-        config, model = self.config, self._acting_model()
+        config, model = self.config, self._inference_model()
         # 1. encode the latest observations: -> condition tokens (B, N, cond_dim)
         condition = self._condition(model, self._history.stack())
         # 2. draw noise: (B, T, A)
@@ -224,10 +208,6 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
             self._compiled[head] = torch.compile(head.forward)
         return self._compiled[head]
 
-    def _acting_model(self) -> Any:
-        # The average is empty until the first update: in a new policy, or a checkpoint trained without it.
-        return self.ema.module if self.ema is not None and self.ema.n_averaged > 0 else self.model
-
     # -- observations
 
     def _condition(self, model: "IMFModel", batch: dict[str, Any]) -> Tensor:
@@ -235,7 +215,7 @@ class IMFPolicy(CheckpointMixin, PreTrainedPolicy):
         state = _with_time(batch[OBS_STATE], 2).clamp(-_STATE_LIMIT, _STATE_LIMIT)
         text = None
         if self.text is not None:
-            tokens = batch[TOKENS]
+            tokens = batch[OBS_LANGUAGE_TOKENS]
             text = self.text(tokens[:, -1] if tokens.ndim == 3 else tokens)
         return model.condition(self.encode_views(batch), state, text)
 
@@ -268,9 +248,8 @@ class IMFModel(nn.Module):
 
     def __init__(self, config: IMFConfig, vision: VisionEncoder, text: TextEncoder | None) -> None:
         super().__init__()
-        if config.robot_state_feature is None or config.action_feature is None:
-            raise ValueError("imf needs the features of state and action.")
-        state_dim, self.action_dim = config.robot_state_feature.shape[0], config.action_feature.shape[0]
+        state_dim = config.used_features[OBS_STATE].shape[0]
+        self.action_dim = (config.output_features or {})[ACTION].shape[0]
         cells, views_dim = max(1, config.vision_grid**2), len(config.cameras) * config.per_view_output_dim
         self.views = nn.ModuleList(
             ViewProjector(vision.output_dim, cells, config.per_view_output_dim) for _ in config.cameras
@@ -294,8 +273,7 @@ class IMFModel(nn.Module):
 
         Args:
             features: (B, T, V, D) of the views.
-            state: (B, T, S).
-            text: (B, D).
+            state, text: (B, T, S) and (B, D).
         """
         # 1. project each view on its own: (B, T, D) -> (B, T, per_view_output_dim)
         views = [project(view) for project, view in zip(self.views, features.unbind(-2), strict=True)]
@@ -314,9 +292,7 @@ class ViewProjector(nn.Module):
     with the cube and where it is. A linear layer on all cells would have to learn every cell separately.
 
     Args:
-        dim: of the features.
-        cells: of equal width that they consist of.
-        output_dim: of the projection.
+        dim: of the features, which consist of `cells` of equal width.
     """
 
     def __init__(self, dim: int, cells: int, output_dim: int) -> None:
@@ -342,24 +318,15 @@ class ViewProjector(nn.Module):
         return (weights[..., None] * parts).sum(-3).flatten(-2)
 
 
-def check_cache(config: IMFConfig, features: dict[str, dict]) -> None:
-    """Check that the dataset's cached features come from the policy's encoder.
-
-    Args:
-        config: of the policy, with the identity of its encoder.
-        features: of the dataset's metadata.
-
-    Raises:
-        ValueError: if they come from another encoder or grid; the message names the key.
-    """
+def _check_cache(config: IMFConfig, features: dict[str, dict]) -> None:
+    """Refuse features, cached in a dataset with this metadata, of another encoder or grid."""
     own = ModelIdentity.from_dict(config.vision_identity or {})
     grid = [max(1, config.vision_grid)] * 2
     for key in map(vision_key, config.cameras):
         info = (features.get(key) or {}).get("info") or {}
-        if "perception" not in info:
-            continue
-        own.check(ModelIdentity.from_dict(info["perception"]), f"the policy, of {key} in the dataset,")
-        if info.get("size") != grid:
+        if "perception" in info:
+            own.check(ModelIdentity.from_dict(info["perception"]), f"the policy, of {key} in the dataset,")
+        if "perception" in info and info.get("size") != grid:
             raise ValueError(
                 f"vision_grid: found {config.vision_grid}, expected that of {key} in the dataset, "
                 f"{info.get('size')} cells ([1, 1] is 0, the pooled output). Set it, or cache again: "

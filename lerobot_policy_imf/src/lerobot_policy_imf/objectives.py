@@ -36,18 +36,16 @@ def sample_times(
     mean: float = -0.4,
     std: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Draw times r <= t for a batch.
+    """Draw times r <= t for a batch of `count` samples.
 
     Args:
-        count: number of samples.
         sampler: "uniform" in [0, 1], or "logit_normal", the sigmoid of a normal variable.
         same: share of the batch with r = t, where the objective is flow matching.
         endpoint: share of the batch with r = 0 and t = 1, the times of one-step inference.
         mean, std: parameters of the normal variable.
 
     Returns:
-        r and t, (count,) each. Shares are met to within one sample, and exactly on average, also in small
-        batches.
+        r and t, (count,) each. Shares are met to within one sample, and exactly on average.
     """
     draws = torch.rand(count, 2)
     if sampler == "logit_normal":
@@ -116,10 +114,9 @@ def derivative(
     """Compute u and du/dt along a tangent in z, (B, T, A) each; gradients flow through u only.
 
     Args:
-        field: the network.
+        field, condition: the network, and its last argument (B, N, D).
         point: z (B, T, A), r and t (B,).
         tangent: dz/dt, (B, T, A).
-        condition: (B, N, D).
 
     Raises:
         RuntimeError: if called under `torch.inference_mode`, which has no derivatives.
@@ -163,9 +160,8 @@ def integrate(field: Field, noise: Tensor, condition: Tensor, steps: int, averag
     """Integrate from noise to actions, (B, T, A), in equal steps from t = 1 to 0.
 
     Args:
-        field: the network.
+        field, condition: the network, and its last argument (B, N, D).
         noise: (B, T, A).
-        condition: (B, N, D).
         steps: network evaluations.
         average: use the average velocity over each step; otherwise the velocity at its beginning (Euler), as
             flow matching does.

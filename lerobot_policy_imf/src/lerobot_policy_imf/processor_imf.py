@@ -6,27 +6,12 @@ from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot_processor_so101.policy.pipeline import Pipelines, Stats, make_pipelines
 
 from .configuration_imf import IMFConfig
+from .text_encoder import tokenizer_step
 
 
 def make_imf_pre_post_processors(
-    config: IMFConfig,
-    dataset_stats: Stats | None = None,
-    dataset_meta: LeRobotDatasetMetadata | None = None,
+    config: IMFConfig, dataset_stats: Stats | None = None, dataset_meta: LeRobotDatasetMetadata | None = None
 ) -> Pipelines:
-    """Build the pipelines of a new policy; those of a checkpoint are rebuilt from its files instead.
-
-    Args:
-        config: configuration of the policy, with its features.
-        dataset_stats: statistics of state and action.
-        dataset_meta: metadata of the dataset; by default that of the current training.
-
-    Returns:
-        The preprocessor, which scales joints to -1..1 and does not change images, and the postprocessor,
-        which returns actions in the dataset's units on the CPU.
-    """
-    instruction = []
-    if config.instruction:
-        from .text_encoder import tokenizer_step
-
-        instruction = [tokenizer_step(config.vision_model_name)]
+    """Build the pipelines of a new policy, which scale joints to -1..1; see `make_pipelines`."""
+    instruction = [tokenizer_step(config.vision_model_name)] if config.instruction else []
     return make_pipelines(config, dataset_stats, dataset_meta=dataset_meta, before_device=instruction)

@@ -5,22 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.utils.constants import OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
 from lerobot_processor_so101 import StoredTokenizerStep
 
 from .vision import FrozenTower, tower_config
 
-TOKENS = OBS_LANGUAGE_TOKENS
-
 
 class TextEncoder(FrozenTower):
-    """A SigLIP text tower. It is frozen, so each sentence is encoded once and then cached.
-
-    Args:
-        name, checkpoint: see `FrozenTower`.
-    """
+    """A SigLIP text tower. It is frozen, so each sentence is encoded once and then cached."""
 
     def __init__(self, name: str, checkpoint: Path | None = None) -> None:
         super().__init__("text", name, checkpoint)

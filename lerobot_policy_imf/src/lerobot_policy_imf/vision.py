@@ -56,10 +56,9 @@ class FrozenTower(nn.Module):
 
 
 class VisionEncoder(FrozenTower):
-    """A SigLIP vision tower.
+    """A SigLIP vision tower; arguments as in `FrozenTower`.
 
     Args:
-        name, checkpoint: see `FrozenTower`.
         grid: 0 for the pooled output, g for the means of g x g cells of patches.
 
     Raises:

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--policy.type=segdepth`: a LeRobot policy that acts on masks and disparity.
-
-Importing this package registers the configuration and the processor steps that checkpoints name. The model is
-imported when LeRobot builds one.
-"""
+"""`--policy.type=segdepth`: masks and disparity to actions. Its model is imported when LeRobot builds one."""
 
 import lerobot_processor_so101  # noqa: F401  registers the steps
 

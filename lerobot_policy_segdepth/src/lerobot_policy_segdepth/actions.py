@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from lerobot.configs import PipelineFeatureType, PolicyFeature
 from lerobot.lerobot_types import EnvTransition, TransitionKey
 from lerobot.processor import (
     AbsoluteActionsProcessorStep,
-    ObservationProcessorStep,
     ProcessorStepRegistry,
     RelativeActionsProcessorStep,
     RobotObservation,
@@ -25,12 +23,12 @@ from lerobot.processor import (
 from lerobot.utils.constants import OBS_STATE, OBS_STR
 from torch import Tensor
 
+from lerobot_processor_so101.steps.check_observation import SameFeaturesStep
+
 from .configuration_segdepth import SegDepthConfig
 from .kinematics import ToolKinematics
 
 OBS_TOOL = f"{OBS_STR}.tool"
-
-type Features = dict[PipelineFeatureType, dict[str, PolicyFeature]]
 
 
 @dataclass
@@ -51,21 +49,16 @@ class _ArmKinematics:
 
 def arm_options(config: SegDepthConfig) -> dict[str, Any]:
     """Select the arguments of `ToolKinematics` from the policy's configuration."""
-    return {
-        "tool_point": list(config.tool_point),
-        "joint_signs": list(config.joint_signs),
-        "joint_offsets": list(config.joint_offsets),
-        "base_frame": config.base_frame,
-    }
+    names = ("tool_point", "joint_signs", "joint_offsets", "base_frame")
+    return {name: getattr(config, name) for name in names}
 
 
 @ProcessorStepRegistry.register("segdepth_tool_pose")
 @dataclass
-class ToolPoseStep(_ArmKinematics, ObservationProcessorStep):
+class ToolPoseStep(_ArmKinematics, SameFeaturesStep):
     """Add `observation.tool`, (B, 12) or (B, T, 12): joint angles [rad] and tool pose [m, rad].
 
-    Attributes:
-        arm: arguments of `ToolKinematics`.
+    It is internal to the policy and not in a dataset, so it is no declared feature.
     """
 
     def observation(self, observation: RobotObservation) -> RobotObservation:
@@ -74,14 +67,6 @@ class ToolPoseStep(_ArmKinematics, ObservationProcessorStep):
         angles = torch.from_numpy(self.kinematics.to_radians(joints.cpu().double().numpy())).to(joints)
         return {**observation, OBS_TOOL: torch.cat([angles, self.pose(joints)], -1)}
 
-    def get_config(self) -> dict[str, Any]:
-        """Return everything needed to rebuild the step from JSON."""
-        return {"arm": self.arm}
-
-    def transform_features(self, features: Features) -> Features:
-        """Return the features unchanged: the pose is internal to the policy, and not in a dataset."""
-        return features
-
 
 @ProcessorStepRegistry.register("segdepth_to_action_space")
 @dataclass
@@ -89,7 +74,6 @@ class ToActionSpaceStep(_ArmKinematics, RelativeActionsProcessorStep):
     """Store the measured joints, and in training convert joint targets to the policy's actions.
 
     Attributes:
-        arm: arguments of `ToolKinematics`.
         space: `joint_deltas` or `tool_deltas`.
         scale: delta of an action of 1: the policy's `joint_scale` or [`tool_scale`].
         reference: of tool deltas, `target` or `measured`.
@@ -121,22 +105,13 @@ class ToActionSpaceStep(_ArmKinematics, RelativeActionsProcessorStep):
         return converted
 
     def _tool_deltas(self, action: Tensor, joints: Tensor, extra: dict[str, Any]) -> Tensor:
-        """Convert joint targets to tool deltas.
-
-        Args:
-            action: (B, T, 6); with `target`, (B, 1 + T, 6): the first is the target before the chunk.
-            joints: (B, 6) measured.
-            extra: `action_is_pad`, (B, 1 + T), loses its first entry with `target`.
-
-        Returns:
-            (B, T, 4) in -1..1.
-        """
+        """Convert joint targets (B, T, 6) and measured joints (B, 6) to tool deltas in -1..1, (B, T, 4)."""
         targets = self.pose(action)[..., :3]  # (B, T, 3)
         start = self.pose(joints)[:, None, :3]
+        # with `target`, (B, 1 + T) targets: the first is the one before the chunk, and padding if the chunk
+        # begins the episode, at the measured position
         if self.reference == "target":
-            is_pad = extra[
-                "action_is_pad"
-            ]  # of the first: the chunk begins the episode, at the measured position
+            is_pad = extra["action_is_pad"]
             start = torch.where(is_pad[:, :1, None], start, targets[:, :1])
             targets, action, extra["action_is_pad"] = targets[:, 1:], action[:, 1:], is_pad[:, 1:]
         before = torch.cat([start, targets[:, :-1]], 1)
@@ -145,7 +120,7 @@ class ToActionSpaceStep(_ArmKinematics, RelativeActionsProcessorStep):
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
-        return {"arm": self.arm, "space": self.space, "scale": list(self.scale), "reference": self.reference}
+        return {"arm": self.arm, "space": self.space, "scale": self.scale, "reference": self.reference}
 
 
 @ProcessorStepRegistry.register("segdepth_to_joints")
@@ -154,7 +129,6 @@ class ToJointsStep(_ArmKinematics, AbsoluteActionsProcessorStep):
     """Convert the policy's action to joint targets, (B, 6) in degrees and percent, from the measured joints.
 
     Attributes:
-        arm: arguments of `ToolKinematics`.
         space: `joint_deltas`, from (B, 6) in -1..1; or `tool_deltas`, from (B, 4): target of the tool [m],
             and gripper in -1..1.
         scale: of joint deltas.
@@ -199,5 +173,4 @@ class ToJointsStep(_ArmKinematics, AbsoluteActionsProcessorStep):
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the step from JSON."""
-        lock_wrist, scale = list(self.lock_wrist), list(self.scale)
-        return {"arm": self.arm, "space": self.space, "scale": scale, "lock_wrist": lock_wrist}
+        return {"arm": self.arm, "space": self.space, "scale": self.scale, "lock_wrist": self.lock_wrist}

@@ -25,11 +25,7 @@ STATE_DIMS = {"none": 0, "joints": 6, "joints_velocities_tool": 18}  # per frame
 
 
 class DrQv2Model(nn.Module):
-    """Predict actions within -1..1 from a stack of frames and the joint state.
-
-    Args:
-        config: of the policy, with its features.
-    """
+    """Predict actions within -1..1 from a stack of frames and the joint state."""
 
     values: Tensor
 
@@ -87,11 +83,10 @@ class DrQv2Model(nn.Module):
 
 
 class DrQv2Encoder(nn.Module):
-    """Four convolutions of 3 x 3, the first with stride 2.
+    """Four convolutions of 3 x 3, the first with stride 2, on square frames of `side` pixels.
 
     Args:
         in_channels: C, of all frames together.
-        side: H = W, of the frames [pixels].
         offset: subtracted from values / 255.
     """
 
@@ -137,7 +132,7 @@ class DrQv2Actor(nn.Module):
 
     def forward(self, visual: Tensor, state: Tensor) -> Tensor:
         """Predict the mean action, (B, action_dim) in -1..1, from (B, visual_dim) and (B, state_dim)."""
-        # 1. bottlenecks: (B, 50) or (B, 100)
+        # 1. bottlenecks: (B, 50), with a state (B, 100)
         codes = [self.see(visual)] + ([] if self.feel is None else [self.feel(state)])
         # 2. trunk and head: (B, action_dim)
         return self.head(self.trunk(torch.cat(codes, -1))).tanh()

@@ -22,9 +22,6 @@ class RunningStandardizer(nn.Module):
     train with the noise of batch statistics and run without it. Two guards serve inputs that training never
     had, such as an object that disappears for the first time: small deviations are not amplified, and the
     output is clipped.
-
-    Args:
-        dim: D, number of features.
     """
 
     mean: Tensor
@@ -60,11 +57,7 @@ class RunningStandardizer(nn.Module):
 
 
 class GeometryEncoder(nn.Module):
-    """Compute the standardised `mask_geometry` of each watched class; no gradients train it.
-
-    Args:
-        classes: C, number of watched classes.
-    """
+    """Compute the standardised `mask_geometry` of each of C watched classes; no gradients train it."""
 
     def __init__(self, classes: int):
         super().__init__()
@@ -81,14 +74,10 @@ class GeometryEncoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Encode shapes of objects by a small convolutional network on coarse masks and disparity.
+    """Encode shapes of C watched classes by a small convolutional network on coarse masks and disparity.
 
     Averages over blocks instead of pixels make it cheap enough for training on a CPU, and robust to the
     ragged edges of estimated masks.
-
-    Args:
-        classes: C, number of watched classes.
-        channels: channels of the first convolution.
     """
 
     def __init__(self, classes: int, channels: int):
@@ -107,12 +96,7 @@ class ConvEncoder(nn.Module):
 
 
 class RGBEncoder(nn.Module):
-    """Encode RGB images, without perception: the same kind of convolutions, more of them, at full size.
-
-    Args:
-        side: side of the square that images are resized to [pixels].
-        channels: channels of the first convolution.
-    """
+    """Encode RGB images, resized to `side` pixels: the same kind of convolutions, more of them."""
 
     def __init__(self, side: int, channels: int):
         super().__init__()

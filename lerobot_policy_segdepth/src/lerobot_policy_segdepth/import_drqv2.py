@@ -52,8 +52,8 @@ class ImportConfig:
     fps: int = 50
 
 
-def import_drqv2(options: ImportConfig) -> SegDepthPolicy:
-    """Write the checkpoint, and return its policy.
+def import_drqv2(options: ImportConfig) -> None:
+    """Write the checkpoint.
 
     Raises:
         FileExistsError: if the output exists.
@@ -72,15 +72,12 @@ def import_drqv2(options: ImportConfig) -> SegDepthPolicy:
     digest = hashlib.sha256(options.snapshot.read_bytes()).hexdigest()
     record = {"file": options.snapshot.name, "sha256": digest, "frame": options.frame, "config": config}
     (options.output / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    return policy
 
 
 def _policy_config(options: ImportConfig) -> SegDepthConfig:
     if options.frame not in ("mujoco", "genesis"):
-        raise ValueError(
-            f"--frame: found {options.frame!r}, expected 'mujoco' or 'genesis', the simulator of the "
-            "training."
-        )
+        found = f"--frame: found {options.frame!r}"
+        raise ValueError(f"{found}, expected 'mujoco' or 'genesis', the simulator of the training.")
     config = SegDepthConfig(
         preset="pick101",
         output_features={ACTION: PolicyFeature(FeatureType.ACTION, (N_JOINTS,))},

@@ -14,13 +14,7 @@ _DAMPING, _GAIN, _LARGEST = 0.1, 0.5, 0.5  # of the damped least squares; the la
 
 
 class ToolKinematics:
-    """Kinematics of an arm whose calibration may differ from the model's.
-
-    Args:
-        tool_point: (3,) in the gripper's frame [m].
-        joint_signs, joint_offsets: (6,) the model's degrees are sign * (the arm's degrees + offset).
-        base_frame: "mujoco", x forward and y left, or "genesis", y forward and x right.
-    """
+    """Kinematics of an arm that may be calibrated unlike the model; arguments as in `SegDepthConfig`."""
 
     def __init__(
         self,

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from lerobot_processor_so101 import (
     CheckpointMixin,
@@ -32,6 +31,7 @@ from lerobot_processor_so101 import (
     seg_key,
 )
 from lerobot_processor_so101.perception.keys import WATCHED
+from lerobot_processor_so101.policy.ema import AveragedModelMixin
 
 from .actions import OBS_TOOL
 from .configuration_segdepth import SegDepthConfig
@@ -41,7 +41,7 @@ from .encoders import ConvEncoder, GeometryEncoder, RGBEncoder
 _HUBER_BETA = 0.05  # quadratic below [standard deviations of the action], so that small corrections count
 
 
-class SegDepthPolicy(CheckpointMixin, PreTrainedPolicy):
+class SegDepthPolicy(AveragedModelMixin, CheckpointMixin, PreTrainedPolicy):
     """Behaviour cloning on masks and disparity."""
 
     config_class = SegDepthConfig
@@ -50,10 +50,8 @@ class SegDepthPolicy(CheckpointMixin, PreTrainedPolicy):
     def __init__(self, config: SegDepthConfig, **kwargs: Any):
         """Build the model for the features in `config`.
 
-        Args:
-            config: configuration with input and output features. Input features that the policy does not read
-                are removed from it, so that a robot or environment need not offer them.
-            kwargs: what LeRobot passes to every policy; not used.
+        Input features that the policy does not read are removed from `config`, so that a robot or environment
+        need not offer them.
 
         Raises:
             ValueError: if a feature that the policy reads is missing.
@@ -63,27 +61,16 @@ class SegDepthPolicy(CheckpointMixin, PreTrainedPolicy):
         config.input_features = config.used_features
         self.config: SegDepthConfig = config
         self.model: nn.Module = DrQv2Model(config) if config.encoder == "drqv2" else SegDepthModel(config)
-        self.ema: AveragedModel | None = None
-        if config.ema_decay > 0:
-            self.ema = averaged(self.model, config.ema_decay)
+        self.ema = averaged(self.model, config.ema_decay) if config.ema_decay > 0 else None
         self._history = FrameHistory(config.n_obs_steps, config.stack_ticks)
         self._ids_checked = False
         self.reset()
-
-    def get_optim_params(self) -> list[nn.Parameter]:
-        """Return the trainable parameters; the averaged copy has none."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def reset(self) -> None:
         """Clear the action queue, the frame history and the tool's target at the beginning of an episode."""
         self._action_queue: deque[Tensor] = deque()
         self._history.clear()
         self._tool_target: Tensor | None = None
-
-    def update(self) -> None:
-        """Update the averaged weights; `lerobot-train` calls this after every optimizer step."""
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
 
     def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
         """Compute the imitation loss.
@@ -148,18 +135,12 @@ class SegDepthPolicy(CheckpointMixin, PreTrainedPolicy):
         return actions
 
     def _integrate_tool_deltas(self, actions: Tensor, tool: Tensor) -> Tensor:
-        """Add tool deltas up to targets inside the workspace.
-
-        Args:
-            actions: (B, T, 4) deltas of the tool and gripper, in -1..1.
-            tool: (B, 12) or (B, n_obs_steps, 12); see `ToolPoseStep`.
-
-        Returns:
-            (B, T, 4) positions of the tool [m], and the gripper as it was.
-        """
+        """Add deltas of the tool in -1..1, (B, T, 4), up to positions in the workspace [m]; keep grippers."""
+        # 1. begin at the last target, or at the measured position of `ToolPoseStep`: (B, 3)
         target = (tool[:, -1] if tool.ndim == 3 else tool)[:, 6:9]
         if self.config.tool_reference == "target" and self._tool_target is not None:
             target = self._tool_target
+        # 2. add up: (B, T, 3)
         lower, upper = actions.new_tensor(self.config.workspace).split(3)
         targets = []
         for delta in actions[..., :3].unbind(1):
@@ -191,37 +172,25 @@ class SegDepthPolicy(CheckpointMixin, PreTrainedPolicy):
         self._ids_checked = True
         return batch
 
-    def _inference_model(self) -> nn.Module:
-        # The average is empty until the first update: in a new policy, or a checkpoint trained without it.
-        return self.ema if self.ema is not None and self.ema.n_averaged > 0 else self.model
-
 
 class SegDepthModel(nn.Module):
-    """Encoders of all cameras, an MLP, and a linear layer that bypasses it.
-
-    Args:
-        config: of the policy, with its features.
-
-    Raises:
-        ValueError: if the features of state and action are missing.
-    """
+    """Encoders of all cameras, an MLP, and a linear layer that bypasses it."""
 
     def __init__(self, config: SegDepthConfig):
         super().__init__()
-        if config.robot_state_feature is None or config.action_feature is None:
-            raise ValueError("segdepth needs the features of state and action.")
         self.config = config
-        state_dim, self.action_dim = config.robot_state_feature.shape[0], config.action_feature.shape[0]
+        state_dim, self.action_dim = config.used_features[OBS_STATE].shape[0], config.output_dim
         output_dim = config.chunk_size * self.action_dim
 
         self.geometry, self.conv, self.color = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        classes, channels = len(config.watched_classes), config.conv_channels
         for _ in config.cameras:
             if config.encoder == "rgb":
-                self.color.append(RGBEncoder(config.image_size, config.conv_channels))
-                continue
-            self.geometry.append(GeometryEncoder(len(config.watched_classes)))
+                self.color.append(RGBEncoder(config.image_size, channels))
+            else:
+                self.geometry.append(GeometryEncoder(classes))
             if config.encoder == "both":
-                self.conv.append(ConvEncoder(len(config.watched_classes), config.conv_channels))
+                self.conv.append(ConvEncoder(classes, channels))
         encoders = (*self.geometry, *self.conv, *self.color)
         self.visual_dim = config.n_obs_steps * sum(encoder.output_dim for encoder in encoders)
 
@@ -271,7 +240,7 @@ class SegDepthModel(nn.Module):
             if self.training and self.config.random_shift:  # as if the camera were tilted
                 frames = random_shift(frames, self.config.random_shift)
             # 2. one mask per watched class: (B * n_obs_steps, C, h, w)
-            ids, disparity = (_flatten_time(maps, 2) for maps in frames)
+            ids, disparity = (maps.flatten(0, -3) for maps in frames)
             masks = class_masks(ids, class_ids)
             # 3. encode: (B * n_obs_steps, D)
             geometry.append(self.geometry[number](masks, disparity))
@@ -292,18 +261,13 @@ class SegDepthModel(nn.Module):
         """Encode the images of each camera, (B * n_obs_steps, D)."""
         codes = []
         for encode, camera in zip(self.color, self.config.cameras, strict=True):
-            images = _flatten_time(batch[image_key(camera)], 3)
+            images = batch[image_key(camera)].flatten(0, -4)
             if self.config.color_order == "bgr":
                 images = images.flip(-3)
             if self.training and self.config.random_shift:
                 (images,) = random_shift([images], self.config.random_shift)
             codes.append(encode(images))
         return codes
-
-
-def _flatten_time(values: Tensor, frame_dims: int) -> Tensor:
-    """(B, T, …) or (B, …) to (B * T, …), where a frame has `frame_dims` dimensions."""
-    return values.flatten(0, -1 - frame_dims)
 
 
 def _mlp(input_dim: int, hidden_dim: int, n_layers: int, output_dim: int) -> nn.Sequential:

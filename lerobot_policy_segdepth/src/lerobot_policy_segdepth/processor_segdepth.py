@@ -38,16 +38,7 @@ def make_segdepth_pre_post_processors(
     dataset_stats: Stats | None = None,
     dataset_meta: LeRobotDatasetMetadata | None = None,
 ) -> Pipelines:
-    """Build the pipelines of a new policy; those of a checkpoint are rebuilt from its JSON instead.
-
-    Args:
-        config: configuration of the policy, with its features.
-        dataset_stats: statistics of state and action.
-        dataset_meta: metadata of the dataset, with the identity of the models that precomputed its masks and
-            disparity; by default that of the current training.
-
-    Returns:
-        The preprocessor, and the postprocessor to joint targets in the arm's units on the CPU.
+    """Build the pipelines of a new policy, to joint targets in the arm's units; see `make_pipelines`.
 
     Raises:
         ValueError: if the dataset has another rate or aspect ratio of images than the policy, or its masks
@@ -60,20 +51,13 @@ def make_segdepth_pre_post_processors(
             f"`--policy.fps={dataset_meta.fps}`, and for a stack of frames `--policy.stack_period`."
         )
     features = dataset_meta.features if dataset_meta else {}
-    sizes = {image_key(camera): _image_size(config, camera, features) for camera in config.cameras}
-    check = CheckObservationProcessorStep(
-        fps=config.fps,
-        aspects={key: size[1] / size[0] for key, size in sizes.items() if size},
-        max_still=config.max_still,
-        class_ids=_observed_ids(config),
-    )
     to_policy, to_arm = _action_steps(config)
     return make_pipelines(
         config,
         dataset_stats,
         dataset_meta=dataset_meta,
         before_normalizer=[
-            check,
+            _check_step(config, features),
             *_perception_steps(config, features),
             *_roles_steps(config),
             *to_policy,
@@ -82,12 +66,25 @@ def make_segdepth_pre_post_processors(
     )
 
 
+def _check_step(config: SegDepthConfig, features: dict[str, dict]) -> CheckObservationProcessorStep:
+    ids: dict[str, int] = {}  # of the watched classes, if an environment's masks must have them
+    if config.segmenter == OBSERVED and not config.roles and config.encoder != "rgb":
+        ids = dict(zip(config.watched_classes, config.class_ids, strict=True))
+    sizes = {image_key(camera): _image_size(config, camera, features) for camera in config.cameras}
+    aspects = {key: size[1] / size[0] for key, size in sizes.items() if size}
+    return CheckObservationProcessorStep(config.fps, aspects, config.max_still, ids)
+
+
 def _image_size(config: SegDepthConfig, camera: str, features: dict[str, dict]) -> Sequence[int] | None:
     """(h, w) of the dataset's images, or of those its disparity was precomputed from; None if unknown."""
     key, declared = image_key(camera), config.input_features or {}
     if key in declared and (key in features or not features):
         return declared[key].shape[-2:]
-    return ((features.get(disparity_key(camera)) or {}).get("info") or {}).get("pictures")
+    return _info(features, disparity_key(camera)).get("pictures")
+
+
+def _info(features: dict[str, dict], key: str) -> dict[str, Any]:
+    return (features.get(key) or {}).get("info") or {}
 
 
 def _perception_steps(config: SegDepthConfig, features: dict[str, dict]) -> list[ProcessorStep]:
@@ -98,49 +95,30 @@ def _perception_steps(config: SegDepthConfig, features: dict[str, dict]) -> list
     if not config.crop:
         return list(_models(config, size, features))
     _check_crop(config, features)
-    options: dict[str, Any] = {"crop": list(config.crop), "interpolation": config.interpolation}
+    options: dict[str, Any] = {"crop": config.crop, "interpolation": config.interpolation}
     if config.crop_first:
-        return [CropResizeProcessorStep(list(config.cameras), **options), *_models(config, size, features)]
-    crop = CropResizeProcessorStep(list(config.cameras), image_size=size, **options)
+        return [CropResizeProcessorStep(config.cameras, **options), *_models(config, size, features)]
+    crop = CropResizeProcessorStep(config.cameras, image_size=size, **options)
     return [*_models(config, _common_frame_size(config), features), crop]
-
-
-def _observed_ids(config: SegDepthConfig) -> dict[str, int]:
-    """Ids of the watched classes by name, if an environment's masks must have them."""
-    if config.roles or config.encoder == "rgb" or config.segmenter != OBSERVED:
-        return {}
-    return dict(zip(config.watched_classes, config.class_ids, strict=True))
 
 
 def _roles_steps(config: SegDepthConfig) -> list[ProcessorStep]:
     if not config.roles:
         return []
-    step = RolesProcessorStep(
-        watched=list(config.watched_classes),
-        roles=dict(config.roles),
-        class_names=list(config.class_names),
-        synonyms=dict(config.synonyms),
-        observed=config.segmenter == OBSERVED,
-    )
-    return [step]
+    options = (config.watched_classes, config.roles, config.class_names, config.synonyms)
+    return [RolesProcessorStep(*options, observed=config.segmenter == OBSERVED)]
 
 
 def _models(config: SegDepthConfig, size: list[int], features: dict[str, dict]) -> list[PerceptionStep]:
     """Build the perception steps for outputs of (h, w) = `size`, and check the dataset against them."""
     own_disparity = config.depth == SEGMENTER
-    common: dict[str, Any] = {
-        "cameras": list(config.cameras),
-        "image_size": size,
-        "color_order": config.color_order,
-        "whole": config.whole_disparity,
-    }
-    segmentation = SegmentationProcessorStep(
-        segmenter=config.segmenter, classes=list(config.classes), disparity=own_disparity, **common
-    )
+    common: dict[str, Any] = {"color_order": config.color_order, "whole": config.whole_disparity}
+    named: dict[str, Any] = {"segmenter": config.segmenter, "classes": config.classes}
+    segmentation = SegmentationProcessorStep(config.cameras, size, disparity=own_disparity, **named, **common)
     models: list[PerceptionStep] = [segmentation]
     if not own_disparity:
-        interpolation: Any = config.interpolation  # a checked choice
-        models.append(DisparityProcessorStep(depth=config.depth, interpolation=interpolation, **common))
+        common |= {"depth": config.depth, "interpolation": config.interpolation}
+        models.append(DisparityProcessorStep(config.cameras, size, **common))
     for step in models:
         step.check_dataset(features)
     segmentation.check_class_names(config.class_names, features)
@@ -151,8 +129,8 @@ def _models(config: SegDepthConfig, size: list[int], features: dict[str, dict]) 
 def _common_frame_size(config: SegDepthConfig) -> list[int]:
     """(h, w) of the frames of all cameras, from which a later crop is cut."""
     sizes = {camera: list(config.frame_size(camera)) for camera in config.cameras}
-    first = sizes[config.cameras[0]]
-    if any(size != first for size in sizes.values()):
+    first, *others = sizes.values()
+    if any(size != first for size in others):
         raise ValueError(f"cameras: found images of {sizes} (h, w), expected one size to crop from.")
     return first
 
@@ -179,7 +157,7 @@ def _check_disparity(config: SegDepthConfig, features: dict[str, dict]) -> None:
     """Refuse stored disparity that is floored if the policy's is not, or the reverse."""
     expected = config.whole_disparity
     for key in map(disparity_key, config.cameras):
-        found = bool(((features.get(key) or {}).get("info") or {}).get("whole"))
+        found = _info(features, key).get("whole", False)
         if key in features and found != expected:
             raise ValueError(
                 f"whole_disparity: found {found} for {key!r} in the dataset, expected {expected}: "
@@ -192,8 +170,8 @@ def _action_steps(config: SegDepthConfig) -> tuple[list[ProcessorStep], list[Pro
     before: list[ProcessorStep] = [ToolPoseStep(arm=arm_options(config))] if config.uses_kinematics else []
     if config.action_space == "joints":
         return before, []
-    scale = list(config.joint_scale) if config.action_space == "joint_deltas" else [config.tool_scale]
+    scale = config.joint_scale if config.action_space == "joint_deltas" else [config.tool_scale]
     common: dict[str, Any] = {"arm": arm_options(config), "space": config.action_space, "scale": scale}
     to_policy = ToActionSpaceStep(reference=config.tool_reference, **common)
-    to_joints = ToJointsStep(lock_wrist=list(config.lock_wrist), relative_step=to_policy, **common)
+    to_joints = ToJointsStep(lock_wrist=config.lock_wrist, relative_step=to_policy, **common)
     return [*before, to_policy], [to_joints]

@@ -13,11 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FRAMES, PLANES, STATE = (
-    3,
-    2,
-    18,
-)  # the only supported input: ids and disparity, and 18 joint values, per frame
+# The only supported input: three frames of ids and disparity, and 18 joint values each.
+FRAMES, PLANES, STATE = 3, 2, 18
 _HARMLESS = {"typing.Any", "collections.defaultdict"} | {
     f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "int", "float", "str", "bool", "bytes")
 }
@@ -63,12 +60,8 @@ def read_snapshot(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: found the keys {sorted(map(str, saved))[:8]}, expected 'agent', a flat dictionary of "
             "tensors, as RoboBase's workspace saves it."
         )
-    config = flatten(saved.get("cfg"))
-    names = {
-        f"{robobase}.{kind}": f"{ours}.{kind}"
-        for robobase, ours in _NAMES.items()
-        for kind in ("weight", "bias")
-    }
+    config, kinds = flatten(saved.get("cfg")), ("weight", "bias")
+    names = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in _NAMES.items() for kind in kinds}
     _check_names(path, agent, set(names))
     _check_inputs(path, agent, config)
     return {ours: agent[name] for name, ours in names.items()}, config
@@ -121,13 +114,9 @@ def _check_names(path: Path, agent: dict[str, Tensor], needed: set[str]) -> None
         raise ValueError(
             f"{path}: found no {missing[0]!r} in 'agent', expected RoboBase's DrQ-v2 with one camera."
         )
-    unknown = [
-        key
-        for key in agent
-        if key not in needed and not key.startswith(_IGNORED) and not key.endswith("hidden_state")
-    ]
-    if unknown:
-        raise ValueError(f"{path}: found {unknown[0]!r} in 'agent', expected only tensors of a known layout.")
+    for key in agent:
+        if key not in needed and not key.startswith(_IGNORED) and not key.endswith("hidden_state"):
+            raise ValueError(f"{path}: found {key!r} in 'agent', expected only tensors of a known layout.")
     for key in sorted(needed):
         other = agent.get(key.removeprefix("actor."))
         if key.startswith(_ACTOR) and other is not None and not torch.equal(other, agent[key]):

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--policy.type=segvla`: SmolVLA with segmentation cues.
-
-Importing this package registers the configuration and the processor steps of its checkpoints. The model is
-imported when LeRobot builds one.
-"""
+"""`--policy.type=segvla`: SmolVLA with segmentation cues. Its model is imported when LeRobot builds one."""
 
 import lerobot_processor_so101  # noqa: F401  registers the steps
 

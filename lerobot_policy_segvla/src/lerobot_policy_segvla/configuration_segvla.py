@@ -100,62 +100,41 @@ class SegVLAConfig(RGBCamerasMixin, DatasetLookupMixin, SmolVLAConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self, {"segmentation_injection": INJECTIONS, "segmentation_kind": KINDS})
-        dropout = self.segmentation_dropout_prob
-        _check("segmentation_dropout_prob", dropout, 0 <= dropout < 1, "0 up to less than 1")
-        count, names = self.segmentation_num_classes, self.segmentation_class_names
-        _check(
-            "segmentation_num_classes",
-            count,
-            not names or count in (0, len(names)),
-            f"{len(names)}, the number of segmentation_class_names; leave one of them out",
-        )
+        dropout, count = self.segmentation_dropout_prob, self.segmentation_num_classes
+        _check("dropout_prob", dropout, 0 <= dropout < 1, "0 up to less than 1")
+        names = len(self.segmentation_class_names)
+        expected = f"{names}, the number of segmentation_class_names; leave one of them out"
+        _check("num_classes", count, names == 0 or count in (0, names), expected)
+        expected = f"camera keys such as '{OBS_IMAGES}.top' as names and keys of scores as values"
         for camera, key in self.segmentation_feature_map.items():
-            _check(
-                "segmentation_feature_map",
-                f"camera key {camera!r} (scores {key!r})",
-                camera.startswith(f"{OBS_IMAGES}."),
-                f"camera keys such as '{OBS_IMAGES}.top' as names and keys of scores as values",
-            )
+            found = f"camera key {camera!r} (scores {key!r})"
+            _check("feature_map", found, camera.startswith(f"{OBS_IMAGES}."), expected)
         self._check_tokens()
         self._check_geometry()
 
     def _check_tokens(self) -> None:
+        expected = "(x0, x1, y0, y1) with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1"
         for region in self.segmentation_region_specs:
             x0, x1, y0, y1 = region if len(region) == 4 else (1.0, 0.0, 0.0, 0.0)  # the latter is invalid
-            _check(
-                "segmentation_region_specs",
-                region,
-                0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1,
-                "(x0, x1, y0, y1) with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1",
-            )
+            _check("region_specs", region, 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, expected)
         regions, classes = len(self.segmentation_region_specs), max(1, self.task_slots)
-        _check(
-            "segmentation_max_tokens",
-            self.segmentation_max_tokens,
-            self.class_tokens >= classes,
-            f"at least {1 + regions + classes} (image: 1, regions: {regions}, task classes: {classes})",
-        )
+        expected = f"at least {1 + regions + classes} (image: 1, regions: {regions}, task classes: {classes})"
+        _check("max_tokens", self.segmentation_max_tokens, self.class_tokens >= classes, expected)
 
     def _check_geometry(self) -> None:
         mentions, length = self.segmentation_max_mentions, self.segmentation_geometry_state_dim
-        _check(
-            "segmentation_max_mentions",
-            mentions,
-            not self.segmentation_from_instruction or 1 <= mentions <= GEOMETRY_CLASSES,
-            f"1 to {GEOMETRY_CLASSES}",
-        )
-        classes = len(self.segmentation_geometry_classes) + len(self.segmentation_geometry_class_ids)
-        expected = f"at most {GEOMETRY_CLASSES}"
-        _check("segmentation_geometry_classes", classes, classes <= GEOMETRY_CLASSES, expected)
+        valid = not self.segmentation_from_instruction or 1 <= mentions <= GEOMETRY_CLASSES
+        _check("max_mentions", mentions, valid, f"1 to {GEOMETRY_CLASSES}")
+        classes = len(self._geometry_classes)
+        _check("geometry_classes", classes, classes <= GEOMETRY_CLASSES, f"at most {GEOMETRY_CLASSES}")
         least = PER_CLASS * GEOMETRY_CLASSES
-        _check("segmentation_geometry_state_dim", length, length >= least, f"at least {least}")
-        _check(
-            "segmentation_geometry_state_dim",
-            length,
-            self.segmentation_injection == "residual" or length == self.max_state_dim,
+        _check("geometry_state_dim", length, length >= least, f"at least {least}")
+        expected = (
             f"max_state_dim = {self.max_state_dim}: with injection {self.segmentation_injection!r} the layer "
-            "that embeds the state embeds the geometry too",
+            "that embeds the state embeds the geometry too"
         )
+        valid = self.segmentation_injection == "residual" or length == self.max_state_dim
+        _check("geometry_state_dim", length, valid, expected)
 
     @property
     def observation_delta_indices(self) -> None:
@@ -163,21 +142,23 @@ class SegVLAConfig(RGBCamerasMixin, DatasetLookupMixin, SmolVLAConfig):
         return None
 
     @property
-    def chunk_delta_indices(self) -> list[int]:
-        """Control periods of a chunk's actions."""
-        return list(range(self.chunk_size))
-
-    @property
     def uses_cues(self) -> bool:
         """Whether there are any cues; without them the policy is SmolVLA."""
         return bool(self.segmentation_feature_map or self.segmenter)
 
     @property
+    def _task_classes(self) -> list[str | int]:
+        return [*self.segmentation_task_classes, *self.segmentation_task_class_ids]
+
+    @property
+    def _geometry_classes(self) -> list[str | int]:
+        return [*self.segmentation_geometry_classes, *self.segmentation_geometry_class_ids]
+
+    @property
     def task_slots(self) -> int:
         """Number of task classes, each with a token of its own."""
-        if self.segmentation_from_instruction:
-            return self.segmentation_max_mentions
-        return len(self.segmentation_task_classes) + len(self.segmentation_task_class_ids)
+        chosen = self.segmentation_from_instruction
+        return self.segmentation_max_mentions if chosen else len(self._task_classes)
 
     @property
     def class_tokens(self) -> int:
@@ -187,17 +168,12 @@ class SegVLAConfig(RGBCamerasMixin, DatasetLookupMixin, SmolVLAConfig):
     @property
     def geometry_slots(self) -> int:
         """Number of classes with geometry."""
-        if self.segmentation_from_instruction:
-            return self.segmentation_max_mentions
-        return len(self.segmentation_geometry_classes) + len(self.segmentation_geometry_class_ids)
+        chosen = self.segmentation_from_instruction
+        return self.segmentation_max_mentions if chosen else len(self._geometry_classes)
 
     @property
     def class_map(self) -> ClassMap:
-        """Look-up of the class names.
-
-        Raises:
-            ValueError: if there are neither names nor a number of classes.
-        """
+        """Look-up of the class names; without names and a number of classes a ValueError."""
         numbered = [f"class {id_}" for id_ in range(self.segmentation_num_classes)]
         names = self.segmentation_class_names or numbered
         if not names:
@@ -210,14 +186,12 @@ class SegVLAConfig(RGBCamerasMixin, DatasetLookupMixin, SmolVLAConfig):
     @property
     def task_ids(self) -> list[int]:
         """Ids of the task classes; an unknown name raises a ValueError."""
-        wanted: list[str | int] = [*self.segmentation_task_classes, *self.segmentation_task_class_ids]
-        return self.class_map.ids(wanted)
+        return self.class_map.ids(self._task_classes)
 
     @property
     def geometry_ids(self) -> list[int]:
         """Ids of the geometry classes; an unknown name raises a ValueError."""
-        wanted: list[str | int] = [*self.segmentation_geometry_classes, *self.segmentation_geometry_class_ids]
-        return self.class_map.ids(wanted)
+        return self.class_map.ids(self._geometry_classes)
 
     @property
     def image_features(self) -> dict[str, PolicyFeature]:
@@ -281,6 +255,6 @@ class SegVLAConfig(RGBCamerasMixin, DatasetLookupMixin, SmolVLAConfig):
 
 
 def _check(name: str, found: Any, valid: bool, expected: str) -> None:
-    """Raise a ValueError if a field is invalid."""
+    """Raise a ValueError if the field `segmentation_<name>` is invalid."""
     if not valid:
-        raise ValueError(f"{name}: found {found}, expected {expected}.")
+        raise ValueError(f"segmentation_{name}: found {found}, expected {expected}.")

@@ -19,11 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .configuration_segvla import SegVLAConfig
+from .configuration_segvla import PER_CLASS, SegVLAConfig
 from .patch_grid import pool_to_patches, region_patches
 
-PER_CLASS = 4  # geometry of one class: presence, x, y, size
-RELATION = 5  # geometry of the first two: dx, dy, distance, sine and cosine of the direction
+RELATION = 5  # numbers of geometry of the first two: dx, dy, distance, sine and cosine of the direction
 EPSILON = 1e-6
 
 
@@ -70,7 +69,6 @@ class SegmentationCueBuilder(nn.Module):
     """Pool patch features by class and measure where classes are. All cameras share it.
 
     Args:
-        config: of the policy.
         dim: D.
         grid: (gh, gw) patches; N = gh * gw.
         box: (H, W) pixels of the letterboxed image.
@@ -93,8 +91,8 @@ class SegmentationCueBuilder(nn.Module):
         fixed = not config.segmentation_from_instruction
         task, geometry = (config.task_ids, config.geometry_ids) if fixed else ([], [])
         regions = config.segmentation_region_specs
-        # The first region is the full image.
-        self.register_buffer("regions", torch.tensor([[0.0, 1.0, 0.0, 1.0], *regions]), persistent=False)
+        full_image = [0.0, 1.0, 0.0, 1.0]
+        self.register_buffer("regions", torch.tensor([full_image, *regions]), persistent=False)
         self.register_buffer("task_ids", torch.tensor(task, dtype=torch.long), persistent=False)
         self.register_buffer("geometry_ids", torch.tensor(geometry, dtype=torch.long), persistent=False)
         self.norm = nn.LayerNorm(dim)
@@ -105,12 +103,7 @@ class SegmentationCueBuilder(nn.Module):
         self.absent = nn.Parameter(torch.zeros(dim))
 
     def forward(self, patches: Tensor, camera: CameraInput) -> Cues:
-        """Build the cues of one camera.
-
-        Args:
-            patches: (B, N, D) features of the vision tower.
-            camera: its scores.
-        """
+        """Build the cues of one camera from its scores and its patch features, (B, N, D)."""
         # 1. scores to probabilities: (B, C, h, w) in [0, 1]; ids (B, h, w) stay ids
         scores = camera.scores.long() if camera.scores.ndim == 3 else camera.scores.float()
         if self.kind in ("logits", "log_scores"):
@@ -145,10 +138,8 @@ class SegmentationCueBuilder(nn.Module):
         batch = len(scores)
         if scores.ndim == 3:
             pixels = scores.flatten(1)
-            share = torch.zeros(batch, self.num_classes, device=scores.device)
-            share.scatter_add_(
-                1, pixels, torch.ones_like(pixels, dtype=share.dtype)
-            )  # a histogram per sample
+            share = torch.zeros(batch, self.num_classes, device=scores.device)  # a histogram per sample
+            share.scatter_add_(1, pixels, torch.ones_like(pixels, dtype=share.dtype))
         else:
             share = scores.mean((-2, -1))
         task = self.task_ids.expand(batch, -1) if mentioned is None else mentioned

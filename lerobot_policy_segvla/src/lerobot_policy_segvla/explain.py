@@ -20,8 +20,7 @@ def draw_cues(
     """Draw the first sample of a batch.
 
     Args:
-        camera: the input.
-        cues: its cues.
+        camera, cues: the input and its cues.
         class_names: position = id.
         geometry_names: of the geometry classes, in order.
 

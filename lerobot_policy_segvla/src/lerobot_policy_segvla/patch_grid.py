@@ -10,12 +10,7 @@ from torch import Tensor
 
 
 def letterbox_size(image_size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """Return (h, w) of an image inside the box, rounded as in LeRobot's `resize_with_pad`.
-
-    Args:
-        image_size: (H, W) of the camera image.
-        box: (H, W) that it is fitted into.
-    """
+    """Return (h, w) of an image (H, W) inside a box (H, W), rounded as in LeRobot's `resize_with_pad`."""
     ratio = max(image_size[1] / box[1], image_size[0] / box[0])
     return int(image_size[0] / ratio), int(image_size[1] / ratio)
 
@@ -49,23 +44,15 @@ def pool_to_patches(
 def region_patches(
     regions: Tensor, image_size: tuple[int, int], box: tuple[int, int], grid: tuple[int, int]
 ) -> Tensor:
-    """Return the share of each patch that lies in each region of the image.
+    """Return the share of each patch that lies in each region of the image, (R, gh * gw) in [0, 1].
 
     Args:
         regions: (R, 4) float32: x0, x1, y0, y1, fractions of the camera image.
-        image_size: (H, W) of the camera image.
-        box: (H, W) that it is fitted into.
-        grid: (gh, gw) patches of the box.
-
-    Returns:
-        (R, gh * gw) in [0, 1].
+        image_size, box, grid: as in `pool_to_patches`.
     """
-    rows, columns = (  # (R, gh), (R, gw)
-        _overlap(bounds * inside + box[axis] - inside, box[axis], grid[axis])
-        for axis, (bounds, inside) in enumerate(
-            zip((regions[:, 2:], regions[:, :2]), letterbox_size(image_size, box), strict=True)
-        )
-    )
+    height, width = letterbox_size(image_size, box)
+    rows = _overlap(regions[:, 2:] * height + box[0] - height, box[0], grid[0])  # (R, gh)
+    columns = _overlap(regions[:, :2] * width + box[1] - width, box[1], grid[1])  # (R, gw)
     return (rows[:, :, None] * columns[:, None, :]).flatten(1)
 
 

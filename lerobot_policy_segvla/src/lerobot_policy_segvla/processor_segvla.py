@@ -19,17 +19,9 @@ def make_segvla_pre_post_processors(
     dataset_stats: Stats | None = None,
     dataset_meta: LeRobotDatasetMetadata | None = None,
 ) -> Pipelines:
-    """Build the pipelines of a new policy. Those of a checkpoint are rebuilt from its files instead.
+    """Build the pipelines of a new policy; see `make_pipelines`.
 
-    Args:
-        config: configuration of the policy, with its features.
-        dataset_stats: statistics of state and action.
-        dataset_meta: metadata with the identity of the segmenter, if scores are precomputed; by default that
-            of the dataset in training.
-
-    Returns:
-        The preprocessor, which adds language tokens and scores, deferred if they are live, and the
-        postprocessor, which returns actions in the dataset's units on the CPU.
+    The preprocessor adds language tokens and scores, deferred if they are live.
 
     Raises:
         ValueError: if the segmenter is not the dataset's, or its classes are not those of the configuration.

@@ -29,7 +29,7 @@ def save_small_vlm(
     vision_width: int = 48,
     vision_layers: int = 2,
 ) -> str:
-    """Save a small SmolVLM.
+    """Save a small SmolVLM, and return its folder.
 
     Args:
         folder: created if it is missing.
@@ -38,70 +38,37 @@ def save_small_vlm(
         patch_size: side of a patch in pixels; sixteen patches make one token.
         width, layers: of the language model; the width is a multiple of 32.
         vision_width, vision_layers: of the vision tower; the width is a multiple of 16.
-
-    Returns:
-        The folder.
     """
-    vision = {
-        "hidden_size": vision_width,
-        "intermediate_size": 2 * vision_width,
-        "num_hidden_layers": vision_layers,
-        "num_attention_heads": vision_width // HEAD_DIM,
-        "image_size": image_size,
-        "patch_size": patch_size,
-    }
-    text = {
-        "hidden_size": width,
-        "intermediate_size": 2 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // HEAD_DIM,
-        "num_key_value_heads": width // (2 * HEAD_DIM),
-        "head_dim": HEAD_DIM,
-    }
-    return _save(folder, sentences, vision, text)
+    vision = _sizes(vision_width, 2 * vision_width, vision_layers, vision_width // HEAD_DIM)
+    text = _sizes(width, 2 * width, layers, width // HEAD_DIM)
+    text |= {"num_key_value_heads": width // (2 * HEAD_DIM), "head_dim": HEAD_DIM}
+    return _save(folder, sentences, {**vision, "image_size": image_size, "patch_size": patch_size}, text)
 
 
 def save_published_vlm(folder: Path | str, sentences: Iterable[str]) -> str:
-    """Save the configuration of SmolVLM2-500M-Video-Instruct, with a small tokenizer.
-
-    Args:
-        folder: created if it is missing.
-        sentences: text that the tokenizer is trained on.
-
-    Returns:
-        The folder.
-    """
-    vision = {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "image_size": 512,
-        "patch_size": 16,
-    }
-    text = {
-        "hidden_size": 960,
-        "intermediate_size": 2560,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 15,
-        "num_key_value_heads": 5,
-        "head_dim": 64,
-        "vocab_size": 49280,
-    }
+    """Save the configuration of SmolVLM2-500M-Video-Instruct, with a small tokenizer; return its folder."""
+    vision = {**_sizes(768, 3072, layers=12, heads=12), "image_size": 512, "patch_size": 16}
+    text = _sizes(960, 2560, layers=32, heads=15)
+    text |= {"num_key_value_heads": 5, "head_dim": 64, "vocab_size": 49280}
     return _save(folder, sentences, vision, text)
+
+
+def _sizes(width: int, hidden: int, layers: int, heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
 
 
 def _save(folder: Path | str, sentences: Iterable[str], vision: dict[str, Any], text: dict[str, Any]) -> str:
     import transformers
 
     hf: Any = transformers  # mypy misreads the signatures of its configurations
-    tokenizer = _train_tokenizer(sentences)
-    size = {"longest_edge": vision["image_size"]}
-    processor = hf.SmolVLMProcessor(
-        image_processor=hf.SmolVLMImageProcessor(size=size, do_image_splitting=False),
-        tokenizer=tokenizer,
-        video_processor=hf.SmolVLMVideoProcessor(size=size),
-    )
+    tokenizer, size = _train_tokenizer(sentences), {"longest_edge": vision["image_size"]}
+    images = hf.SmolVLMImageProcessor(size=size, do_image_splitting=False)
+    processor = hf.SmolVLMProcessor(images, tokenizer, hf.SmolVLMVideoProcessor(size=size))
     config = hf.SmolVLMConfig(
         vision_config=vision,
         text_config={"model_type": "llama", "vocab_size": len(tokenizer), **text},

@@ -67,11 +67,7 @@ class LatentActionModel(nn.Module):
         self.to_flow = nn.Linear(width, 2) if config.flow_model else None
 
     def delta(self, frames: Tensor) -> Tensor:
-        """Encode the change between two frames, (B, S, D), before quantisation.
-
-        Args:
-            frames: (B, 2, 3, H, W) in [0, 1], earlier and later.
-        """
+        """Encode the change from the earlier to the later frame, (B, 2, 3, H, W) in [0, 1] -> (B, S, D)."""
         # 1. patches of each frame attend to each other: (B, 2, 3, H, W) -> (B, 2, N, W)
         tokens = self.spatial(self.patches(frames.flatten(0, 1))).unflatten(0, (-1, 2))
         # 2. the two tokens of each patch attend to each other: (B * N, 2, W) -> (B, N, W) each
@@ -89,12 +85,7 @@ class LatentActionModel(nn.Module):
         return self.quantizer(self.delta(frames))
 
     def decode(self, frame: Tensor, passed: Tensor) -> Decoded:
-        """Predict the later frame.
-
-        Args:
-            frame: (B, 3, H, W), the earlier frame.
-            passed: (B, S, D), quantised change.
-        """
+        """Predict the later frame from the earlier one, (B, 3, H, W), and the quantised change, (B, S, D)."""
         # 1. tokens of the codes, one per part: (B, S, D) -> (B, S, W)
         codes = self.told(passed) + self.which
         # 2. patches of the earlier frame read them: (B, 3, H, W) -> (B, N, W)

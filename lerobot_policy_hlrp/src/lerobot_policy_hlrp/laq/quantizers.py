@@ -3,9 +3,7 @@
 
 `nsvq` has a codebook. In training it adds noise of the size of the quantisation error instead of quantising
 (noise substitution, Vali and Bäckström, 2022), and moves unused entries to current inputs. `fsq` has no
-codebook that could
-collapse: it rounds each dimension to one of a few levels (Mentzer et al., 2023), by
-    `vector-quantize-pytorch`.
+codebook that could collapse: it rounds each dimension to one of a few levels (Mentzer et al., 2023).
 """
 
 from typing import NamedTuple
@@ -32,11 +30,7 @@ class Quantized(NamedTuple):
 
 
 class FSQ(nn.Module):
-    """Finite scalar quantisation.
-
-    Args:
-        levels: of each dimension; their product is the number of codes.
-    """
+    """Finite scalar quantisation to some levels of each dimension; their product is the number of codes."""
 
     def __init__(self, levels: list[int]) -> None:
         super().__init__()
@@ -56,8 +50,7 @@ class NSVQ(nn.Module):
     """Vector quantisation with noise substitution.
 
     Args:
-        dim: of a code.
-        codebook_size: number of codes.
+        dim, codebook_size: of a code, and number of codes.
         replace_every: training calls after which rare entries are moved: those chosen less often than a
             hundredth of the mean.
     """
@@ -109,17 +102,12 @@ class NSVQ(nn.Module):
 
 
 class Usage(nn.Module):
-    """Running frequencies of the codes, and running mean and spread of their vectors.
+    """Running frequencies of the codes, and running mean and spread of their vectors."""
 
-    Args:
-        codebook_size: number of codes.
-        dim: of a code.
-        memory: weight of the past after each batch.
-    """
+    MEMORY = 0.99  # weight of the past after each batch
 
-    def __init__(self, codebook_size: int, dim: int, memory: float = 0.99) -> None:
+    def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
-        self.memory = memory
         self.register_buffer("frequency", torch.zeros(codebook_size))
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("square", torch.zeros(dim))
@@ -132,10 +120,10 @@ class Usage(nn.Module):
         """Add a batch."""
         counts = torch.bincount(quantized.codes.flatten(), minlength=len(self.frequency)).float()
         vectors = quantized.vectors.flatten(0, 1).float()
-        memory = self.memory if bool(self.frequency.sum() > 0) else 0.0
-        self.frequency.lerp_(counts / counts.sum(), 1 - memory)
-        self.mean.lerp_(vectors.mean(0), 1 - memory)
-        self.square.lerp_(vectors.square().mean(0), 1 - memory)
+        weight = 1 - self.MEMORY if bool(self.frequency.sum() > 0) else 1.0
+        self.frequency.lerp_(counts / counts.sum(), weight)
+        self.mean.lerp_(vectors.mean(0), weight)
+        self.square.lerp_(vectors.square().mean(0), weight)
 
     @property
     def std(self) -> Tensor:

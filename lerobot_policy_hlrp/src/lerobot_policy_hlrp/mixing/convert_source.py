@@ -5,7 +5,6 @@ If rate, size and codec agree, no image is decoded: videos are linked and tables
 frame is decoded, resized and encoded again, in the storage that most frames have already.
 """
 
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -33,6 +32,8 @@ from lerobot.datasets.io_utils import (
 from lerobot.datasets.utils import EPISODES_DIR
 from lerobot.policies.common.vla_utils import resize_with_pad
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+
+from lerobot_processor_so101.precompute.assemble import link
 
 from .mixture import INDEX_COLUMNS, MixtureConfig, SourceConfig
 
@@ -104,8 +105,7 @@ class Scale:
     """Normalise by a source's own statistics to mean 0 and standard deviation 1, and pad with zeros.
 
     Args:
-        meta: of the source.
-        key: in the source; empty for none.
+        meta, key: of the source; the key is empty for none.
         size: in the mixture.
     """
 
@@ -131,14 +131,7 @@ def scales(config: MixtureConfig, source: SourceConfig) -> dict[str, Scale]:
 
 
 def convert_source(config: MixtureConfig, source: SourceConfig, episodes: list[int], out: Path) -> None:
-    """Write chosen episodes of a source in the mixture's format.
-
-    Args:
-        config: of the mixture.
-        source: one of its sources.
-        episodes: numbers, in order.
-        out: folder; what a stopped run left there is removed.
-    """
+    """Write chosen episodes, in order, of a source in the mixture's format; replaces what is in `out`."""
     shutil.rmtree(out, ignore_errors=True)
     if _matching_storage(config, source) != storage_of(config):
         _reencode(config, source, episodes, out)
@@ -181,19 +174,9 @@ def _rewrite_tables(
         write_table_one_row_group_per_episode(ordered, out / file)
     for key, name in names.items() if stored.dtype == "video" else ():
         for number in range(meta.total_episodes):
-            video = str(meta.get_video_file_path(number, key))
-            _link(root / video, out / video.replace(f"videos/{key}/", f"videos/{name}/", 1))
+            video = str(meta.get_video_file_path(number, key))  # of several episodes
+            link(root / video, out / video.replace(f"videos/{key}/", f"videos/{name}/", 1))
     _write_meta(meta, features, names, pd.concat(numbers), list(by_key), out)
-
-
-def _link(file: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():  # a file contains several episodes
-        return
-    try:
-        os.link(file.resolve(), target)
-    except OSError:  # on another file system
-        shutil.copy2(file, target)
 
 
 def _write_meta(
@@ -257,14 +240,11 @@ def _reencode(config: MixtureConfig, source: SourceConfig, episodes: list[int], 
             for key, scale in by_key.items():
                 frame[key] = scale(item[scale.key].numpy()[None] if scale.key else None, 1)[0]
             for name, key in source.cameras.items():
-                frame[f"{OBS_IMAGES}.{name}"] = _resized(item[key], config)
+                # (3, h, w) in [0, 1] -> (H, W, 3) uint8, with a border
+                image = 255 * resize_with_pad(item[key][None], config.height, config.width, pad_value=0)[0]
+                image = image.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+                frame[f"{OBS_IMAGES}.{name}"] = image.numpy()
             made.add_frame(frame)
         made.save_episode()
         first += length
     made.finalize()
-
-
-def _resized(image: torch.Tensor, config: MixtureConfig) -> np.ndarray:
-    """Resize with a border, (3, h, w) in [0, 1] -> (H, W, 3) uint8."""
-    padded = resize_with_pad(image[None], config.height, config.width, pad_value=0)[0]
-    return (255 * padded).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()

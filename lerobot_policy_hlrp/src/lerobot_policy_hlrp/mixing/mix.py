@@ -52,10 +52,8 @@ def _mix(config: MixtureConfig) -> MixtureNotes:
             part.with_suffix(".done").touch()
     merged = partial / "merged"
     shutil.rmtree(merged, ignore_errors=True)
-    names = [f"local/{part.name}" for part in parts]
-    aggregate_datasets(
-        names, f"local/{config.output.name}", roots=parts, aggr_root=merged, concatenate_videos=False
-    )
+    names, name = [f"local/{part.name}" for part in parts], f"local/{config.output.name}"
+    aggregate_datasets(names, name, roots=parts, aggr_root=merged, concatenate_videos=False)
     notes = notes_of(config, chosen)
     notes.save(merged)
     check_videos(merged)
@@ -73,9 +71,8 @@ def notes_of(config: MixtureConfig, chosen: list[list[int]]) -> MixtureNotes:
         action_dim += [source.size_of(source.action)] * len(episodes)
         by_key = scales(config, source).items()
         scaled = {key: {"mean": scale.mean.tolist(), "std": scale.std.tolist()} for key, scale in by_key}
-        sources.append(
-            {"name": source.name, "episodes": len(episodes), "labelled": sum(flags), "scaled": scaled}
-        )
+        counts = {"episodes": len(episodes), "labelled": sum(flags)}
+        sources.append({"name": source.name, **counts, "scaled": scaled})
     return MixtureNotes(labelled, action_dim, sources)
 
 
@@ -85,10 +82,8 @@ def _open(partial: Path, config: MixtureConfig) -> None:
     wanted: Any = json.loads(json.dumps({"options": draccus.encode(config), "sources": fingerprints}))
     path = partial / "mixture_options.json"
     found = json.loads(path.read_text()) if path.is_file() else wanted
-    for key, reason in (
-        ("options", "was begun with other options"),
-        ("sources", "has a source that has changed"),
-    ):
+    reasons = {"options": "was begun with other options", "sources": "has a source that has changed"}
+    for key, reason in reasons.items():
         if found.get(key) != wanted[key]:
             raise ValueError(
                 f"--output: the unfinished work in {partial} {reason}. Give the same options and sources to "

@@ -18,6 +18,8 @@ from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
+from lerobot_processor_so101.config_checks import check_dataset_folder
+
 NOTES = Path("meta") / "mixture.json"
 INDEX_COLUMNS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
@@ -54,25 +56,18 @@ class SourceConfig:
 
     @cached_property
     def meta(self) -> LeRobotDatasetMetadata:
-        """Metadata of the dataset.
-
-        Raises:
-            ValueError: if there is no such dataset.
-        """
+        """Metadata of the dataset; without one a ValueError."""
         if not self.name:
             raise ValueError("sources: found one without repo_id and root, expected at least one of them.")
-        if self.root is not None and not (self.root / "meta" / "info.json").is_file():
-            raise ValueError(f"sources: found no dataset in {self.root} (no meta/info.json).")
+        if self.root is not None:
+            check_dataset_folder(self.root, "sources")
         try:
             return LeRobotDatasetMetadata(self.repo_id or f"local/{self.name}", self.root, self.revision)
         except OSError as error:
             raise ValueError(f"sources: cannot load {self.name!r}. {str(error).splitlines()[0]}") from error
 
     def check(self, cameras: list[str]) -> None:
-        """Validate the options against the dataset.
-
-        Args:
-            cameras: names of the mixture's cameras.
+        """Validate the options against the dataset and the names of the mixture's cameras.
 
         Raises:
             ValueError: if a key or statistics are missing, or a share is out of range; the message names
@@ -161,10 +156,9 @@ class MixtureConfig:
 
     def episodes(self) -> list[list[int]]:
         """Choose episodes of each source, as many as possible with durations in proportion to the weights."""
-        lengths = [np.asarray(source.meta.episodes["length"]) for source in self.sources]
-        seconds = [each / source.meta.fps for each, source in zip(lengths, self.sources, strict=True)]
+        seconds = [np.asarray(s.meta.episodes["length"]) / s.meta.fps for s in self.sources]
         if not self.sources[0].weight:
-            return [list(range(len(each))) for each in lengths]
+            return [list(range(len(each))) for each in seconds]
         scale = min(each.sum() / s.weight for each, s in zip(seconds, self.sources, strict=True))
         chosen = []
         for each, source in zip(seconds, self.sources, strict=True):

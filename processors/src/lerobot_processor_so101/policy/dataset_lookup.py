@@ -19,6 +19,7 @@ from .checkpoint import checkpoint_folder
 class DatasetLookupMixin:
     """Configuration of a policy that predicts action chunks; for a `PreTrainedConfig`, before it."""
 
+    chunk_size: int
     input_features: dict[str, PolicyFeature] | None
     pretrained_path: Path | None
     pretrained_revision: str | None
@@ -26,7 +27,7 @@ class DatasetLookupMixin:
     @property
     def chunk_delta_indices(self) -> list[int]:
         """Control periods of a chunk's actions, relative to the current observation."""
-        raise NotImplementedError
+        return list(range(self.chunk_size))
 
     @property
     def action_delta_indices(self) -> list[int] | None:
