@@ -145,7 +145,6 @@ class Clock:
             self.failed = True
             self._fail()
 
-
     def fastest(self) -> float:
         """Return the largest speed of a body joint over 0.1 s [deg/s]."""
         path, window = np.array(self._path)[:, :GRIPPER], round(0.1 / STEP)

@@ -23,7 +23,7 @@ from lerobot.processor import (
 from lerobot.utils.constants import OBS_STATE, OBS_STR
 from torch import Tensor
 
-from lerobot_processor_so101.steps.check_observation import SameFeaturesStep
+from lerobot_processor_so101.steps.check_observation import ObservationStep
 
 from .configuration_segdepth import SegDepthConfig
 from .kinematics import ToolKinematics
@@ -55,7 +55,7 @@ def arm_options(config: SegDepthConfig) -> dict[str, Any]:
 
 @ProcessorStepRegistry.register("segdepth_tool_pose")
 @dataclass
-class ToolPoseStep(_ArmKinematics, SameFeaturesStep):
+class ToolPoseStep(_ArmKinematics, ObservationStep):
     """Add `observation.tool`, (B, 12) or (B, T, 12): joint angles [rad] and tool pose [m, rad].
 
     It is internal to the policy and not in a dataset, so it is no declared feature.

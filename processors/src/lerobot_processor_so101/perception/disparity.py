@@ -66,7 +66,7 @@ def inverse_to_disparity(
 
     Args:
         inverse: (B, H, W) inverse depth of any scale and offset, on the model's grid.
-        size, region, interpolation: as there.
+        size, region, interpolation: as for `depth_to_disparity`.
 
     Returns:
         (B, h, w) float32 in [0, 255], near = 255, in sixteenths; a frame without contrast is all 0.
