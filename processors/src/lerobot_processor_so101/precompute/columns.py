@@ -43,12 +43,8 @@ class Column:
 
     def feature(self) -> dict[str, Any]:
         """Return the feature as LeRobot's `info.json` describes it."""
-        info: dict[str, Any] = {
-            "perception": self.identity.to_dict(),
-            "form": self.form,
-            "size": list(self.size),
-            "pictures": list(self.image_size),
-        }
+        info: dict[str, Any] = {"perception": self.identity.to_dict(), "form": self.form}
+        info |= {"size": list(self.size), "pictures": list(self.image_size)}
         if self.quantised:
             info["whole"] = True
         if self.form == LOGITS:
@@ -58,7 +54,7 @@ class Column:
         else:
             dtype, names = "image", ["height", "width", "channels"]
             info = {"is_depth_map": True, "depth_unit": "mm", **info}
-        return {"dtype": dtype, "shape": list(self.shape), "names": names, "info": info}
+        return {"dtype": dtype, "shape": self.shape, "names": names, "info": info}
 
     @property
     def logits_bytes(self) -> int:
@@ -82,8 +78,7 @@ class Column:
 
 def schema(columns: Sequence[Column]) -> pa.Schema:
     """Return the Arrow schema of some columns."""
-    features = {column.key: {**column.feature(), "shape": column.shape} for column in columns}
-    return get_hf_features_from_features(features).arrow_schema
+    return get_hf_features_from_features({column.key: column.feature() for column in columns}).arrow_schema
 
 
 def _png(plane: np.ndarray) -> bytes:
@@ -92,45 +87,39 @@ def _png(plane: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+@dataclass
 class Tally:
-    """Integer sums over a column, which give exact statistics in whatever order frames are added.
+    """Integer sums over a column, which give exact statistics in whatever order frames are added."""
 
-    Args:
-        values: the sums so far, from `to_dict`.
-    """
-
-    def __init__(self, values: dict[str, int] | None = None) -> None:
-        self.sums = {"frames": 0, "values": 0, "sum": 0, "squares": 0, "bytes": 0}
-        self.low, self.high = 65535, 0
-        if values is not None:
-            self.sums = {name: values[name] for name in self.sums}
-            self.low, self.high = values["min"], values["max"]
+    frames: int = 0
+    values: int = 0
+    sum: int = 0
+    squares: int = 0
+    bytes: int = 0
+    min: int = 65535
+    max: int = 0
 
     def add(self, values: np.ndarray, encoded: pa.Array) -> None:
         """Add the frames of one batch, as stored values and as encoded."""
-        self.sums["frames"] += len(values)
-        self.sums["bytes"] += encoded.nbytes
-        if np.issubdtype(values.dtype, np.floating):
-            return  # logits and vectors have no statistics, so that nothing normalises them
-        integers = values.astype(np.int64)
-        self.sums["values"] += integers.size
-        self.sums["sum"] += int(integers.sum())
-        self.sums["squares"] += int(np.square(integers).sum())
-        self.low, self.high = min(self.low, int(integers.min())), max(self.high, int(integers.max()))
+        part = Tally(frames=len(values), bytes=encoded.nbytes)
+        if not np.issubdtype(values.dtype, np.floating):  # logits and vectors must never be normalised
+            integers = values.astype(np.int64)
+            part.values, part.min, part.max = integers.size, int(integers.min()), int(integers.max())
+            part.sum, part.squares = int(integers.sum()), int(np.square(integers).sum())
+        self.merge(part)
 
     def merge(self, other: "Tally") -> None:
         """Add the sums of another tally."""
-        self.sums = {name: value + other.sums[name] for name, value in self.sums.items()}
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-
-    def to_dict(self) -> dict[str, int]:
-        """Return the sums as JSON types."""
-        return {**self.sums, "min": self.low, "max": self.high}
+        self.frames += other.frames
+        self.values += other.values
+        self.sum += other.sum
+        self.squares += other.squares
+        self.bytes += other.bytes
+        self.min, self.max = min(self.min, other.min), max(self.max, other.max)
 
     def stats(self) -> dict[str, Any]:
         """Return LeRobot's statistics of a one-channel image, (1, 1, 1) each."""
-        count, total, squares = self.sums["values"], self.sums["sum"], self.sums["squares"]
-        std = max(squares * count - total * total, 0) ** 0.5 / count
-        values = {"min": self.low, "max": self.high, "mean": total / count, "std": std}
+        std = max(self.squares * self.values - self.sum**2, 0) ** 0.5 / self.values
+        values = {"min": self.min, "max": self.max, "mean": self.sum / self.values, "std": std}
         stats: dict[str, Any] = {name: [[[float(value)]]] for name, value in values.items()}
-        return {**stats, "count": [self.sums["frames"]]}
+        return {**stats, "count": [self.frames]}

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from lerobot.datasets import LeRobotDatasetMetadata
-from lerobot.utils.constants import OBS_IMAGES
 
 from ..perception.keys import image_key
 
@@ -66,7 +65,7 @@ class Source:
                 "convert_dataset_v21_to_v30 first."
             )
         self.meta = LeRobotDatasetMetadata(repo_id or f"local/{root.name}", root=root)
-        self.features: dict[str, dict[str, Any]] = self.info["features"]
+        self.features: dict[str, dict[str, Any]] = self.meta.features
         self._check_files()
 
     @cached_property
@@ -93,6 +92,12 @@ class Source:
         """Keys of the RGB images."""
         return [key for key in self.meta.camera_keys if key not in self.meta.depth_keys]
 
+    @property
+    def cameras(self) -> list[str]:
+        """Names of the RGB cameras."""
+        prefix = image_key("")
+        return [key.removeprefix(prefix) for key in self.rgb_keys if key.startswith(prefix)]
+
     def image_sizes(self, cameras: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Return the image sizes (h, w) of the cameras to process.
 
@@ -102,11 +107,10 @@ class Source:
         Raises:
             ValueError: if a camera does not exist, or there is no RGB camera.
         """
-        prefix = f"{OBS_IMAGES}."
-        found = [key.removeprefix(prefix) for key in self.rgb_keys if key.startswith(prefix)]
+        found = self.cameras
         if not found:
             raise ValueError(
-                f"--root: found no RGB camera in {self.root}, expected `{prefix}<camera>` with three "
+                f"--root: found no RGB camera in {self.root}, expected `{image_key('<camera>')}` with three "
                 f"channels. It has {sorted(self.features)}."
             )
         unknown = [name for name in cameras if name not in found]
