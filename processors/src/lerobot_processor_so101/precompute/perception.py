@@ -14,8 +14,7 @@ from ..perception.keys import disparity_key, seg_key, seg_logits_key, seg_top_k_
 from ..perception.scores import Scores
 from ..perception.stored import encode_disparity, encode_ids, encode_top_k, floor_disparity
 from .columns import DISPARITY, LOGITS, Column
-from .config import JobConfig, check_minimum
-from .extractor import FeatureExtractor
+from .config import FeatureExtractor, JobConfig, check_minimum
 
 IDS, TOP_K = "ids", "top_k"
 FORMS = (IDS, TOP_K, LOGITS)
@@ -118,19 +117,9 @@ class PerceptionExtractor(FeatureExtractor):
                     if form in config.forms
                 ]
             if config.depth:
-                depth_model: Any = self.estimator or self.segmenter
-                columns.append(
-                    Column(
-                        disparity_key(camera),
-                        camera,
-                        DISPARITY,
-                        size,
-                        (*size, 1),
-                        depth_model.identity,
-                        image_size,
-                        config.whole_disparity,
-                    )
-                )
+                model: Any = self.estimator or self.segmenter
+                key, shape, floor = disparity_key(camera), (*size, 1), config.whole_disparity
+                columns.append(Column(key, camera, DISPARITY, size, shape, model.identity, image_size, floor))
         return columns
 
     @torch.no_grad()
