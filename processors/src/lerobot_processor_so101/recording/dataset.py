@@ -24,12 +24,7 @@ from lerobot.datasets.dataset_writer import DatasetWriter
 from lerobot.datasets.feature_utils import get_hf_features_from_features
 from lerobot.datasets.image_writer import image_array_to_pil_image, save_kwargs_for_path
 from lerobot.datasets.io_utils import load_info
-from lerobot.datasets.utils import (
-    DEFAULT_EPISODES_PATH,
-    INFO_PATH,
-    STATS_PATH,
-    update_chunk_file_indices,
-)
+from lerobot.datasets.utils import DEFAULT_EPISODES_PATH, INFO_PATH, STATS_PATH, update_chunk_file_indices
 from lerobot.datasets.video_utils import StreamingVideoEncoder
 from lerobot.utils.constants import HF_LEROBOT_HOME
 
@@ -51,7 +46,7 @@ class WaitingVideoEncoder(StreamingVideoEncoder):
         """Start the encoder threads of a new episode."""
         super().start_episode(*args, **kwargs)
         self._fed: Counter[str] = Counter()
-        self._finished: dict[str, tuple[Path, dict | None]] | None = None
+        self._finished: dict[str, tuple[Path, dict | None]] = {}
 
     def feed_frame(self, video_key: str, image: np.ndarray) -> None:
         """Pass a frame on, as soon as the queue has room for it."""
@@ -74,8 +69,8 @@ class WaitingVideoEncoder(StreamingVideoEncoder):
                 time.sleep(0.005)
             while not frames.empty():  # the encoder died: make room, or LeRobot's end mark would wait forever
                 frames.get_nowait()
-        results = super().finish_episode()
-        found = {key: count_frames(path) for key, (path, _) in results.items()}
+        self._finished = super().finish_episode()
+        found = {key: count_frames(path) for key, (path, _) in self._finished.items()}
         short = [
             f"{key}: found {found[key]} frames, expected {fed}"
             for key, fed in self._fed.items()
@@ -83,13 +78,9 @@ class WaitingVideoEncoder(StreamingVideoEncoder):
         ]
         if short:
             raise RuntimeError(f"The video encoder lost frames. {'; '.join(short)}.")
-        self._finished = results
 
     def finish_episode(self) -> dict[str, tuple[Path, dict | None]]:
-        """Return the path and statistics of every video."""
-        if self._finished is None:
-            self.complete_episode()
-        assert self._finished is not None
+        """Return the path and statistics of every video of the completed episode."""
         return self._finished
 
 

@@ -41,29 +41,22 @@ def recover(path: Path, template: Path, target: Path) -> int:
     Returns:
         The number of row groups.
     """
-    footer = _read_footer(template)
+    data = template.read_bytes()
+    footer = _Reader(data, len(data) - 8 - int.from_bytes(data[-8:-4], "little")).struct()
     (group,) = _items(footer, 4)
     columns = [chunk[3][1] for chunk in _items(group, 1)]
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        if size <= len(_MAGIC):
-            return 0
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            groups = list(_find_groups(list(_find_pages(data)), columns))
-            end = groups[-1][1][-1][-1].end if groups else len(_MAGIC)
-            content = data[:end]
+    if path.stat().st_size <= len(_MAGIC):
+        return 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        groups = list(_find_groups(list(_find_pages(mapped)), columns))
+        end = groups[-1][1][-1][-1].end if groups else len(_MAGIC)
+        content = mapped[:end]
     described = [_describe(columns, number, *found) for number, found in enumerate(groups)]
     footer[3] = _I64, sum(rows for rows, _ in groups)
     footer[4] = _LIST, (_STRUCT, described)
     encoded = _encode_struct(footer)
     target.write_bytes(content + encoded + len(encoded).to_bytes(4, "little") + _MAGIC)
     return len(groups)
-
-
-def _read_footer(path: Path) -> Struct:
-    data = path.read_bytes()
-    size = int.from_bytes(data[-8:-4], "little")
-    return _Reader(data, len(data) - 8 - size).struct()
 
 
 def _find_pages(data: mmap.mmap) -> Iterator[Page]:
@@ -85,14 +78,11 @@ def _find_pages(data: mmap.mmap) -> Iterator[Page]:
 
 
 def _find_groups(pages: list[Page], columns: list[Struct]) -> Iterator[tuple[int, list[list[Page]]]]:
-    """Assign pages to the columns of row groups, as far as row groups are complete.
+    """Yield the number of rows and the pages of each column, of the row groups that are complete.
 
     Args:
         pages: of the file.
         columns: metadata of the column chunks of the template, of one row.
-
-    Yields:
-        Number of rows, and the pages of each column.
     """
     while pages:
         for rows in _possible_rows(pages, columns[0]):
@@ -163,7 +153,7 @@ def _items(fields: Struct, field: int) -> list:
 
 
 class _Reader:
-    """Reads Thrift's compact protocol.
+    """Reads Thrift's compact protocol, without doubles, which Parquet does not use.
 
     Raises:
         IndexError: if the data end.
@@ -189,10 +179,13 @@ class _Reader:
             return self._byte()
         if kind in (4, 5, 6):
             return self._integer()
-        if kind == 7:
-            return self._bytes(8)
         if kind == _BINARY:
-            return self._bytes(self._varint())
+            count = self._varint()
+            end = self.position + count
+            if end > len(self._data):
+                raise IndexError(end)
+            start, self.position = self.position, end
+            return self._data[start:end]
         if kind == _LIST:
             byte = self._byte()
             count = self._varint() if byte >> 4 == 15 else byte >> 4
@@ -205,12 +198,6 @@ class _Reader:
     def _byte(self) -> int:
         self.position += 1
         return self._data[self.position - 1]
-
-    def _bytes(self, count: int) -> bytes:
-        if self.position + count > len(self._data):
-            raise IndexError(count)
-        self.position += count
-        return self._data[self.position - count : self.position]
 
     def _varint(self) -> int:
         value = shift = 0
@@ -244,16 +231,12 @@ def _encode(kind: int, value: Any) -> bytes:
         return bytes([value])
     if kind in (4, 5, 6):
         return _encode_integer(value)
-    if kind == 7:
-        return value
     if kind == _BINARY:
         return _encode_varint(len(value)) + value
     if kind == _STRUCT:
         return _encode_struct(value)
     of, items = value
-    head = (
-        bytes([len(items) << 4 | of]) if len(items) < 15 else bytes([0xF0 | of]) + _encode_varint(len(items))
-    )
+    head = bytes([min(len(items), 15) << 4 | of]) + (_encode_varint(len(items)) if len(items) > 14 else b"")
     return head + b"".join(bytes([item]) if of in (1, 2) else _encode(of, item) for item in items)
 
 

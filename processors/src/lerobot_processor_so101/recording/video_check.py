@@ -16,10 +16,9 @@ def count_frames(path: Path) -> int:
     """
     try:
         with av.open(str(path)) as container:
-            count = sum(packet.size > 0 for packet in container.demux(video=0))
+            return sum(packet.size > 0 for packet in container.demux(video=0))
     except (av.error.FFmpegError, IndexError) as error:
         raise ValueError(f"{path}: this video cannot be read ({error}); the dataset is damaged.") from error
-    return count
 
 
 def check_videos(root: Path) -> None:
