@@ -16,7 +16,8 @@ _MAGIC = b"PAR1"
 _I16, _I64, _BINARY, _LIST, _STRUCT = 4, 6, 8, 9, 12  # kinds of Thrift; 1 and 2 are true and false
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3  # types of pages
 
-type Struct = dict[int, tuple[int, Any]]  # number of a field: its kind and value
+type Struct = dict[int, tuple[int, Any, bytes]]  # number of a field: its kind, value and encoded value
+type Fields = dict[int, tuple[int, int | bytes]]  # number of a field: its kind, and a number or encoded value
 
 
 @dataclass
@@ -31,15 +32,10 @@ class Page:
 
 
 def recover(path: Path, template: Path, target: Path) -> int:
-    """Write a copy of a Parquet file that contains its complete row groups and a footer.
+    """Write a copy of a file without footer, with its complete row groups and a footer; return their number.
 
     Args:
-        path: of the file without footer.
         template: a file of the same schema and writer, with one row in one row group.
-        target: of the new file.
-
-    Returns:
-        The number of row groups.
     """
     data = template.read_bytes()
     footer = _Reader(data, len(data) - 8 - int.from_bytes(data[-8:-4], "little")).struct()
@@ -51,10 +47,10 @@ def recover(path: Path, template: Path, target: Path) -> int:
         groups = list(_find_groups(list(_find_pages(mapped)), columns))
         end = groups[-1][1][-1][-1].end if groups else len(_MAGIC)
         content = mapped[:end]
-    described = [_describe(columns, number, *found) for number, found in enumerate(groups)]
-    footer[3] = _I64, sum(rows for rows, _ in groups)
-    footer[4] = _LIST, (_STRUCT, described)
-    encoded = _encode_struct(footer)
+    fields: Fields = {field: (kind, encoded) for field, (kind, _, encoded) in footer.items()}
+    fields[3] = _I64, sum(rows for rows, _ in groups)
+    fields[4] = _LIST, _encode_list([_describe(columns, number, *g) for number, g in enumerate(groups)])
+    encoded = _encode_struct(fields)
     target.write_bytes(content + encoded + len(encoded).to_bytes(4, "little") + _MAGIC)
     return len(groups)
 
@@ -78,12 +74,7 @@ def _find_pages(data: mmap.mmap) -> Iterator[Page]:
 
 
 def _find_groups(pages: list[Page], columns: list[Struct]) -> Iterator[tuple[int, list[list[Page]]]]:
-    """Yield the number of rows and the pages of each column, of the row groups that are complete.
-
-    Args:
-        pages: of the file.
-        columns: metadata of the column chunks of the template, of one row.
-    """
+    """Yield rows and pages of each column, of complete row groups; `columns` are those of the template."""
     while pages:
         for rows in _possible_rows(pages, columns[0]):
             chunks, rest = [], pages
@@ -122,8 +113,8 @@ def _take_chunk(pages: list[Page], column: Struct, rows: int) -> list[Page]:
     return []
 
 
-def _describe(columns: list[Struct], number: int, rows: int, chunks: list[list[Page]]) -> Struct:
-    """Return the metadata of a row group."""
+def _describe(columns: list[Struct], number: int, rows: int, chunks: list[list[Page]]) -> bytes:
+    """Return the encoded metadata of a row group."""
     described = []
     for column, pages in zip(columns, chunks, strict=True):
         data = [page for page in pages if page.kind != _DICTIONARY]
@@ -136,16 +127,18 @@ def _describe(columns: list[Struct], number: int, rows: int, chunks: list[list[P
         if len(data) < len(pages):
             numbers[11] = pages[0].start
         kept = {field: column[field] for field in (1, 2, 3, 4)}  # type, encodings, path, compression
-        values: Struct = {field: (_I64, value) for field, value in numbers.items()}
-        described.append({2: (_I64, 0), 3: (_STRUCT, kept | values)})
-    return {
-        1: (_LIST, (_STRUCT, described)),
+        fields: Fields = {field: (kind, encoded) for field, (kind, _, encoded) in kept.items()}
+        fields |= {field: (_I64, value) for field, value in numbers.items()}
+        described.append(_encode_struct({2: (_I64, 0), 3: (_STRUCT, _encode_struct(fields))}))
+    group: Fields = {
+        1: (_LIST, _encode_list(described)),
         2: (_I64, sum(page.uncompressed for pages in chunks for page in pages)),
         3: (_I64, rows),
         5: (_I64, chunks[0][0].start),
         6: (_I64, chunks[-1][-1].end - chunks[0][0].start),
         7: (_I16, number % 2**15),
     }
+    return _encode_struct(group)
 
 
 def _items(fields: Struct, field: int) -> list:
@@ -169,7 +162,8 @@ class _Reader:
         while byte := self._byte():
             kind = byte & 15
             field = field + (byte >> 4) if byte >> 4 else self._integer()
-            fields[field] = kind, self._value(kind)
+            start, value = self.position, self._value(kind)
+            fields[field] = kind, value, self._data[start : self.position]
         return fields
 
     def _value(self, kind: int) -> Any:
@@ -213,31 +207,20 @@ class _Reader:
         return (value >> 1) ^ -(value & 1)
 
 
-def _encode_struct(fields: Struct) -> bytes:
-    """Encode what `_Reader.struct` returns."""
+def _encode_struct(fields: Fields) -> bytes:
     parts, last = [], 0
     for field, (kind, value) in sorted(fields.items()):
         step = field - last
         parts.append(bytes([step << 4 | kind]) if step < 16 else bytes([kind]) + _encode_integer(field))
-        parts.append(_encode(kind, value))
+        parts.append(value if isinstance(value, bytes) else _encode_integer(value))
         last = field
     return b"".join(parts) + b"\0"
 
 
-def _encode(kind: int, value: Any) -> bytes:
-    if kind in (1, 2):
-        return b""
-    if kind == 3:
-        return bytes([value])
-    if kind in (4, 5, 6):
-        return _encode_integer(value)
-    if kind == _BINARY:
-        return _encode_varint(len(value)) + value
-    if kind == _STRUCT:
-        return _encode_struct(value)
-    of, items = value
-    head = bytes([min(len(items), 15) << 4 | of]) + (_encode_varint(len(items)) if len(items) > 14 else b"")
-    return head + b"".join(bytes([item]) if of in (1, 2) else _encode(of, item) for item in items)
+def _encode_list(structs: list[bytes]) -> bytes:
+    count = len(structs)
+    head = bytes([count << 4 | _STRUCT]) if count < 15 else bytes([0xF0 | _STRUCT]) + _encode_varint(count)
+    return head + b"".join(structs)
 
 
 def _encode_varint(value: int) -> bytes:
