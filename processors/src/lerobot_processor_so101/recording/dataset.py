@@ -31,7 +31,7 @@ from lerobot.utils.constants import HF_LEROBOT_HOME
 from ..atomic import sync
 from .parquet import append, is_full, parquet_path, set_values
 from .unfinished import STAGING, remove_unfinished
-from .video_check import count_frames
+from .videos import count_frames
 
 _PNG_END = b"IEND\xaeB`\x82"
 
@@ -58,8 +58,7 @@ class WaitingVideoEncoder(StreamingVideoEncoder):
     def complete_episode(self) -> None:
         """Encode what is queued, however long it takes, and compare the videos with what was fed.
 
-        Call it before `save_episode` writes anything: if it raises, the episode can be cleared without a
-        trace.
+        Call it before `save_episode` writes anything: if it raises, the episode can still be cleared.
 
         Raises:
             RuntimeError: if an encoder failed or a video lacks frames.
@@ -263,11 +262,11 @@ class RecordingDataset(LeRobotDataset):
             return
         patterns = {"data": self.meta.data_path, "meta/episodes": DEFAULT_EPISODES_PATH}
         old, new = ({kind: parquet_path(at, kind, patterns[kind]) for kind in patterns} for at in (last, row))
-        full = {kind: is_full(self.root / path) for kind, path in old.items()}
-        for kind in (kind for kind in patterns if not full[kind]):
+        joined = [kind for kind, path in old.items() if not is_full(self.root / path)]
+        for kind in joined:
             row |= {key: last[key] for key in (f"{kind}/chunk_index", f"{kind}/file_index")}
         set_values(staging / new["meta/episodes"], row)
-        for kind in (kind for kind in patterns if not full[kind]):
+        for kind in joined:
             one_group = kind == "meta/episodes"  # with hundreds of columns, each row group takes 28 kB
             append(self.root / old[kind], staging / new[kind], staging / old[kind], one_group)
 
@@ -306,11 +305,9 @@ def _embedded(value: Any) -> Any:
 
 
 def _check_options(options: dict) -> None:
-    if options.get("batch_encoding_size", 1) != 1:
-        raise ValueError(
-            f"batch_encoding_size: found {options['batch_encoding_size']}, expected 1: a finished episode "
-            "has its videos."
-        )
+    found = options.get("batch_encoding_size", 1)
+    if found != 1:
+        raise ValueError(f"batch_encoding_size: found {found}, expected 1: an episode has its videos.")
 
 
 def _is_complete(path: str) -> bool:

@@ -52,8 +52,8 @@ from ..lock import owning
 from .footerless import recover
 from .parquet import write_groups, write_template
 from .unfinished import STAGING, find_finished, read_rows, read_stats
-from .video_check import check_videos
 from .video_positions import VideoPositions
+from .videos import check_videos
 
 _IMAGES = ("image", "video")
 
@@ -117,12 +117,7 @@ def repair(config: RepairConfig) -> Repair | None:
 
 
 def rebuild(root: Path, work: Path) -> Repair:
-    """Write a dataset with every episode of `root` that is complete.
-
-    Args:
-        root: of the damaged dataset.
-        work: new folder.
-    """
+    """Write a dataset to the new folder `work`, with every complete episode of the damaged one in `root`."""
     # 1. read what is left of the metadata
     info, tasks = _read_info(root), _read_tasks(root)
     known = _known_rows(root)
@@ -195,10 +190,8 @@ def _known_rows(root: Path) -> dict[int, dict]:
     """Return the rows of meta/episodes that can be read."""
     known: dict[int, dict] = {}
     for path in sorted((root / EPISODES_DIR).rglob("*.parquet")):
-        try:
+        with suppress(ValueError):
             known |= {row["episode_index"]: row for row in read_rows(path, root)}
-        except ValueError:
-            continue
     return known
 
 
@@ -273,10 +266,9 @@ def _row(path: Path, table: pa.Table, tasks: list[str], position: dict) -> dict:
     """Return an episode's row of meta/episodes, without statistics."""
     chunk, file = (int(name.split("-")[-1]) for name in (path.parent.name, path.stem))
     first = table["index"][0].as_py()
-    names = dict.fromkeys(tasks[number] for number in table["task_index"].to_pylist())
     return {
         "episode_index": table["episode_index"][0].as_py(),
-        "tasks": list(names),
+        "tasks": list(dict.fromkeys(tasks[number] for number in table["task_index"].to_pylist())),
         "length": len(table),
         "data/chunk_index": chunk,
         "data/file_index": file,
@@ -302,9 +294,8 @@ def _add_image_stats(work: Path, info: DatasetInfo, stats: list[dict]) -> None:
                 times = {key: [frame / info.fps for frame in frames]}
                 images = dataset._ensure_reader()._query_videos(times, episode)[key]
             else:
-                images = torch.stack(
-                    [dataset.hf_dataset[row["dataset_from_index"] + frame][key] for frame in frames]
-                )
+                first = row["dataset_from_index"]
+                images = torch.stack([dataset.hf_dataset[first + frame][key] for frame in frames])
             depth = key in dataset.meta.depth_keys
             images = images.reshape(len(frames), *images.shape[-3:]).numpy()
             if not depth and images.dtype != np.uint8:

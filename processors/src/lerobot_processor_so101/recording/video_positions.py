@@ -9,7 +9,7 @@ from pathlib import Path
 from lerobot.datasets.utils import VIDEO_DIR, DatasetInfo
 
 from .parquet import parquet_path
-from .video_check import count_frames
+from .videos import count_frames
 
 logger = logging.getLogger(__name__)
 
@@ -19,18 +19,10 @@ class VideoPositions:
 
     The rows of meta/episodes contain them. Where the rows are lost, episodes follow one another in the files
     that no row names, and a file ends where an episode ends.
-
-    Args:
-        root: folder of the dataset.
-        info: content of meta/info.json.
-        rows: of meta/episodes, as far as they can be read.
-
-    Attributes:
-        used: videos of the episodes that were found: path relative to the dataset, and the complete file.
     """
 
     def __init__(self, root: Path, info: DatasetInfo, rows: list[dict]) -> None:
-        self.used: dict[Path, Path] = {}
+        self.used: dict[Path, Path] = {}  # videos of found episodes: relative path, and the complete file
         self._root, self._info = root, info
         self._rows = {row["episode_index"]: row for row in rows}
         self._keys = [key for key, feature in info.features.items() if feature["dtype"] == "video"]
@@ -45,9 +37,7 @@ class VideoPositions:
     def find(self, episode: int, length: int) -> tuple[dict, str]:
         """Return the position columns of an episode, and what is missing in the videos.
 
-        Args:
-            episode: its index in the damaged dataset; lost rows are asked for in order.
-            length: number of its frames.
+        Call it with the indices of the damaged dataset, those without a row in order.
         """
         position: dict = {}
         problems = []
