@@ -72,9 +72,8 @@ def write_arrays(config: ArraysConfig) -> str:
             features = {key: array_feature(f, shapes[key]) if key in keys else f for key, f in kept.items()}
             write_meta(source, folder, features, [*source.rgb_keys, *keys])
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return (
-        f"{len(keys)} arrays of {source.meta.total_frames} frames, {size / 1e6:,.0f} MB, in {config.output}"
-    )
+    frames = source.meta.total_frames
+    return f"{len(keys)} arrays of {frames} frames, {size / 1e6:,.0f} MB, in {config.output}"
 
 
 def _write_array(source: Source, key: str, path: Path) -> tuple[int, ...]:

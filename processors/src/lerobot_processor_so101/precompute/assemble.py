@@ -20,10 +20,7 @@ from .source import Episode, Source
 
 
 def assemble(job: Job) -> str:
-    """Create the dataset of a job whose episodes are all finished, and remove the job's folder.
-
-    Returns:
-        A summary: bytes per frame of each new column.
+    """Create the dataset of a finished job, remove the job's folder, and return bytes per frame as a summary.
 
     Raises:
         RuntimeError: if an episode is not finished.
@@ -90,10 +87,9 @@ def write_meta(
     dropped: Sequence[str],
     new_stats: dict[str, Any] | None = None,
 ) -> None:
-    """Write the metadata of a dataset that is made from another.
+    """Write the metadata of a dataset that is made from a source.
 
     Args:
-        source: the other one.
         dataset: folder of the new one.
         features: of the new one.
         dropped: keys without videos and statistics in the new one.

@@ -19,15 +19,14 @@ DISPARITY, LOGITS, VECTOR = "disparity", "logits", "vector"
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """One column, a feature of the new dataset.
 
     Attributes:
-        key: key of the feature.
         camera: camera of the images that it is computed from.
         form: ids, top_k, logits, disparity or vector.
         size: (h, w) of the map.
         shape: shape of one value: (height, width, 1) of an image, (C, h, w) of logits, (D,) of a vector.
-        identity: identity of the model that computes it.
+        identity: of the model that computes it.
         image_size: (h, w) of the images that it is computed from.
         quantised: whether disparity is floored to integers.
     """
@@ -62,11 +61,7 @@ class Column:
         return 2 * int(np.prod(self.shape)) if self.form == LOGITS else 0
 
     def encode(self, values: np.ndarray) -> pa.Array:
-        """Encode stored values for a Parquet file.
-
-        Args:
-            values: (B, 1, h, w) integers below 65536, (B, C, h, w) float16 for logits, or (B, D) float32.
-        """
+        """Encode integers (B, 1, h, w) below 65536, float16 logits (B, C, h, w) or float32 vectors (B, D)."""
         if self.form == VECTOR:
             return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
         if self.form == LOGITS:

@@ -28,10 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def precompute(config: JobConfig) -> str:
-    """Create the dataset.
-
-    Returns:
-        A summary: frames, their speed, and bytes per frame of each stored form.
+    """Create the dataset, and return a summary: frames, their speed, and bytes per frame of each stored form.
 
     Raises:
         ValueError, FileExistsError, FileNotFoundError: if the input is invalid.

@@ -20,12 +20,9 @@ EXECUTORS = ("local", "slurm", "ray")
 
 
 class FeatureExtractor(ABC):
-    """The models of one worker.
+    """The models of one worker; the workers of one machine are spread over its GPUs by their rank.
 
-    Args:
-        device: cpu, cuda, mps, or auto.
-        batch_size: frames of each camera per model call; 0 is 4 on a CPU and 32 elsewhere.
-        rank: index of this worker; the workers of one machine are spread over its GPUs.
+    `device` and `batch_size` are those of `JobConfig`.
     """
 
     def __init__(self, device: str, batch_size: int, rank: int) -> None:
@@ -36,11 +33,7 @@ class FeatureExtractor(ABC):
 
     @abstractmethod
     def columns(self, image_sizes: Mapping[str, tuple[int, int]]) -> list[Column]:
-        """Return the columns to store.
-
-        Args:
-            image_sizes: (h, w) of the images, by camera.
-        """
+        """Return the columns to store, for images of sizes (h, w) by camera."""
 
     @abstractmethod
     def extract(self, images: Mapping[str, Tensor], columns: Sequence[Column]) -> dict[str, Tensor]:
@@ -48,7 +41,7 @@ class FeatureExtractor(ABC):
 
         Args:
             images: (B, 3, H, W) in [0, 1], by camera.
-            columns: the columns to store.
+            columns: what to store.
 
         Returns:
             By key, on the CPU: (B, 1, h, w) int32, logits (B, C, h, w) float16, or vectors (B, D) float32.
@@ -111,10 +104,7 @@ class JobConfig(ABC):
 
     @abstractmethod
     def make_extractor(self, rank: int) -> FeatureExtractor:
-        """Load the models.
-
-        Args:
-            rank: index of this worker.
+        """Load the models of worker `rank`.
 
         Raises:
             ValueError: if a model is unknown or cannot compute what the options request.
@@ -155,11 +145,7 @@ class JobConfig(ABC):
 
 
 def check_minimum(config: JobConfig, names: Sequence[str], minimum: int) -> None:
-    """Refuse options below a minimum.
-
-    Raises:
-        ValueError: if one is; the message names it.
-    """
+    """Raise ValueError for an option below a minimum; the message names it."""
     for name in names:
         if getattr(config, name) < minimum:
             raise ValueError(f"--{name}: found {getattr(config, name)}, expected {minimum} or more.")

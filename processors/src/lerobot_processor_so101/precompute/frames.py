@@ -7,6 +7,7 @@ code that policies train with.
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,7 +39,6 @@ class Batch:
     """Consecutive frames of one episode.
 
     Attributes:
-        episode: the episode.
         start: index of the first frame in it.
         images: (B, 3, H, W) float32 in [0, 1], by camera.
     """
@@ -51,11 +51,6 @@ class Batch:
     def length(self) -> int:
         """Number of frames."""
         return len(next(iter(self.images.values())))
-
-    @property
-    def last(self) -> bool:
-        """Whether the episode ends here."""
-        return self.start + self.length == self.episode.length
 
 
 def read_batches(
@@ -168,11 +163,8 @@ def _video_frames(source: Source, episode: Episode, key: str, timestamps: list[f
 def _count_frames(path: Path, start: float, end: float) -> int:
     """Count the frames of a video that can be decoded from `start` until before `end` [s]."""
     count = 0
-    try:
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                if frame.time is not None and start - TOLERANCE <= frame.time < end - TOLERANCE:
-                    count += 1
-    except (av.FFmpegError, IndexError):
-        pass  # the count until the damage
+    with suppress(av.FFmpegError, IndexError), av.open(str(path)) as container:
+        for frame in container.decode(video=0):  # until the damage
+            if frame.time is not None and start - TOLERANCE <= frame.time < end - TOLERANCE:
+                count += 1
     return count

@@ -35,11 +35,7 @@ class Job:
         self.dropped = source.rgb_keys if config.drop_rgb else []
 
     def open(self) -> None:
-        """Create the folder, or resume from it; only while no worker writes to it.
-
-        Raises:
-            ValueError: if it belongs to other work, or the source has a column's key already.
-        """
+        """Create the folder, or resume from it, after `check`; only while no worker writes to it."""
         self.check()
         (self.folder / "episodes").mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.folder)
@@ -108,7 +104,7 @@ class PartWriter:
             self.tallies[column.key].add(values[column.key], encoded)
             arrays.append(encoded)
         self.writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
-        if batch.last:
+        if batch.start + batch.length == self.episode.length:
             self.writer.close()
             self.file.close()
             replace_synced(self.temporary, self.job.part(self.episode, "arrow"))

@@ -20,7 +20,6 @@ class Episode:
     """Location of one episode's frames.
 
     Attributes:
-        index: index of the episode.
         start, end: its first frame in the dataset, and the first frame after it.
         data_file: Parquet file, relative to the dataset.
         videos: video file and time of the first frame [s], by feature key.
@@ -38,12 +37,15 @@ class Episode:
         return self.end - self.start
 
 
-class Source:
-    """A LeRobotDataset v3 in a local folder.
+def rgb_camera_names(meta: LeRobotDatasetMetadata) -> list[str]:
+    """Return the names of the cameras with RGB images."""
+    prefix = image_key("")
+    keys = [key for key in meta.camera_keys if key.startswith(prefix) and key not in meta.depth_keys]
+    return [key.removeprefix(prefix) for key in keys]
 
-    Args:
-        root: its folder.
-        repo_id: its name, for messages.
+
+class Source:
+    """A LeRobotDataset v3 in a local folder; `repo_id` is its name, for messages.
 
     Raises:
         FileNotFoundError: if there is no dataset, or one of its files is missing.
@@ -92,12 +94,6 @@ class Source:
         """Keys of the RGB images."""
         return [key for key in self.meta.camera_keys if key not in self.meta.depth_keys]
 
-    @property
-    def cameras(self) -> list[str]:
-        """Names of the RGB cameras."""
-        prefix = image_key("")
-        return [key.removeprefix(prefix) for key in self.rgb_keys if key.startswith(prefix)]
-
     def image_sizes(self, cameras: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Return the image sizes (h, w) of the cameras to process.
 
@@ -107,7 +103,7 @@ class Source:
         Raises:
             ValueError: if a camera does not exist, or there is no RGB camera.
         """
-        found = self.cameras
+        found = rgb_camera_names(self.meta)
         if not found:
             raise ValueError(
                 f"--root: found no RGB camera in {self.root}, expected `{image_key('<camera>')}` with three "

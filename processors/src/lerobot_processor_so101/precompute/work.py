@@ -32,11 +32,7 @@ datatrove_logger.disable("datatrove")
 
 
 def prepare(config: JobConfig, rank: int = 0) -> tuple[Job, FeatureExtractor]:
-    """Open the source and load the models; the quickest checks come first.
-
-    Raises:
-        ValueError, FileNotFoundError: if the source or the models do not work.
-    """
+    """Open the source and load the models, quickest checks first; raises ValueError or FileNotFoundError."""
     source = Source(config.source_root, config.repo_id)
     image_sizes = source.image_sizes(config.cameras)
     extractor = config.make_extractor(rank)
@@ -87,10 +83,8 @@ def work(job: Job, extractor: FeatureExtractor, rank: int = 0, world_size: int =
             try:
                 values = extractor.extract(batch.images, job.columns)
             except ValueError as error:
-                end = batch.start + batch.length - 1
-                raise ValueError(
-                    f"episode {batch.episode.index}, frames {batch.start} to {end}: {error}"
-                ) from error
+                frames = f"frames {batch.start} to {batch.start + batch.length - 1}"
+                raise ValueError(f"episode {batch.episode.index}, {frames}: {error}") from error
             writer.write(batch, {key: value.numpy() for key, value in values.items()})
             bar.update(batch.length)
 
@@ -106,10 +100,7 @@ class AssembleDataset(PrecomputeEpisodes):
 
 
 def run(config: JobConfig, job: Job, extractor: FeatureExtractor) -> bool:
-    """Process all unfinished episodes.
-
-    Returns:
-        Whether they are finished; False if Slurm processes them later, and assembles the dataset too.
+    """Process all unfinished episodes; return False if Slurm does that later, and assembles the dataset, too.
 
     Raises:
         RuntimeError: if a worker failed; the message is its error.
@@ -124,12 +115,17 @@ def run(config: JobConfig, job: Job, extractor: FeatureExtractor) -> bool:
     if config.executor == "local" and config.workers == 1:
         work(job, extractor)  # without datatrove, whose helper process would outlive a killed command
         return True
+    steps, options = [PrecomputeEpisodes(config)], _common(config, job.folder / "logs")
     if config.executor == "ray":
-        executor = _ray(config, job)
+        import ray
+
+        if not ray.is_initialized():  # joins the cluster of RAY_ADDRESS, or starts one on this machine
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        executor = RayPipelineExecutor(steps, **options, **_resources(config))
     else:
         # Imports take seconds: one process imports, and workers are forked from it.
         multiprocess.get_context("forkserver").set_forkserver_preload([PrecomputeEpisodes.__module__])
-        executor = LocalPipelineExecutor([PrecomputeEpisodes(config)], **_common(config, job.folder / "logs"))
+        executor = LocalPipelineExecutor(steps, **options)
     cause: Exception | None = None
     with _bar(job):
         try:
@@ -160,16 +156,6 @@ def _resources(config: JobConfig) -> dict[str, int]:
     }
 
 
-def _ray(config: JobConfig, job: Job) -> RayPipelineExecutor:
-    import ray
-
-    if not ray.is_initialized():  # joins the cluster of RAY_ADDRESS, or starts one on this machine
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    return RayPipelineExecutor(
-        [PrecomputeEpisodes(config)], **_common(config, job.folder / "logs"), **_resources(config)
-    )
-
-
 def _slurm(config: JobConfig, job: Job) -> None:
     """Submit an array of workers and, after it, the job that assembles the dataset."""
     logs = config.output.with_name(config.output.name + ".slurm")
@@ -181,9 +167,8 @@ def _slurm(config: JobConfig, job: Job) -> None:
         "env_command": config.slurm.setup or f'export PATH="{Path(sys.executable).parent}:$PATH"',
         "job_name": config.command,
     }
-    workers = SlurmPipelineExecutor(
-        [PrecomputeEpisodes(config)], **{**_common(config, logs / "episodes"), **common}
-    )
+    first = {**_common(config, logs / "episodes"), **common}
+    workers = SlurmPipelineExecutor([PrecomputeEpisodes(config)], **first)
     last = {**_common(config, logs / "dataset"), **common, "tasks": 1, "workers": 1, "depends": workers}
     SlurmPipelineExecutor([AssembleDataset(config)], **last).run()
 
@@ -195,12 +180,10 @@ def _bar(job: Job) -> Iterator[None]:
 
     def watch() -> None:
         with tqdm(total=total, unit="episode") as bar:
-            while True:
+            over = False
+            while not over:
                 over = stop.wait(0.5)
-                if finished := total - len(job.pending()) - bar.n:
-                    bar.update(finished)
-                if over:
-                    return
+                bar.update(total - len(job.pending()) - bar.n)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -20,7 +20,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ..cli import run_command
 from ..perception.keys import image_key
 from ..precompute.frames import read_batches
-from ..precompute.source import Source
+from ..precompute.source import Source, rgb_camera_names
 
 _THUMBNAIL = (12, 16)  # height, width
 _GAP_S = 0.5  # between chosen frames of an episode
@@ -92,16 +92,13 @@ def extract(config: FramesConfig) -> str:
 
 
 def choose(frames: list[Frame], features: np.ndarray, count: int, gap: float) -> list[int]:
-    """Choose frames by farthest-point sampling.
+    """Return the positions of frames that are chosen by farthest-point sampling, in this order.
 
     Args:
         frames: candidates, of one camera.
         features: (N, D) of the candidates; their Euclidean distance is how much they differ.
         count: number of frames; fewer are chosen if no others are left.
         gap: least number of frames between two of an episode.
-
-    Returns:
-        Positions in `frames`, in the order in which they were chosen.
     """
     places = np.array([frame.index for frame in frames])
     episodes = np.array([frame.episode for frame in frames])
@@ -120,7 +117,8 @@ def choose(frames: list[Frame], features: np.ndarray, count: int, gap: float) ->
 
 
 def _cameras(source: Source, wanted: list[str]) -> list[str]:
-    found = [camera for camera in source.cameras if 3 in source.features[image_key(camera)]["shape"]]
+    names = rgb_camera_names(source.meta)
+    found = [camera for camera in names if 3 in source.features[image_key(camera)]["shape"]]
     unknown = [camera for camera in wanted if camera not in found]
     if unknown or not found:
         raise ValueError(
