@@ -215,7 +215,7 @@ def test_tallies_add_up_in_any_order():
         for index in order:
             part = Tally()
             part.add(batches[index], column.encode(batches[index]))
-            total.merge(Tally(part.to_dict()))
+            total.merge(Tally(**vars(part)))
         totals.append(total.stats())
     assert totals[0] == totals[1]
     assert totals[0]["std"][0][0][0] == pytest.approx(np.concatenate(batches).std(), rel=1e-12)

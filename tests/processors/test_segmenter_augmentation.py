@@ -6,8 +6,13 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from lerobot_processor_so101.segmenter_training.augment import make_augmentation
-from lerobot_processor_so101.segmenter_training.lighting import CastShadow, Exposure, Glare, lighting
+from lerobot_processor_so101.segmenter_training.augment import (
+    CastShadow,
+    Exposure,
+    Glare,
+    lighting,
+    make_augmentation,
+)
 
 
 @pytest.mark.parametrize("name", ["full", "upright", "flips"])

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from lerobot_processor_so101.precompute.columns import VECTOR, Column
 from lerobot_processor_so101.precompute.command import run_job
-from lerobot_processor_so101.precompute.config import JobConfig
-from lerobot_processor_so101.precompute.extractor import FeatureExtractor
+from lerobot_processor_so101.precompute.config import FeatureExtractor, JobConfig
 
 from .configuration_imf import SIGLIP2, vision_key
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write files that appear under their name only when they are complete, whatever interrupts the program."""
 
+import errno
 import json
 import os
 import shutil
@@ -50,6 +51,20 @@ def sync(*paths: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Create a hard link to a file unless `target` exists, or a copy where links are not possible."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return
+    try:
+        os.link(source.resolve(), target)  # the Hub's cache holds symbolic links
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def write_json(path: Path, values: Any, indent: int = 4) -> None:

@@ -8,10 +8,8 @@ appears only when it is complete; after an interrupt, the same command starts ag
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -52,7 +50,8 @@ def write_arrays(config: ArraysConfig) -> str:
         FileNotFoundError: if there is no dataset.
     """
     source = Source(config.root)
-    keys = _keys(source)
+    vectors = [key for key, f in source.features.items() if (f.get("info") or {}).get("form") == VECTOR]
+    keys = [*source.meta.depth_keys, *vectors]
     if not keys:
         raise ValueError(
             f"--root: found neither masks, depth nor cached features in {config.root}, expected some. Record "
@@ -73,46 +72,30 @@ def write_arrays(config: ArraysConfig) -> str:
             features = {key: array_feature(f, shapes[key]) if key in keys else f for key, f in kept.items()}
             write_meta(source, folder, features, [*source.rgb_keys, *keys])
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return (
-        f"{len(keys)} arrays of {source.meta.total_frames} frames, {size / 1e6:,.0f} MB, in {config.output}"
-    )
-
-
-def _keys(source: Source) -> list[str]:
-    """Return the keys of one-channel images and of cached features."""
-    vectors = [key for key, f in source.features.items() if (f.get("info") or {}).get("form") == VECTOR]
-    return [*source.meta.depth_keys, *vectors]
+    frames = source.meta.total_frames
+    return f"{len(keys)} arrays of {frames} frames, {size / 1e6:,.0f} MB, in {config.output}"
 
 
 def _write_array(source: Source, key: str, path: Path) -> tuple[int, ...]:
     """Write the values of a feature in the smallest type that holds them, and return the shape of one."""
-    for dtype in (np.uint8, np.uint16, np.float32):
-        shape = _try_write(source, key, path, dtype)
-        if shape is not None:
-            return shape
-    raise AssertionError("float32 holds every value")
-
-
-def _try_write(source: Source, key: str, path: Path, dtype: Any) -> tuple[int, ...] | None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    array = None
-    for first, values in _values(source, key):
-        stored = values.astype(dtype)
-        if not np.array_equal(stored, values, equal_nan=True):
-            return None
-        if array is None:
-            shape = (source.meta.total_frames, *values.shape[1:])
-            array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-        array[first : first + len(values)] = stored
-    assert array is not None
-    array.flush()
-    sync(path)
-    return array.shape[1:]
-
-
-def _values(source: Source, key: str) -> Iterator[tuple[int, np.ndarray]]:
-    for episode in source.episodes:
-        yield episode.start, read_values(source, episode, key).numpy()
+    for dtype in (np.uint8, np.uint16, np.float32):
+        array = None
+        for episode in source.episodes:
+            values = read_values(source, episode, key).numpy()
+            stored = values.astype(dtype)
+            if not np.array_equal(stored, values, equal_nan=True):
+                break
+            if array is None:
+                shape = (source.meta.total_frames, *values.shape[1:])
+                array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+            array[episode.start : episode.end] = stored
+        else:
+            assert array is not None
+            array.flush()
+            sync(path)
+            return array.shape[1:]
+    raise AssertionError("float32 holds every value")
 
 
 def _write_data(source: Source, keys: list[str], folder: Path) -> None:
@@ -130,8 +113,8 @@ def _write_data(source: Source, keys: list[str], folder: Path) -> None:
 def main() -> None:
     """Run `so101-arrays`."""
     datasets.disable_progress_bars()
-    log = "lerobot_processor_so101"
-    run_command("so101-arrays", ArraysConfig, write_arrays, "stopped; nothing was written.", log)
+    stopped = "stopped; nothing was written."
+    run_command("so101-arrays", ArraysConfig, write_arrays, stopped, log="lerobot_processor_so101")
 
 
 if __name__ == "__main__":

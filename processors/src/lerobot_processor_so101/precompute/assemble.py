@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Assemble the new dataset from the source and the new columns; it appears only when it is complete."""
 
-import errno
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from lerobot.datasets.feature_utils import get_hf_features_from_features
 
-from ..atomic import atomic_path, write_json
+from ..atomic import atomic_path, link_or_copy, write_json
 from ..recording import check_videos
 from .columns import schema
 from .job import Job, remove_partial, remove_temporaries
@@ -21,10 +20,7 @@ from .source import Episode, Source
 
 
 def assemble(job: Job) -> str:
-    """Create the dataset of a job whose episodes are all finished, and remove the job's folder.
-
-    Returns:
-        A summary: bytes per frame of each new column.
+    """Create the dataset of a finished job, remove the job's folder, and return bytes per frame as a summary.
 
     Raises:
         RuntimeError: if an episode is not finished.
@@ -36,42 +32,28 @@ def assemble(job: Job) -> str:
             f"{pending[0].index}. Give the same command again to resume."
         )
     remove_temporaries(job.folder)
-    source, dropped = job.source, _dropped(job)
+    source, tallies = job.source, job.tallies()
+    features = {key: value for key, value in source.features.items() if key not in job.dropped}
+    features |= {column.key: column.feature() for column in job.columns}
     for file, episodes in source.data_files().items():
-        _write_data_file(job, file, episodes)
-    stats = {key: tally.stats() for key, tally in job.tallies().items() if tally.sums["values"]}
-    write_meta(source, job.dataset, _features(job), dropped, stats)
-    for file in source.video_files([key for key in source.meta.video_keys if key not in dropped]):
-        link(source.root / file, job.dataset / file)
+        _write_data_file(job, file, episodes, features)
+    stats = {key: tally.stats() for key, tally in tallies.items() if tally.values}
+    write_meta(source, job.dataset, features, job.dropped, stats)
+    for file in source.video_files([key for key in source.meta.video_keys if key not in job.dropped]):
+        link_or_copy(source.root / file, job.dataset / file)
     check_videos(job.dataset)
-    tallies = job.tallies()
     os.replace(job.dataset, job.config.output)
     remove_partial(job.folder)
-    sizes = (f"{key} {round(t.sums['bytes'] / t.sums['frames']):,}" for key, t in tallies.items())
+    sizes = (f"{key} {round(tally.bytes / tally.frames):,}" for key, tally in tallies.items())
     return f"bytes per frame: {', '.join(sizes)}"
 
 
-def link(source: Path, target: Path) -> None:
-    """Create a hard link to a file, or a copy where links are not possible."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        return
-    try:
-        os.link(source.resolve(), target)  # the Hub's cache holds symbolic links
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
-
-
-def _write_data_file(job: Job, file: Path, episodes: list[Episode]) -> None:
+def _write_data_file(job: Job, file: Path, episodes: list[Episode], features: dict[str, dict]) -> None:
     """Rewrite a data file with the new columns, in one row group per episode; then delete their parts."""
     target = job.dataset / file
     if not target.is_file():
         table = pq.read_table(job.source.root / file)
-        table = table.drop_columns([key for key in _dropped(job) if key in table.column_names])
-        features = {key: {**value, "shape": tuple(value["shape"])} for key, value in _features(job).items()}
+        table = table.drop_columns([key for key in job.dropped if key in table.column_names])
         # The metadata by which `datasets` and the Hub's viewer know that a column contains images.
         metadata = dict(get_hf_features_from_features(features).arrow_schema.metadata)
         fields = pa.schema([*table.schema, *schema(job.columns)]).with_metadata(metadata)
@@ -98,11 +80,6 @@ def _rows(table: pa.Table, episode: Episode, path: Path) -> pa.Table:
     return rows
 
 
-def _features(job: Job) -> dict[str, dict]:
-    kept = {key: value for key, value in job.source.features.items() if key not in _dropped(job)}
-    return {**kept, **{column.key: column.feature() for column in job.columns}}
-
-
 def write_meta(
     source: Source,
     dataset: Path,
@@ -110,10 +87,9 @@ def write_meta(
     dropped: Sequence[str],
     new_stats: dict[str, Any] | None = None,
 ) -> None:
-    """Write the metadata of a dataset that is made from another.
+    """Write the metadata of a dataset that is made from a source.
 
     Args:
-        source: the other one.
         dataset: folder of the new one.
         features: of the new one.
         dropped: keys without videos and statistics in the new one.
@@ -136,7 +112,3 @@ def write_meta(
     stats = json.loads((root / "stats.json").read_text()) if (root / "stats.json").is_file() else {}
     stats = {key: value for key, value in stats.items() if key not in dropped}
     write_json(target / "stats.json", {**stats, **(new_stats or {})})
-
-
-def _dropped(job: Job) -> list[str]:
-    return job.source.rgb_keys if job.config.drop_rgb else []

@@ -20,19 +20,15 @@ from ..lock import owning
 from ..recording import check_videos
 from .assemble import assemble
 from .config import JobConfig
-from .executors import run
 from .job import Job, remove_partial
 from .perception import PrecomputeConfig
-from .work import prepare
+from .work import prepare, run
 
 logger = logging.getLogger(__name__)
 
 
 def precompute(config: JobConfig) -> str:
-    """Create the dataset.
-
-    Returns:
-        A summary: frames, their speed, and bytes per frame of each stored form.
+    """Create the dataset, and return a summary: frames, their speed, and bytes per frame of each stored form.
 
     Raises:
         ValueError, FileExistsError, FileNotFoundError: if the input is invalid.
@@ -41,27 +37,23 @@ def precompute(config: JobConfig) -> str:
     """
     config.check()
     with owning(config.output):
-        return _precompute(config)
-
-
-def _precompute(config: JobConfig) -> str:
-    if config.output.exists():
-        if not config.partial.is_dir():
-            raise FileExistsError(
-                f"--output: {config.output} exists already and was left as it is. Choose another folder."
-            )
-        remove_partial(config.partial)  # a kill came after the output was complete and before this
-        return f"{config.output} is complete already."
-    job, extractor = prepare(config)
-    check_videos(job.source.root)
-    job.open()
-    _check_space(job)
-    frames, start = sum(episode.length for episode in job.pending()), time.monotonic()
-    if not run(config, job, extractor):
-        return f"submitted to Slurm; {config.output} appears when the last job has finished."
-    speed = frames / (time.monotonic() - start)
-    cameras = len({column.camera for column in job.columns})
-    return f"{frames} frames of {cameras} cameras, {speed:.1f} frames/s; {assemble(job)}"
+        if config.output.exists():
+            if not config.partial.is_dir():
+                raise FileExistsError(
+                    f"--output: {config.output} exists already and was left as it is. Choose another folder."
+                )
+            remove_partial(config.partial)  # a kill came after the output was complete and before this
+            return f"{config.output} is complete already."
+        job, extractor = prepare(config)
+        check_videos(job.source.root)
+        job.open()
+        _check_space(job)
+        frames, start = sum(episode.length for episode in job.pending()), time.monotonic()
+        if not run(config, job, extractor):
+            return f"submitted to Slurm; {config.output} appears when the last job has finished."
+        speed = frames / (time.monotonic() - start)
+        cameras = len({column.camera for column in job.columns})
+        return f"{frames} frames of {cameras} cameras, {speed:.1f} frames/s; {assemble(job)}"
 
 
 def _check_space(job: Job) -> None:
@@ -91,16 +83,11 @@ def _size(size: float) -> str:
 
 
 def run_job(kind: type[JobConfig]) -> None:
-    """Run a command of this kind.
-
-    Args:
-        kind: class of its options.
-    """
+    """Run a command of this kind."""
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
-    run_command(
-        kind.command, kind, precompute, "stopped; the same command resumes.", "lerobot_processor_so101"
-    )
+    stopped = "stopped; the same command resumes."
+    run_command(kind.command, kind, precompute, stopped, log="lerobot_processor_so101")
 
 
 def main() -> None:

@@ -1,19 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the commands that run models on every frame of a dataset."""
+"""Options and models of the commands that run models on every frame of a dataset."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from lerobot.utils.constants import HF_LEROBOT_HOME
+from lerobot.utils.device_utils import auto_select_torch_device
+from torch import Tensor
 
 from ..config_checks import check_choices, check_device
-from .extractor import FeatureExtractor
+from .columns import Column
 
 EXECUTORS = ("local", "slurm", "ray")
+
+
+class FeatureExtractor(ABC):
+    """The models of one worker; the workers of one machine are spread over its GPUs by their rank.
+
+    `device` and `batch_size` are those of `JobConfig`.
+    """
+
+    def __init__(self, device: str, batch_size: int, rank: int) -> None:
+        self.device = auto_select_torch_device() if device == "auto" else torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", rank % torch.cuda.device_count())
+        self.batch_size = batch_size or (4 if self.device.type == "cpu" else 32)
+
+    @abstractmethod
+    def columns(self, image_sizes: Mapping[str, tuple[int, int]]) -> list[Column]:
+        """Return the columns to store, for images of sizes (h, w) by camera."""
+
+    @abstractmethod
+    def extract(self, images: Mapping[str, Tensor], columns: Sequence[Column]) -> dict[str, Tensor]:
+        """Compute the values of one batch of all cameras.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], by camera.
+            columns: what to store.
+
+        Returns:
+            By key, on the CPU: (B, 1, h, w) int32, logits (B, C, h, w) float16, or vectors (B, D) float32.
+
+        Raises:
+            ValueError: if images or model outputs contain NaN.
+        """
 
 
 @dataclass
@@ -69,10 +104,7 @@ class JobConfig(ABC):
 
     @abstractmethod
     def make_extractor(self, rank: int) -> FeatureExtractor:
-        """Load the models.
-
-        Args:
-            rank: index of this worker.
+        """Load the models of worker `rank`.
 
         Raises:
             ValueError: if a model is unknown or cannot compute what the options request.
@@ -113,11 +145,7 @@ class JobConfig(ABC):
 
 
 def check_minimum(config: JobConfig, names: Sequence[str], minimum: int) -> None:
-    """Refuse options below a minimum.
-
-    Raises:
-        ValueError: if one is; the message names it.
-    """
+    """Raise ValueError for an option below a minimum; the message names it."""
     for name in names:
         if getattr(config, name) < minimum:
             raise ValueError(f"--{name}: found {getattr(config, name)}, expected {minimum} or more.")

@@ -7,6 +7,7 @@ code that policies train with.
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,7 +39,6 @@ class Batch:
     """Consecutive frames of one episode.
 
     Attributes:
-        episode: the episode.
         start: index of the first frame in it.
         images: (B, 3, H, W) float32 in [0, 1], by camera.
     """
@@ -52,11 +52,6 @@ class Batch:
         """Number of frames."""
         return len(next(iter(self.images.values())))
 
-    @property
-    def last(self) -> bool:
-        """Whether the episode ends here."""
-        return self.start + self.length == self.episode.length
-
 
 def read_batches(
     source: Source, episodes: Iterable[Episode], cameras: Sequence[str], batch_size: int
@@ -66,25 +61,16 @@ def read_batches(
     Raises:
         ValueError: if frames are missing; the message names the file and the episode.
     """
+    keys = [image_key(camera) for camera in cameras]
     for episode in episodes:
-        table = _rows(source, episode, [image_key(camera) for camera in cameras])
-        timestamps = table["timestamp"].to_pylist()
+        table = _rows(source, episode, keys)
         for begin in range(0, episode.length, DECODED_AT_ONCE):
-            rows = slice(begin, begin + DECODED_AT_ONCE)
-            decoded = {}
-            for camera in cameras:
-                key = image_key(camera)
-                if key in episode.videos:
-                    decoded[camera] = _video_frames(source, episode, key, timestamps[rows])
-                else:
-                    stored = table[key][rows].to_pylist()
-                    decoded[camera] = _image_frames(source, episode, key, stored, begin)
-            for start in range(0, len(timestamps[rows]), batch_size):
-                images = {camera: frames[start : start + batch_size] for camera, frames in decoded.items()}
-                images = {
-                    camera: frames if frames.is_floating_point() else frames.type(torch.float32) / 255
-                    for camera, frames in images.items()
-                }
+            decoded = [_decode(source, episode, key, table, begin) for key in keys]
+            for start in range(0, min(DECODED_AT_ONCE, episode.length - begin), batch_size):
+                images = {}
+                for camera, frames in zip(cameras, decoded, strict=True):
+                    some = frames[start : start + batch_size]
+                    images[camera] = some if some.is_floating_point() else some.type(torch.float32) / 255
                 yield Batch(episode, begin + start, images)
 
 
@@ -109,22 +95,20 @@ def read_values(source: Source, episode: Episode, key: str) -> Tensor:
         ValueError: if frames are missing; the message names the file and the episode.
     """
     table, feature = _rows(source, episode, [key]), source.features[key]
+    if feature["dtype"] not in ("image", "video"):
+        return torch.tensor(table[key].combine_chunks().flatten().to_numpy()).unflatten(0, (len(table), -1))
+    begins = range(0, len(table), DECODED_AT_ONCE)
+    planes = torch.cat([_decode(source, episode, key, table, begin) for begin in begins])
     if key in episode.videos:
         encoder = DepthEncoderConfig.from_video_info(feature.get("info"))
-        timestamps, frames = table["timestamp"].to_pylist(), []
-        for begin in range(0, episode.length, DECODED_AT_ONCE):
-            frames.append(_video_frames(source, episode, key, timestamps[begin : begin + DECODED_AT_ONCE]))
         return dequantize_depth(
-            torch.cat(frames),
+            planes,
             depth_min=encoder.depth_min,
             depth_max=encoder.depth_max,
             shift=encoder.shift,
             use_log=encoder.use_log,
             output_unit=DEPTH_MILLIMETER_UNIT,
         )
-    if feature["dtype"] != "image":
-        return torch.tensor(table[key].combine_chunks().flatten().to_numpy()).unflatten(0, (len(table), -1))
-    planes = _image_frames(source, episode, key, table[key].to_pylist(), 0)
     in_metres = (feature.get("info") or {}).get("depth_unit") == DEPTH_METER_UNIT
     return planes * MM_PER_METRE if in_metres else planes
 
@@ -142,8 +126,24 @@ def _rows(source: Source, episode: Episode, keys: Sequence[str]) -> Any:
     return table
 
 
+def _decode(source: Source, episode: Episode, key: str, table: Any, begin: int) -> Tensor:
+    """Decode frames from `begin` on: (B, 3, H, W) uint8 or float32; depth or its codes (B, 1, H, W)."""
+    rows = table.slice(begin, DECODED_AT_ONCE)
+    if key in episode.videos:
+        return _video_frames(source, episode, key, rows["timestamp"].to_pylist())
+    frames = []
+    for number, image in enumerate(rows[key].to_pylist(), begin):
+        try:
+            frames.append(pil_to_chw_tensor(datasets.Image().decode_example(image)))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{source.root / episode.data_file}: episode {episode.index}, frame {number}: {key} is no "
+                "readable image. Delete the episode with `lerobot-edit-dataset`."
+            ) from error
+    return torch.stack(frames)
+
+
 def _video_frames(source: Source, episode: Episode, key: str, timestamps: list[float]) -> Tensor:
-    """(B, 3, H, W) uint8, or depth codes (B, 1, H, W)."""
     depth = key in source.meta.depth_keys
     file, begin = episode.videos[key]
     times = [begin + timestamp for timestamp in timestamps]
@@ -163,25 +163,8 @@ def _video_frames(source: Source, episode: Episode, key: str, timestamps: list[f
 def _count_frames(path: Path, start: float, end: float) -> int:
     """Count the frames of a video that can be decoded from `start` until before `end` [s]."""
     count = 0
-    try:
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                if frame.time is not None and start - TOLERANCE <= frame.time < end - TOLERANCE:
-                    count += 1
-    except (av.FFmpegError, IndexError):
-        pass  # the count until the damage
+    with suppress(av.FFmpegError, IndexError), av.open(str(path)) as container:
+        for frame in container.decode(video=0):  # until the damage
+            if frame.time is not None and start - TOLERANCE <= frame.time < end - TOLERANCE:
+                count += 1
     return count
-
-
-def _image_frames(source: Source, episode: Episode, key: str, stored: list[Any], begin: int) -> Tensor:
-    """(B, 3, H, W) float32 in [0, 1], or (B, 1, H, W) float32."""
-    frames = []
-    for number, image in enumerate(stored, begin):
-        try:
-            frames.append(pil_to_chw_tensor(datasets.Image().decode_example(image)))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{source.root / episode.data_file}: episode {episode.index}, frame {number}: {key} is no "
-                "readable image. Delete the episode with `lerobot-edit-dataset`."
-            ) from error
-    return torch.stack(frames)

@@ -26,25 +26,16 @@ from .source import Episode, Source
 
 
 class Job:
-    """The folder of one run.
-
-    Args:
-        config: options of the command.
-        source: the source dataset.
-        columns: columns to add.
-    """
+    """The folder of one run, which adds columns to a source dataset."""
 
     def __init__(self, config: JobConfig, source: Source, columns: Sequence[Column]) -> None:
         self.config, self.source, self.columns = config, source, list(columns)
         self.folder = config.partial
         self.dataset = self.folder / "dataset"
+        self.dropped = source.rgb_keys if config.drop_rgb else []
 
     def open(self) -> None:
-        """Create the folder, or resume from it; only while no worker writes to it.
-
-        Raises:
-            ValueError: if it belongs to other work, or the source has a column's key already.
-        """
+        """Create the folder, or resume from it, after `check`; only while no worker writes to it."""
         self.check()
         (self.folder / "episodes").mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.folder)
@@ -85,24 +76,17 @@ class Job:
         totals = {column.key: Tally() for column in self.columns}
         for path in sorted((self.folder / "episodes").glob("*.json")):
             for key, values in json.loads(path.read_text()).items():
-                totals[key].merge(Tally(values))
+                totals[key].merge(Tally(**values))
         return totals
 
     def _manifest(self) -> dict[str, Any]:
-        return {
-            "source": self.source.fingerprint(),
-            "features": {column.key: column.feature() for column in self.columns},
-            "drop_rgb": self.config.drop_rgb,
-        }
+        features = json.loads(json.dumps({column.key: column.feature() for column in self.columns}))
+        drop_rgb = self.config.drop_rgb
+        return {"source": self.source.fingerprint(), "features": features, "drop_rgb": drop_rgb}
 
 
 class PartWriter:
-    """Write the columns of one episode batch by batch; with its last batch the episode is finished.
-
-    Args:
-        job: the run.
-        episode: the episode.
-    """
+    """Write the columns of one episode batch by batch; with its last batch the episode is finished."""
 
     def __init__(self, job: Job, episode: Episode) -> None:
         self.job, self.episode = job, episode
@@ -120,11 +104,11 @@ class PartWriter:
             self.tallies[column.key].add(values[column.key], encoded)
             arrays.append(encoded)
         self.writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
-        if batch.last:
+        if batch.start + batch.length == self.episode.length:
             self.writer.close()
             self.file.close()
             replace_synced(self.temporary, self.job.part(self.episode, "arrow"))
-            sums = {key: tally.to_dict() for key, tally in self.tallies.items()}
+            sums = {key: vars(tally) for key, tally in self.tallies.items()}
             write_json(self.job.part(self.episode, "json"), sums)
 
     def _temporary(self) -> Path:

@@ -14,8 +14,7 @@ from ..perception.keys import disparity_key, seg_key, seg_logits_key, seg_top_k_
 from ..perception.scores import Scores
 from ..perception.stored import encode_disparity, encode_ids, encode_top_k, floor_disparity
 from .columns import DISPARITY, LOGITS, Column
-from .config import JobConfig, check_minimum
-from .extractor import FeatureExtractor
+from .config import FeatureExtractor, JobConfig, check_minimum
 
 IDS, TOP_K = "ids", "top_k"
 FORMS = (IDS, TOP_K, LOGITS)
@@ -73,10 +72,6 @@ class PrecomputeConfig(JobConfig):
 class PerceptionExtractor(FeatureExtractor):
     """A segmenter, a depth model, or both.
 
-    Args:
-        config: names of the models, and what to store.
-        rank: index of this worker.
-
     Raises:
         ValueError: if a model is unknown or cannot compute what the options request.
     """
@@ -118,19 +113,9 @@ class PerceptionExtractor(FeatureExtractor):
                     if form in config.forms
                 ]
             if config.depth:
-                depth_model: Any = self.estimator or self.segmenter
-                columns.append(
-                    Column(
-                        disparity_key(camera),
-                        camera,
-                        DISPARITY,
-                        size,
-                        (*size, 1),
-                        depth_model.identity,
-                        image_size,
-                        config.whole_disparity,
-                    )
-                )
+                model: Any = self.estimator or self.segmenter
+                key, shape, floor = disparity_key(camera), (*size, 1), config.whole_disparity
+                columns.append(Column(key, camera, DISPARITY, size, shape, model.identity, image_size, floor))
         return columns
 
     @torch.no_grad()
@@ -143,8 +128,7 @@ class PerceptionExtractor(FeatureExtractor):
             scores = dict(zip(images, self.segmenter.segment(batches), strict=True))
             for camera, found in scores.items():
                 _check_finite(found.values, self.segmenter.name, camera)
-                if found.disparity is not None:
-                    _check_finite(found.disparity, self.segmenter.name, camera)
+                _check_finite(found.disparity, self.segmenter.name, camera)
         if self.estimator is not None:
             inverse = dict(zip(images, self.estimator.estimate(batches), strict=True))
             for camera, depth in inverse.items():
@@ -156,13 +140,7 @@ class PerceptionExtractor(FeatureExtractor):
 
 
 def stored_form(column: Column, scores: Scores | None, inverse: Tensor | None) -> Tensor:
-    """Convert model outputs to the values that a column stores.
-
-    Args:
-        column: the column.
-        scores: of its camera.
-        inverse: (B, h, w) inverse depth of its camera, from a depth model.
-    """
+    """Convert the scores or inverse depth (B, h, w) of a column's camera to the values that it stores."""
     if column.form == DISPARITY and inverse is not None:
         disparity = inverse_to_disparity(inverse, column.size)
         return encode_disparity(floor_disparity(disparity, column.quantised))
@@ -176,9 +154,8 @@ def stored_form(column: Column, scores: Scores | None, inverse: Tensor | None) -
     return encode_disparity(floor_disparity(scores.disparity_map(column.size), column.quantised))
 
 
-def _check_finite(values: Tensor, model: str, camera: str) -> None:
-    if values.is_floating_point() and not bool(values.isfinite().all()):
+def _check_finite(values: Tensor | None, model: str, camera: str) -> None:
+    if values is not None and values.is_floating_point() and not bool(values.isfinite().all()):
         raise ValueError(
-            f"{model!r} returned NaN or infinite for camera {camera!r}; its weights are damaged, or it needs "
-            "float32."
+            f"{model!r} returned NaN or infinite for camera {camera!r}; damaged weights, or it needs float32."
         )

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from lerobot.datasets import LeRobotDatasetMetadata
-from lerobot.utils.constants import OBS_IMAGES
 
 from ..perception.keys import image_key
 
@@ -21,7 +20,6 @@ class Episode:
     """Location of one episode's frames.
 
     Attributes:
-        index: index of the episode.
         start, end: its first frame in the dataset, and the first frame after it.
         data_file: Parquet file, relative to the dataset.
         videos: video file and time of the first frame [s], by feature key.
@@ -39,12 +37,15 @@ class Episode:
         return self.end - self.start
 
 
-class Source:
-    """A LeRobotDataset v3 in a local folder.
+def rgb_camera_names(meta: LeRobotDatasetMetadata) -> list[str]:
+    """Return the names of the cameras with RGB images."""
+    prefix = image_key("")
+    keys = [key for key in meta.camera_keys if key.startswith(prefix) and key not in meta.depth_keys]
+    return [key.removeprefix(prefix) for key in keys]
 
-    Args:
-        root: its folder.
-        repo_id: its name, for messages.
+
+class Source:
+    """A LeRobotDataset v3 in a local folder; `repo_id` is its name, for messages.
 
     Raises:
         FileNotFoundError: if there is no dataset, or one of its files is missing.
@@ -66,7 +67,7 @@ class Source:
                 "convert_dataset_v21_to_v30 first."
             )
         self.meta = LeRobotDatasetMetadata(repo_id or f"local/{root.name}", root=root)
-        self.features: dict[str, dict[str, Any]] = self.info["features"]
+        self.features: dict[str, dict[str, Any]] = self.meta.features
         self._check_files()
 
     @cached_property
@@ -102,11 +103,10 @@ class Source:
         Raises:
             ValueError: if a camera does not exist, or there is no RGB camera.
         """
-        prefix = f"{OBS_IMAGES}."
-        found = [key.removeprefix(prefix) for key in self.rgb_keys if key.startswith(prefix)]
+        found = rgb_camera_names(self.meta)
         if not found:
             raise ValueError(
-                f"--root: found no RGB camera in {self.root}, expected `{prefix}<camera>` with three "
+                f"--root: found no RGB camera in {self.root}, expected `{image_key('<camera>')}` with three "
                 f"channels. It has {sorted(self.features)}."
             )
         unknown = [name for name in cameras if name not in found]

@@ -2,7 +2,6 @@
 """Write LeRobotDatasets without losing a frame, and check that a dataset is complete."""
 
 from .dataset import RecordingDataset
-from .video_check import check_videos, count_frames
-from .video_writer import VideoWriter
+from .videos import VideoWriter, check_videos, count_frames
 
 __all__ = ["RecordingDataset", "VideoWriter", "check_videos", "count_frames"]

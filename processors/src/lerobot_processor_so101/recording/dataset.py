@@ -24,19 +24,14 @@ from lerobot.datasets.dataset_writer import DatasetWriter
 from lerobot.datasets.feature_utils import get_hf_features_from_features
 from lerobot.datasets.image_writer import image_array_to_pil_image, save_kwargs_for_path
 from lerobot.datasets.io_utils import load_info
-from lerobot.datasets.utils import (
-    DEFAULT_EPISODES_PATH,
-    INFO_PATH,
-    STATS_PATH,
-    update_chunk_file_indices,
-)
+from lerobot.datasets.utils import DEFAULT_EPISODES_PATH, INFO_PATH, STATS_PATH, update_chunk_file_indices
 from lerobot.datasets.video_utils import StreamingVideoEncoder
 from lerobot.utils.constants import HF_LEROBOT_HOME
 
 from ..atomic import sync
 from .parquet import append, is_full, parquet_path, set_values
 from .unfinished import STAGING, remove_unfinished
-from .video_check import count_frames
+from .videos import count_frames
 
 _PNG_END = b"IEND\xaeB`\x82"
 
@@ -51,7 +46,7 @@ class WaitingVideoEncoder(StreamingVideoEncoder):
         """Start the encoder threads of a new episode."""
         super().start_episode(*args, **kwargs)
         self._fed: Counter[str] = Counter()
-        self._finished: dict[str, tuple[Path, dict | None]] | None = None
+        self._finished: dict[str, tuple[Path, dict | None]] = {}
 
     def feed_frame(self, video_key: str, image: np.ndarray) -> None:
         """Pass a frame on, as soon as the queue has room for it."""
@@ -63,8 +58,7 @@ class WaitingVideoEncoder(StreamingVideoEncoder):
     def complete_episode(self) -> None:
         """Encode what is queued, however long it takes, and compare the videos with what was fed.
 
-        Call it before `save_episode` writes anything: if it raises, the episode can be cleared without a
-        trace.
+        Call it before `save_episode` writes anything: if it raises, the episode can still be cleared.
 
         Raises:
             RuntimeError: if an encoder failed or a video lacks frames.
@@ -74,8 +68,8 @@ class WaitingVideoEncoder(StreamingVideoEncoder):
                 time.sleep(0.005)
             while not frames.empty():  # the encoder died: make room, or LeRobot's end mark would wait forever
                 frames.get_nowait()
-        results = super().finish_episode()
-        found = {key: count_frames(path) for key, (path, _) in results.items()}
+        self._finished = super().finish_episode()
+        found = {key: count_frames(path) for key, (path, _) in self._finished.items()}
         short = [
             f"{key}: found {found[key]} frames, expected {fed}"
             for key, fed in self._fed.items()
@@ -83,13 +77,9 @@ class WaitingVideoEncoder(StreamingVideoEncoder):
         ]
         if short:
             raise RuntimeError(f"The video encoder lost frames. {'; '.join(short)}.")
-        self._finished = results
 
     def finish_episode(self) -> dict[str, tuple[Path, dict | None]]:
-        """Return the path and statistics of every video."""
-        if self._finished is None:
-            self.complete_episode()
-        assert self._finished is not None
+        """Return the path and statistics of every video of the completed episode."""
         return self._finished
 
 
@@ -272,11 +262,11 @@ class RecordingDataset(LeRobotDataset):
             return
         patterns = {"data": self.meta.data_path, "meta/episodes": DEFAULT_EPISODES_PATH}
         old, new = ({kind: parquet_path(at, kind, patterns[kind]) for kind in patterns} for at in (last, row))
-        full = {kind: is_full(self.root / path) for kind, path in old.items()}
-        for kind in (kind for kind in patterns if not full[kind]):
+        joined = [kind for kind, path in old.items() if not is_full(self.root / path)]
+        for kind in joined:
             row |= {key: last[key] for key in (f"{kind}/chunk_index", f"{kind}/file_index")}
         set_values(staging / new["meta/episodes"], row)
-        for kind in (kind for kind in patterns if not full[kind]):
+        for kind in joined:
             one_group = kind == "meta/episodes"  # with hundreds of columns, each row group takes 28 kB
             append(self.root / old[kind], staging / new[kind], staging / old[kind], one_group)
 
@@ -315,11 +305,9 @@ def _embedded(value: Any) -> Any:
 
 
 def _check_options(options: dict) -> None:
-    if options.get("batch_encoding_size", 1) != 1:
-        raise ValueError(
-            f"batch_encoding_size: found {options['batch_encoding_size']}, expected 1: a finished episode "
-            "has its videos."
-        )
+    found = options.get("batch_encoding_size", 1)
+    if found != 1:
+        raise ValueError(f"batch_encoding_size: found {found}, expected 1: an episode has its videos.")
 
 
 def _is_complete(path: str) -> bool:

@@ -16,7 +16,8 @@ _MAGIC = b"PAR1"
 _I16, _I64, _BINARY, _LIST, _STRUCT = 4, 6, 8, 9, 12  # kinds of Thrift; 1 and 2 are true and false
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3  # types of pages
 
-type Struct = dict[int, tuple[int, Any]]  # number of a field: its kind and value
+type Struct = dict[int, tuple[int, Any, bytes]]  # number of a field: its kind, value and encoded value
+type Fields = dict[int, tuple[int, int | bytes]]  # number of a field: its kind, and a number or encoded value
 
 
 @dataclass
@@ -31,39 +32,27 @@ class Page:
 
 
 def recover(path: Path, template: Path, target: Path) -> int:
-    """Write a copy of a Parquet file that contains its complete row groups and a footer.
+    """Write a copy of a file without footer, with its complete row groups and a footer; return their number.
 
     Args:
-        path: of the file without footer.
         template: a file of the same schema and writer, with one row in one row group.
-        target: of the new file.
-
-    Returns:
-        The number of row groups.
     """
-    footer = _read_footer(template)
+    data = template.read_bytes()
+    footer = _Reader(data, len(data) - 8 - int.from_bytes(data[-8:-4], "little")).struct()
     (group,) = _items(footer, 4)
     columns = [chunk[3][1] for chunk in _items(group, 1)]
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        if size <= len(_MAGIC):
-            return 0
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            groups = list(_find_groups(list(_find_pages(data)), columns))
-            end = groups[-1][1][-1][-1].end if groups else len(_MAGIC)
-            content = data[:end]
-    described = [_describe(columns, number, *found) for number, found in enumerate(groups)]
-    footer[3] = _I64, sum(rows for rows, _ in groups)
-    footer[4] = _LIST, (_STRUCT, described)
-    encoded = _encode_struct(footer)
+    if path.stat().st_size <= len(_MAGIC):
+        return 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        groups = list(_find_groups(list(_find_pages(mapped)), columns))
+        end = groups[-1][1][-1][-1].end if groups else len(_MAGIC)
+        content = mapped[:end]
+    fields: Fields = {field: (kind, encoded) for field, (kind, _, encoded) in footer.items()}
+    fields[3] = _I64, sum(rows for rows, _ in groups)
+    fields[4] = _LIST, _encode_list([_describe(columns, number, *g) for number, g in enumerate(groups)])
+    encoded = _encode_struct(fields)
     target.write_bytes(content + encoded + len(encoded).to_bytes(4, "little") + _MAGIC)
     return len(groups)
-
-
-def _read_footer(path: Path) -> Struct:
-    data = path.read_bytes()
-    size = int.from_bytes(data[-8:-4], "little")
-    return _Reader(data, len(data) - 8 - size).struct()
 
 
 def _find_pages(data: mmap.mmap) -> Iterator[Page]:
@@ -85,15 +74,7 @@ def _find_pages(data: mmap.mmap) -> Iterator[Page]:
 
 
 def _find_groups(pages: list[Page], columns: list[Struct]) -> Iterator[tuple[int, list[list[Page]]]]:
-    """Assign pages to the columns of row groups, as far as row groups are complete.
-
-    Args:
-        pages: of the file.
-        columns: metadata of the column chunks of the template, of one row.
-
-    Yields:
-        Number of rows, and the pages of each column.
-    """
+    """Yield rows and pages of each column, of complete row groups; `columns` are those of the template."""
     while pages:
         for rows in _possible_rows(pages, columns[0]):
             chunks, rest = [], pages
@@ -132,8 +113,8 @@ def _take_chunk(pages: list[Page], column: Struct, rows: int) -> list[Page]:
     return []
 
 
-def _describe(columns: list[Struct], number: int, rows: int, chunks: list[list[Page]]) -> Struct:
-    """Return the metadata of a row group."""
+def _describe(columns: list[Struct], number: int, rows: int, chunks: list[list[Page]]) -> bytes:
+    """Return the encoded metadata of a row group."""
     described = []
     for column, pages in zip(columns, chunks, strict=True):
         data = [page for page in pages if page.kind != _DICTIONARY]
@@ -146,16 +127,18 @@ def _describe(columns: list[Struct], number: int, rows: int, chunks: list[list[P
         if len(data) < len(pages):
             numbers[11] = pages[0].start
         kept = {field: column[field] for field in (1, 2, 3, 4)}  # type, encodings, path, compression
-        values: Struct = {field: (_I64, value) for field, value in numbers.items()}
-        described.append({2: (_I64, 0), 3: (_STRUCT, kept | values)})
-    return {
-        1: (_LIST, (_STRUCT, described)),
+        fields: Fields = {field: (kind, encoded) for field, (kind, _, encoded) in kept.items()}
+        fields |= {field: (_I64, value) for field, value in numbers.items()}
+        described.append(_encode_struct({2: (_I64, 0), 3: (_STRUCT, _encode_struct(fields))}))
+    group: Fields = {
+        1: (_LIST, _encode_list(described)),
         2: (_I64, sum(page.uncompressed for pages in chunks for page in pages)),
         3: (_I64, rows),
         5: (_I64, chunks[0][0].start),
         6: (_I64, chunks[-1][-1].end - chunks[0][0].start),
         7: (_I16, number % 2**15),
     }
+    return _encode_struct(group)
 
 
 def _items(fields: Struct, field: int) -> list:
@@ -163,7 +146,7 @@ def _items(fields: Struct, field: int) -> list:
 
 
 class _Reader:
-    """Reads Thrift's compact protocol.
+    """Reads Thrift's compact protocol, without doubles, which Parquet does not use.
 
     Raises:
         IndexError: if the data end.
@@ -179,7 +162,8 @@ class _Reader:
         while byte := self._byte():
             kind = byte & 15
             field = field + (byte >> 4) if byte >> 4 else self._integer()
-            fields[field] = kind, self._value(kind)
+            start, value = self.position, self._value(kind)
+            fields[field] = kind, value, self._data[start : self.position]
         return fields
 
     def _value(self, kind: int) -> Any:
@@ -189,10 +173,13 @@ class _Reader:
             return self._byte()
         if kind in (4, 5, 6):
             return self._integer()
-        if kind == 7:
-            return self._bytes(8)
         if kind == _BINARY:
-            return self._bytes(self._varint())
+            count = self._varint()
+            end = self.position + count
+            if end > len(self._data):
+                raise IndexError(end)
+            start, self.position = self.position, end
+            return self._data[start:end]
         if kind == _LIST:
             byte = self._byte()
             count = self._varint() if byte >> 4 == 15 else byte >> 4
@@ -205,12 +192,6 @@ class _Reader:
     def _byte(self) -> int:
         self.position += 1
         return self._data[self.position - 1]
-
-    def _bytes(self, count: int) -> bytes:
-        if self.position + count > len(self._data):
-            raise IndexError(count)
-        self.position += count
-        return self._data[self.position - count : self.position]
 
     def _varint(self) -> int:
         value = shift = 0
@@ -226,35 +207,20 @@ class _Reader:
         return (value >> 1) ^ -(value & 1)
 
 
-def _encode_struct(fields: Struct) -> bytes:
-    """Encode what `_Reader.struct` returns."""
+def _encode_struct(fields: Fields) -> bytes:
     parts, last = [], 0
     for field, (kind, value) in sorted(fields.items()):
         step = field - last
         parts.append(bytes([step << 4 | kind]) if step < 16 else bytes([kind]) + _encode_integer(field))
-        parts.append(_encode(kind, value))
+        parts.append(value if isinstance(value, bytes) else _encode_integer(value))
         last = field
     return b"".join(parts) + b"\0"
 
 
-def _encode(kind: int, value: Any) -> bytes:
-    if kind in (1, 2):
-        return b""
-    if kind == 3:
-        return bytes([value])
-    if kind in (4, 5, 6):
-        return _encode_integer(value)
-    if kind == 7:
-        return value
-    if kind == _BINARY:
-        return _encode_varint(len(value)) + value
-    if kind == _STRUCT:
-        return _encode_struct(value)
-    of, items = value
-    head = (
-        bytes([len(items) << 4 | of]) if len(items) < 15 else bytes([0xF0 | of]) + _encode_varint(len(items))
-    )
-    return head + b"".join(bytes([item]) if of in (1, 2) else _encode(of, item) for item in items)
+def _encode_list(structs: list[bytes]) -> bytes:
+    count = len(structs)
+    head = bytes([count << 4 | _STRUCT]) if count < 15 else bytes([0xF0 | _STRUCT]) + _encode_varint(count)
+    return head + b"".join(structs)
 
 
 def _encode_varint(value: int) -> bytes:

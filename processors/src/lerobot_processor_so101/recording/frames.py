@@ -8,8 +8,6 @@ Every camera has an equal share. Each further frame is the one that differs most
 written to images/, where `so101-masks` finds them once they are annotated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +20,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ..cli import run_command
 from ..perception.keys import image_key
 from ..precompute.frames import read_batches
-from ..precompute.source import Source
+from ..precompute.source import Source, rgb_camera_names
 
 _THUMBNAIL = (12, 16)  # height, width
 _GAP_S = 0.5  # between chosen frames of an episode
@@ -68,10 +66,6 @@ class Frame:
     index: int
     camera: str
 
-    @property
-    def name(self) -> str:
-        return f"episode_{self.episode:03d}_{self.camera}_{self.index:05d}"
-
 
 def extract(config: FramesConfig) -> str:
     """Choose frames and write them as PNG.
@@ -88,25 +82,23 @@ def extract(config: FramesConfig) -> str:
     for number, (frames, thumbnails) in enumerate(_thumbnails(source, cameras)):
         share = (config.count + number) // len(cameras)
         chosen += [frames[i] for i in choose(frames, thumbnails, share, _GAP_S * source.meta.fps)]
-    (config.output / "images").mkdir(parents=True)
+    folder = config.output / "images"
+    folder.mkdir(parents=True)
     for frame, image in _images(source, chosen):
+        name = f"episode_{frame.episode:03d}_{frame.camera}_{frame.index:05d}.png"
         pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()  # (H, W, 3)
-        Image.fromarray(pixels).save(config.output / "images" / f"{frame.name}.png")
-    episodes = len({frame.episode for frame in chosen})
-    return f"{len(chosen)} frames of {episodes} episodes in {config.output / 'images'}"
+        Image.fromarray(pixels).save(folder / name)
+    return f"{len(chosen)} frames of {len({frame.episode for frame in chosen})} episodes in {folder}"
 
 
 def choose(frames: list[Frame], features: np.ndarray, count: int, gap: float) -> list[int]:
-    """Choose frames by farthest-point sampling.
+    """Return the positions of frames that are chosen by farthest-point sampling, in this order.
 
     Args:
         frames: candidates, of one camera.
         features: (N, D) of the candidates; their Euclidean distance is how much they differ.
         count: number of frames; fewer are chosen if no others are left.
         gap: least number of frames between two of an episode.
-
-    Returns:
-        Positions in `frames`, in the order in which they were chosen.
     """
     places = np.array([frame.index for frame in frames])
     episodes = np.array([frame.episode for frame in frames])
@@ -125,12 +117,8 @@ def choose(frames: list[Frame], features: np.ndarray, count: int, gap: float) ->
 
 
 def _cameras(source: Source, wanted: list[str]) -> list[str]:
-    prefix = image_key("")
-    found = [
-        key.removeprefix(prefix)
-        for key, feature in source.features.items()
-        if key.startswith(prefix) and feature["dtype"] in ("image", "video") and 3 in feature["shape"]
-    ]
+    names = rgb_camera_names(source.meta)
+    found = [camera for camera in names if 3 in source.features[image_key(camera)]["shape"]]
     unknown = [camera for camera in wanted if camera not in found]
     if unknown or not found:
         raise ValueError(
@@ -156,16 +144,14 @@ def _thumbnails(source: Source, cameras: list[str]) -> Iterator[tuple[list[Frame
 
 def _images(source: Source, chosen: list[Frame]) -> Iterator[tuple[Frame, torch.Tensor]]:
     """Yield the chosen frames with their images (3, H, W) in [0, 1]."""
-    by_camera: dict[str, set[tuple[int, int]]] = {}
-    for frame in chosen:
-        by_camera.setdefault(frame.camera, set()).add((frame.episode, frame.index))
-    for camera, wanted in by_camera.items():
-        episodes = {episode for episode, _ in wanted}
-        some = [episode for episode in source.episodes if episode.index in episodes]
-        for batch in read_batches(source, some, [camera], _BATCH):
-            for i, image in enumerate(batch.images[camera]):
-                if (batch.episode.index, batch.start + i) in wanted:
-                    yield Frame(batch.episode.index, batch.start + i, camera), image
+    for camera in {frame.camera for frame in chosen}:
+        wanted = {frame for frame in chosen if frame.camera == camera}
+        numbers = {frame.episode for frame in wanted}
+        episodes = [episode for episode in source.episodes if episode.index in numbers]
+        for batch in read_batches(source, episodes, [camera], _BATCH):
+            for index, image in enumerate(batch.images[camera], batch.start):
+                if (frame := Frame(batch.episode.index, index, camera)) in wanted:
+                    yield frame, image
 
 
 def main() -> None:

@@ -21,13 +21,7 @@ _FULL = 8, 16 * 2**20  # episodes, bytes
 
 
 def parquet_path(row: dict, kind: str, pattern: str) -> Path:
-    """Return a file's path relative to the dataset.
-
-    Args:
-        row: of an episode in meta/episodes.
-        kind: beginning of the columns with the position, such as "data".
-        pattern: of the path, with `chunk_index` and `file_index`.
-    """
+    """Return a file's path relative to the dataset, from the columns of a `kind` in meta/episodes."""
     return Path(pattern.format(**{name: row[f"{kind}/{name}"] for name in ("chunk_index", "file_index")}))
 
 
@@ -38,13 +32,7 @@ def is_full(path: Path) -> bool:
 
 
 def append(first: Path, second: Path, target: Path, one_group: bool) -> None:
-    """Write the rows of two files to `target`, and delete the second file.
-
-    Args:
-        first, second: the files.
-        target: of the new file, in a folder of its own.
-        one_group: write one row group; otherwise row groups stay as they are.
-    """
+    """Write the rows of two files to `target`, delete the second file, and join row groups if `one_group`."""
     files = pq.ParquetFile(first), pq.ParquetFile(second)
     schema = files[0].schema_arrow
     groups: Iterable[pa.Table] = (
@@ -71,12 +59,9 @@ def set_values(path: Path, values: dict) -> None:
 
 
 def keep_rows(path: Path, condition: pc.Expression) -> None:
-    """Remove rows that do not meet a condition; replace the file atomically, or delete it if no row stays."""
+    """Remove rows that do not meet a condition, and replace the file atomically."""
     file = pq.ParquetFile(path)
     kept = [file.read_row_group(number).filter(condition) for number in range(file.num_row_groups)]
-    if not any(map(len, kept)):
-        path.unlink()
-        return
     temporary = path.with_suffix(".kept")
     write_groups(temporary, file.schema_arrow, filter(len, kept))
     replace_synced(temporary, path)

@@ -9,17 +9,14 @@ a full disk these files cannot be read, but the finished episodes are in them an
 The repaired dataset takes the place of the damaged one, which is kept as `outputs/recording.damaged`.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -49,14 +46,14 @@ from lerobot.datasets.utils import (
 from lerobot.utils.utils import flatten_dict
 from tqdm import tqdm
 
-from ..atomic import sync
+from ..atomic import link_or_copy, sync
 from ..cli import run_command
 from ..lock import owning
 from .footerless import recover
 from .parquet import write_groups, write_template
 from .unfinished import STAGING, find_finished, read_rows, read_stats
-from .video_check import check_videos
 from .video_positions import VideoPositions
+from .videos import check_videos
 
 _IMAGES = ("image", "video")
 
@@ -81,7 +78,7 @@ class Repair:
 
     episodes: int = 0
     frames: int = 0
-    dropped: list[str] = dataclasses.field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
 
 
 def repair(config: RepairConfig) -> Repair | None:
@@ -105,7 +102,9 @@ def repair(config: RepairConfig) -> Repair | None:
             raise FileNotFoundError(f"--root: found no dataset in {root}.")
         if output != root and output.exists():
             raise FileExistsError(f"--output: {output} exists already, expected a new folder.")
-        if _is_intact(root):
+        with suppress(ValueError):  # a damaged JSON file raises it, too
+            find_finished(root)
+            check_videos(root)
             return None
         if output == root and damaged.exists():
             raise FileExistsError(f"{damaged} exists already, from an earlier repair. Move or delete it.")
@@ -117,29 +116,16 @@ def repair(config: RepairConfig) -> Repair | None:
         return found
 
 
-def _is_intact(root: Path) -> bool:
-    try:
-        find_finished(root)
-        check_videos(root)
-    except ValueError:  # also of a JSON file
-        return False
-    return True
-
-
 def rebuild(root: Path, work: Path) -> Repair:
-    """Write a dataset with every episode of `root` that is complete.
-
-    Args:
-        root: of the damaged dataset.
-        work: new folder.
-    """
+    """Write a dataset to the new folder `work`, with every complete episode of the damaged one in `root`."""
     # 1. read what is left of the metadata
     info, tasks = _read_info(root), _read_tasks(root)
     known = _known_rows(root)
     videos = VideoPositions(root, info, list(known.values()))
-    shutil.copytree(root, work, ignore=_rebuilt(root))
-    (work / DEFAULT_TASKS_PATH).parent.mkdir(exist_ok=True)
-    shutil.copy(root / DEFAULT_TASKS_PATH, work / DEFAULT_TASKS_PATH)
+    # without what is written again, and what an unfinished episode left
+    left_out = [DATA_DIR, VIDEO_DIR, EPISODES_DIR, INFO_PATH, STATS_PATH, "images", STAGING]
+    paths = {*(root / name for name in left_out), *root.glob("tmp????????")}
+    shutil.copytree(root, work, ignore=lambda folder, names: {n for n in names if Path(folder, n) in paths})
     # 2. copy the data of complete episodes
     found, rows, stats = Repair(), [], []
     for path, tables in _read_data(root, work, info, found):
@@ -163,19 +149,20 @@ def rebuild(root: Path, work: Path) -> Repair:
     if not rows:
         raise ValueError(f"{root}: found no complete episode. {'; '.join(found.dropped)}".strip())
     for path, source in videos.used.items():
-        _link(source, work / path)
+        link_or_copy(source, work / path)
     # 3. write metadata without statistics, with which images can be read, and complete it
     info.total_episodes, info.total_frames, info.total_tasks = found.episodes, found.frames, len(tasks)
     info.splits = {"train": f"0:{found.episodes}"}
     write_info(info, work)
     _write_rows(work, rows)
     _add_image_stats(work, info, stats)
-    _write_rows(work, [row | _flat(each) for row, each in zip(rows, stats, strict=True)])
+    flat = (flatten_dict({"stats": serialize_dict(each)}) for each in stats)
+    _write_rows(work, [row | each for row, each in zip(rows, flat, strict=True)])
     write_stats(aggregate_stats(stats), work)
     # 4. check the result
     find_finished(work)
     check_videos(work)
-    sync(*(path for path in work.rglob("*")))
+    sync(*work.rglob("*"))
     return found
 
 
@@ -203,24 +190,9 @@ def _known_rows(root: Path) -> dict[int, dict]:
     """Return the rows of meta/episodes that can be read."""
     known: dict[int, dict] = {}
     for path in sorted((root / EPISODES_DIR).rglob("*.parquet")):
-        try:
+        with suppress(ValueError):
             known |= {row["episode_index"]: row for row in read_rows(path, root)}
-        except ValueError:
-            continue
     return known
-
-
-def _rebuilt(root: Path) -> Any:
-    """Return a filter of files for `copytree`: what is written again, and what unfinished episodes left."""
-    again = {DATA_DIR, VIDEO_DIR, "images", STAGING, *(path.name for path in root.glob("tmp????????"))}
-    meta = {Path(path).name for path in (EPISODES_DIR, INFO_PATH, STATS_PATH, DEFAULT_TASKS_PATH)}
-
-    def ignored(folder: str, names: list[str]) -> set[str]:
-        if Path(folder) == root:
-            return again & set(names)
-        return meta & set(names) if Path(folder) == root / "meta" else set()
-
-    return ignored
 
 
 def _read_data(
@@ -294,10 +266,9 @@ def _row(path: Path, table: pa.Table, tasks: list[str], position: dict) -> dict:
     """Return an episode's row of meta/episodes, without statistics."""
     chunk, file = (int(name.split("-")[-1]) for name in (path.parent.name, path.stem))
     first = table["index"][0].as_py()
-    names = dict.fromkeys(tasks[number] for number in table["task_index"].to_pylist())
     return {
         "episode_index": table["episode_index"][0].as_py(),
-        "tasks": list(names),
+        "tasks": list(dict.fromkeys(tasks[number] for number in table["task_index"].to_pylist())),
         "length": len(table),
         "data/chunk_index": chunk,
         "data/file_index": file,
@@ -309,14 +280,11 @@ def _row(path: Path, table: pa.Table, tasks: list[str], position: dict) -> dict:
     }
 
 
-def _flat(stats: dict) -> dict[str, list]:
-    return {f"stats/{key}": value for key, value in flatten_dict(serialize_dict(stats)).items()}
-
-
 def _add_image_stats(work: Path, info: DatasetInfo, stats: list[dict]) -> None:
     """Add statistics of images where there are none, from the frames that LeRobot takes when it records."""
-    depth_unit = next((unit for unit in map(_depth_unit, info.features.values()) if unit), "mm")
-    dataset = LeRobotDataset("local/repair", root=work, return_uint8=True, depth_output_unit=depth_unit)
+    units = [(feature.get("info") or {}).get("depth_unit") for feature in info.features.values()]
+    unit = next(filter(None, units), "mm")
+    dataset = LeRobotDataset("local/repair", root=work, return_uint8=True, depth_output_unit=unit)
     keys = [key for key, feature in info.features.items() if feature["dtype"] in _IMAGES]
     for episode, known in enumerate(tqdm(stats, desc="statistics", unit="episode")):
         row = dataset.meta.episodes[episode]
@@ -326,9 +294,8 @@ def _add_image_stats(work: Path, info: DatasetInfo, stats: list[dict]) -> None:
                 times = {key: [frame / info.fps for frame in frames]}
                 images = dataset._ensure_reader()._query_videos(times, episode)[key]
             else:
-                images = torch.stack(
-                    [dataset.hf_dataset[row["dataset_from_index"] + frame][key] for frame in frames]
-                )
+                first = row["dataset_from_index"]
+                images = torch.stack([dataset.hf_dataset[first + frame][key] for frame in frames])
             depth = key in dataset.meta.depth_keys
             images = images.reshape(len(frames), *images.shape[-3:]).numpy()
             if not depth and images.dtype != np.uint8:
@@ -342,22 +309,10 @@ def _add_image_stats(work: Path, info: DatasetInfo, stats: list[dict]) -> None:
             }
 
 
-def _depth_unit(feature: dict) -> str | None:
-    return (feature.get("info") or {}).get("depth_unit")
-
-
 def _write_rows(work: Path, rows: list[dict]) -> None:
     path = work / DEFAULT_EPISODES_PATH.format(chunk_index=0, file_index=0)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
 
 
 def main() -> None:

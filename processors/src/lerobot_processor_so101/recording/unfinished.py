@@ -28,8 +28,7 @@ logger = logging.getLogger(__name__)
 class Finished:
     """What belongs to the episodes that `meta/info.json` counts.
 
-    Args:
-        info: the content of that file.
+    Attributes:
         rows: of meta/episodes.
         files: data files and videos of these episodes.
         longer: data files and files of meta/episodes that have rows of further episodes, too.
@@ -45,9 +44,6 @@ class Finished:
 
 def find_finished(root: Path) -> Finished:
     """Find what belongs to the episodes that `meta/info.json` counts.
-
-    Args:
-        root: folder of a LeRobotDataset v3.
 
     Raises:
         ValueError: if a file of these episodes is damaged or missing.
@@ -79,9 +75,6 @@ def find_finished(root: Path) -> Finished:
 
 def remove_unfinished(root: Path) -> None:
     """Remove files and rows that belong to no finished episode, and report them in one line.
-
-    Args:
-        root: folder of a LeRobotDataset v3.
 
     Raises:
         ValueError: if a file with finished episodes is damaged or missing; nothing is removed then.
@@ -115,11 +108,7 @@ def read_stats(row: dict) -> dict[str, dict[str, np.ndarray]]:
 
 
 def read_rows(path: Path, root: Path) -> list[dict]:
-    """Return the rows of a file of meta/episodes.
-
-    Raises:
-        ValueError: if it was not written to its end.
-    """
+    """Return the rows of a file of meta/episodes; raises ValueError if it was not written to its end."""
     try:
         return pq.read_table(path).to_pylist()
     except pa.ArrowInvalid as error:

@@ -3,12 +3,13 @@
 
 import logging
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from lerobot.datasets.utils import VIDEO_DIR, DatasetInfo
 
 from .parquet import parquet_path
-from .video_check import count_frames
+from .videos import count_frames
 
 logger = logging.getLogger(__name__)
 
@@ -18,23 +19,14 @@ class VideoPositions:
 
     The rows of meta/episodes contain them. Where the rows are lost, episodes follow one another in the files
     that no row names, and a file ends where an episode ends.
-
-    Args:
-        root: folder of the dataset.
-        info: content of meta/info.json.
-        rows: of meta/episodes, as far as they can be read.
-
-    Attributes:
-        used: videos of the episodes that were found: path relative to the dataset, and the complete file.
     """
 
     def __init__(self, root: Path, info: DatasetInfo, rows: list[dict]) -> None:
-        self.used: dict[Path, Path] = {}
+        self.used: dict[Path, Path] = {}  # videos of found episodes: relative path, and the complete file
         self._root, self._info = root, info
         self._rows = {row["episode_index"]: row for row in rows}
         self._keys = [key for key, feature in info.features.items() if feature["dtype"] == "video"]
-        self._frames: dict[Path, int] = {}
-        self._sources: dict[Path, Path] = {}
+        self._found: dict[Path, tuple[Path, int]] = {}  # complete file and its number of frames
         self._files: dict[str, list[Path]] = {}  # without the files of known rows
         self._next = dict.fromkeys(self._keys, 0)  # frame in the first of these
         for key in self._keys:
@@ -45,9 +37,7 @@ class VideoPositions:
     def find(self, episode: int, length: int) -> tuple[dict, str]:
         """Return the position columns of an episode, and what is missing in the videos.
 
-        Args:
-            episode: its index in the damaged dataset; lost rows are asked for in order.
-            length: number of its frames.
+        Call it with the indices of the damaged dataset, those without a row in order.
         """
         position: dict = {}
         problems = []
@@ -60,7 +50,7 @@ class VideoPositions:
             position |= {name: value for name, value in row.items() if name.startswith(f"videos/{key}/")}
         if not problems:
             paths = [self._path(position, key) for key in self._keys]
-            self.used |= {path: self._sources[path] for path in paths}
+            self.used |= {path: self._found[path][0] for path in paths}
         return position, "; ".join(problems)
 
     def _follow(self, key: str, length: int) -> dict:
@@ -86,19 +76,14 @@ class VideoPositions:
 
     def _count(self, path: Path) -> int:
         """Count the frames of a video, or of a complete copy."""
-        if path not in self._frames:
-            complete = [self._root / path, *_complete_copies(self._root / path)][-1]
-            self._sources[path], self._frames[path] = complete, _count_or_zero(complete)
+        if path not in self._found:
+            complete, frames = [self._root / path, *_complete_copies(self._root / path)][-1], 0
+            with suppress(ValueError, OSError):
+                frames = count_frames(complete)
+            self._found[path] = complete, frames
             if complete != self._root / path:
                 logger.warning("%s is incomplete; taken from %s.", path, complete)
-        return self._frames[path]
-
-
-def _count_or_zero(path: Path) -> int:
-    try:
-        return count_frames(path)
-    except (ValueError, OSError):
-        return 0
+        return self._found[path][1]
 
 
 def _complete_copies(path: Path) -> list[Path]:

@@ -5,8 +5,6 @@ pycocotools rasterises. Its `COCO` class is not used: it prints, lets repeated i
 validates nothing, and the C code trusts its input.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -35,12 +33,9 @@ _COMPRESSED = re.compile(r"[0-o]*[0-O]")
 
 @dataclass
 class CocoImage:
-    """One image of a COCO file.
+    """One image of a COCO file, of height x width pixels.
 
-    Attributes:
-        name: file name in the COCO file.
-        height, width: size in the COCO file [pixels].
-        layers: (class id, compressed run lengths of the region) of each annotation, in the file's order.
+    `layers` are (class id, compressed run lengths of the region) of each annotation, in the file's order.
     """
 
     name: str
@@ -93,14 +88,11 @@ def _categories(path: Path, entries: list[dict], classes: ClassMap) -> dict[Any,
 
 def _images(path: Path, entries: list[dict]) -> dict[Any, CocoImage]:
     _check_distinct(path, "images", "id", [entry["id"] for entry in entries])
-    images = {
-        entry["id"]: CocoImage(entry["file_name"], entry["height"], entry["width"]) for entry in entries
-    }
+    images = {e["id"]: CocoImage(e["file_name"], e["height"], e["width"]) for e in entries}
     for image in images.values():
         if min(image.height, image.width) < 1:
             raise ValueError(
-                f"{path}: image {image.name}: found {image.width}x{image.height} pixels, expected at least "
-                "1x1."
+                f"{path}: {image.name}: found {image.width}x{image.height} pixels, expected at least 1x1."
             )
     _check_distinct(path, "images", "file_name without suffix", [image.stem for image in images.values()])
     return images
@@ -169,9 +161,7 @@ def _run_lengths(counts: str) -> list[int]:
 
 def _check_polygon(where: str, polygon: Any, height: int, width: int) -> None:
     if not isinstance(polygon, list) or not all(isinstance(number, int | float) for number in polygon):
-        raise ValueError(
-            f"{where}: found a part {str(polygon)[:60]}, expected a polygon [x1, y1, x2, y2, ...]."
-        )
+        raise ValueError(f"{where}: found a part {str(polygon)[:60]}, expected a polygon [x1, y1, x2, ...].")
     if len(polygon) < 6 or len(polygon) % 2:
         raise ValueError(
             f"{where}: found a polygon of {len(polygon)} numbers, expected x and y of at least 3 points."
@@ -183,12 +173,7 @@ def _check_polygon(where: str, polygon: Any, height: int, width: int) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is not a JSON object.
-    """
+    """Read a JSON object; raises OSError if the file cannot be read, ValueError if it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -201,12 +186,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_marks(path: Path) -> dict[str, Any]:
-    """Read `{"marks": {file name: value}}`, and return the values by file name.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it has another form.
-    """
+    """Read `{"marks": {file name: value}}`, and return the values by file name; raises as `read_json`."""
     marks = read_json(path).get("marks")
     if not isinstance(marks, dict):
         raise ValueError(f'{path}: found no marks, expected {{"marks": {{file name: value}}}}.')

@@ -8,8 +8,6 @@ layout and errors: docs/masks.md.
     so101-masks --dataset_path=data/dataset_v0
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -68,13 +66,10 @@ class MasksConfig:
         """
         if not any(folder.is_dir() for folder in self.image_folders()):
             raise FileNotFoundError(
-                f"--dataset_path: found neither images/default nor images in {self.dataset_path}, expected "
-                "one."
+                f"--dataset_path: found neither images/default nor images in {self.dataset_path}."
             )
         if self.masks_folder().resolve() in [folder.resolve() for folder in self.image_folders()]:
-            raise ValueError(
-                f"--output_dir: {self.masks_folder()} contains the images; choose another folder."
-            )
+            raise ValueError(f"--output_dir: {self.masks_folder()} contains the images; choose another.")
         names = self.class_names
         if len(set(names)) != len(names) or len(names) > 256:
             raise ValueError(f"--class_names: found {names}, expected at most 256 names, each once.")
@@ -88,11 +83,7 @@ class MasksConfig:
         return self.output_dir or self.dataset_path / "masks"
 
     def coco_file(self) -> Path:
-        """Return the COCO file.
-
-        Raises:
-            FileNotFoundError: if none is given, and annotations/ contains none or several.
-        """
+        """Return the COCO file; raises FileNotFoundError if none is given and there are none or several."""
         if self.annotations:
             return self.annotations
         found = sorted((self.dataset_path / "annotations").glob("*.json"))
@@ -107,9 +98,6 @@ class MasksConfig:
         """Return selections.json or excluded.json: as given, or that of the dataset, or None."""
         default = self.dataset_path / f"{name}.json"
         return getattr(self, name) or (default if default.is_file() else None)
-
-
-# --- reading -----------------------------------------------------------------------------------------------
 
 
 def _marks(path: Path | None, images: Iterable[CocoImage]) -> dict[str, Any]:
@@ -129,16 +117,11 @@ def _excluded(path: Path | None, images: Iterable[CocoImage]) -> set[str]:
     return marks.keys() - other.keys()
 
 
-# --- writing -----------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Summary:
     """Statistics of the written masks.
 
     Attributes:
-        folder: folder of the masks.
-        class_names: names of the classes; position = id.
         masks, grasp: number of masks, and of those that show a held object.
         excluded, without_annotations: number of images of the COCO file that have no mask.
         pixels: (C,) pixels of each class over all masks.
@@ -201,7 +184,12 @@ def make_masks(config: MasksConfig) -> Summary:
         raise ValueError(
             f"{coco_file}: found no annotated image among {len(images)} ({len(excluded)} excluded)."
         )
-    orders = rendering_orders(classes, config.held if grasp else [])
+    try:
+        front = classes.ids(config.held if grasp else [])
+    except ValueError as error:
+        raise ValueError(f"--held: {error}") from None
+    order = range(len(classes.names))  # from back to front
+    grasp_order = [id_ for id_ in order if id_ not in front] + front
     _check_images(config, coco_file, annotated)
     folder = config.masks_folder()
     _check_output(folder, annotated, config.overwrite)
@@ -209,10 +197,9 @@ def make_masks(config: MasksConfig) -> Summary:
     summary = Summary(folder, classes.names)
     summary.excluded, summary.without_annotations = len(images) - len(kept), len(kept) - len(annotated)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for image in tqdm(annotated, desc="masks", unit="mask"):
             held = image.stem in grasp
-            ids = image.rasterise(orders["grasp" if held else "default"])
+            ids = image.rasterise(grasp_order if held else order)
             write_png(folder / f"{image.stem}.png", ids)
             summary.add(ids, held)
     except OSError as error:
@@ -221,20 +208,6 @@ def make_masks(config: MasksConfig) -> Summary:
             "and stay. Free space or grant write permission, and run again with --overwrite=true."
         ) from error
     return summary
-
-
-def rendering_orders(classes: ClassMap, held: Sequence[str]) -> dict[str, list[int]]:
-    """Return class ids from back to front, for both kinds of frame.
-
-    Raises:
-        ValueError: if a held class does not exist.
-    """
-    try:
-        front = classes.ids(held)
-    except ValueError as error:
-        raise ValueError(f"--held: {error}") from None
-    order = range(len(classes.names))
-    return {"default": [*order], "grasp": [id_ for id_ in order if id_ not in front] + front}
 
 
 def _check_images(config: MasksConfig, coco_file: Path, images: Sequence[CocoImage]) -> None:
@@ -253,8 +226,7 @@ def _check_images(config: MasksConfig, coco_file: Path, images: Sequence[CocoIma
     if wrong:
         raise ValueError(
             f"{coco_file}: found {len(wrong)} images of another size (width x height) than on "
-            f"disk{listed(wrong)}. Annotations and files must be of the same images, neither resized nor "
-            "rotated."
+            f"disk{listed(wrong)}. Annotations and files must be of the same images, not resized or rotated."
         )
 
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of `so101-train-segmenter`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,9 +74,9 @@ class TrainConfig:
         Raises:
             ValueError: if an option is out of its range.
         """
-        for flag in ("batch_size", "epochs", "patience", "every"):
-            if getattr(self, flag) < 1:
-                raise ValueError(f"--{flag}: found {getattr(self, flag)}, expected 1 or more.")
+        for flag, least in {"batch_size": 1, "epochs": 1, "patience": 1, "every": 1, "workers": 0}.items():
+            if getattr(self, flag) < least:
+                raise ValueError(f"--{flag}: found {getattr(self, flag)}, expected {least} or more.")
         if min(self.height, self.width) < 32:
             raise ValueError(f"--height and --width: found {self.height}x{self.width}, expected 32 or more.")
         if self.lr <= MIN_LR:
@@ -86,8 +84,6 @@ class TrainConfig:
         if not 0 < self.val_share < 1:
             raise ValueError(f"--val_share: found {self.val_share}, expected more than 0 and less than 1.")
         check_choices(self, {"augment": AUGMENTATIONS, "dtype": DTYPES, "loss": LOSSES}, "--")
-        if self.workers < 0:
-            raise ValueError(f"--workers: found {self.workers}, expected 0 or more.")
         if not 2 <= len(self.classes) <= 255 or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"--classes: found {self.classes}, expected 2 to 255 names, each once.")
         for stored, class_id in self.class_ids.items():

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find, read and write image files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of a segmenter: IoU per class, and the error of its disparity."""
-
-from __future__ import annotations
+"""Metrics of a segmenter: IoU per class, and the error of its disparity; and how they are printed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError
 from torchmetrics.classification import MulticlassJaccardIndex
-from transformers import EvalPrediction
+from tqdm import tqdm
+from transformers import EvalPrediction, TrainerCallback, TrainerState
 
 from .data import Frames
 
@@ -37,15 +36,9 @@ def full_size_predictions(outputs: Any, labels: Any) -> tuple[Tensor, ...]:
 
 
 class ObjectErrors:
-    """How often a policy would reach for the wrong place: errors of objects, not of pixels.
+    """How often a policy would reach for the wrong place: errors of objects, not of pixels."""
 
-    A class counts as visible in an image from `LEAST` pixels on.
-
-    Args:
-        n_classes: number of classes.
-    """
-
-    LEAST = 20  # pixels
+    LEAST = 20  # pixels from which on a class counts as visible in an image
     FAR = 0.05  # of the image's longer side
 
     def __init__(self, n_classes: int) -> None:
@@ -56,11 +49,7 @@ class ObjectErrors:
         self._visible, self._misplaced, self._absent, self._false = torch.zeros(4, self._n)
 
     def update(self, found: Tensor, truth: Tensor) -> None:
-        """Add images.
-
-        Args:
-            found, truth: (B, H, W) integer class ids.
-        """
+        """Add predicted and true class ids, (B, H, W) integers."""
         areas, centres = zip(*(self._objects(ids) for ids in (found, truth)), strict=True)
         is_found, is_visible = (area >= self.LEAST for area in areas)  # (B, C)
         far = (centres[0] - centres[1]).norm(dim=-1) > self.FAR * max(truth.shape[-2:])
@@ -82,19 +71,14 @@ class ObjectErrors:
     def compute(self) -> tuple[Tensor, Tensor]:
         """Return two rates by class, (C,); NaN where there was no such image.
 
-        Returns:
-            Of the images that show the class, those in which it is missed or its centre is `FAR` off. Of the
-            others, those in which the class is found.
+        Of the images that show the class, those in which it is missed or its centre is `FAR` off; of the
+        others, those in which the class is found.
         """
         return self._misplaced / self._visible, self._false / self._absent
 
 
 class ValidationMetrics:
-    """Compute metrics over validation batches, for the Trainer; sums confusions and keeps no predictions.
-
-    Args:
-        class_names: names of the classes; position = id.
-    """
+    """Compute metrics over validation batches, for the Trainer; sums confusions and keeps no predictions."""
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = list(class_names)
@@ -114,29 +98,26 @@ class ValidationMetrics:
         self.objects.update(predictions[0], labels[0])
         if len(predictions) == 2:
             self.disparity.to(predictions[1].device).update(predictions[1], labels[1])
-        return self._result(len(predictions) == 2) if compute_result else {}
-
-    def _result(self, disparity: bool) -> dict[str, float]:
+        if not compute_result:
+            return {}
         occurs = self.jaccard.confmat.sum(1) > 0
         scores = self.jaccard.compute().where(occurs, torch.nan)
-        names = [f"iou_{name}" for name in self.class_names]
-        result = {"iou": scores.nanmean().item(), **dict(zip(names, scores.tolist(), strict=True))}
-        for kind, rates in zip(("misplaced", "false"), self.objects.compute(), strict=True):
+        result = {"iou": scores.nanmean().item()}
+        rates = scores, *self.objects.compute()
+        for kind, values in zip(("iou", "misplaced", "false"), rates, strict=True):
             names = [f"{kind}_{name}" for name in self.class_names]
-            result |= dict(zip(names, rates.tolist(), strict=True))
-        if disparity:
+            result |= dict(zip(names, values.tolist(), strict=True))
+        if len(predictions) == 2:
             result["disparity_error"] = 255 * self.disparity.compute().item()
-        self.jaccard.reset()
-        self.disparity.reset()
-        self.objects.reset()
+        for metric in (self.jaccard, self.disparity, self.objects):
+            metric.reset()
         return result
 
 
 def mean_disparity_error(frames: Frames, training: Sequence[int], validation: Sequence[int]) -> float:
-    """Return the error of the baseline that predicts a camera's mean disparity over the training frames.
+    """Return the mean absolute error, 0..255, of a baseline: the mean of the training frames of each camera.
 
-    Returns:
-        Mean absolute error over the validation frames of cameras that have training frames, 0..255.
+    Validation frames of cameras without training frames are left out.
     """
     assert frames.disparity is not None
     camera = np.array([info.camera for info in frames.infos])
@@ -145,18 +126,13 @@ def mean_disparity_error(frames: Frames, training: Sequence[int], validation: Se
         rows = [row for row in training if camera[row] == name]
         if rows:
             mean = sum(frames.disparity[row].astype(np.float64) for row in rows) / len(rows)
-            errors += [
-                np.abs(frames.disparity[row] - mean).mean() for row in validation if camera[row] == name
-            ]
+            others = [row for row in validation if camera[row] == name]
+            errors += [np.abs(frames.disparity[row] - mean).mean() for row in others]
     return 255 * float(np.mean(errors))
 
 
 def metrics_table(columns: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Format the metrics of every class, one line each.
-
-    Args:
-        columns: values by class name, by the heading of the column; None where there is none.
-    """
+    """Format values by class name, by the heading of their column, in a line per class; "-" for None."""
     names = list(next(iter(columns.values())))
     width = max(map(len, ["class", *names]))
     lines = ["  ".join([f"{'class':<{width}}", *columns])]
@@ -166,3 +142,36 @@ def metrics_table(columns: Mapping[str, Mapping[str, float | None]]) -> str:
         cells = [f"{text:>{len(heading)}}" for text, heading in zip(texts, columns, strict=True)]
         lines.append("  ".join([f"{name:<{width}}", *cells]))
     return "\n".join(lines)
+
+
+class EpochTable(TrainerCallback):
+    """Print IoU per class, instead of the dictionaries that the Trainer's progress bar prints."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = list(class_names)
+        self.bar: Any = None
+        self.loss = float("nan")
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self.loss = kwargs["logs"].get("loss", self.loss)
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if self.bar is None:  # the training has ended
+            return
+        metrics = kwargs["metrics"]
+        scores = {name: metrics[f"eval_iou_{name}"] for name in self.class_names}
+        line = "  ".join(f"{name} {score:.3f}" for name, score in scores.items() if score == score)
+        if "eval_disparity_error" in metrics:
+            line += f"  disparity error {metrics['eval_disparity_error']:.1f}"
+        epoch = round(state.epoch or 0)
+        self.bar.write(f"epoch {epoch:>3}  loss {self.loss:.4f}  IoU {metrics['eval_iou']:.3f}:  {line}")
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self.bar.close()
+        self.bar = None

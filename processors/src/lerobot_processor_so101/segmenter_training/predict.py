@@ -8,9 +8,7 @@ Class ids are written to <output>/ids as PNGs at the size of the input, and over
     so101-segment --model=outputs/segmenter/best --input=recording.mp4 --output=outputs/segmented
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,16 +54,6 @@ class SegmentConfig:
     device: str | None = None
     overwrite: bool = False
 
-    @property
-    def ids_folder(self) -> Path:
-        """Folder of the class ids."""
-        return self.output / "ids"
-
-    @property
-    def overlay_folder(self) -> Path:
-        """Folder of the overlays."""
-        return self.output / "overlay"
-
 
 def load_segmenter(model: str, classes: list[str]) -> Segmenter:
     """Load a segmenter that `make_segmenter` knows, or a Lightning checkpoint.
@@ -94,20 +82,19 @@ def segment(config: SegmentConfig) -> int:
     if not config.input.exists():
         raise ValueError(f"--input: there is no {config.input}.")
     video = config.input.suffix.lower() in VIDEO_SUFFIXES
-    images = [] if video else _images(config.input)
-    stems = [config.input.stem] if video else [path.stem for path in images]
+    images = [config.input] if video else _images(config.input)
+    stems = [path.stem for path in images]
     if len(set(stems)) != len(stems):
         raise ValueError(f"--input: {config.input} contains images that differ only in their suffix.")
-    paths = [config.overlay_folder / f"{stem}{'.mp4' if video else '.png'}" for stem in stems]
+    overlays, suffix = config.output / "overlay", ".mp4" if video else ".png"
+    paths = [overlays / f"{stem}{suffix}" for stem in stems]
     if not config.overwrite and (present := [path for path in paths if path.exists()]):
         raise FileExistsError(
             f"--output: {present[0]} exists already and was left as it is. Choose another folder, or replace "
             "files with --overwrite=true."
         )
-    overlay_of = _FrameSegmenter(config)
-    config.overlay_folder.mkdir(parents=True, exist_ok=True)
-    if config.ids:
-        config.ids_folder.mkdir(exist_ok=True)
+    overlay_of = _frame_segmenter(config)
+    overlays.mkdir(parents=True, exist_ok=True)
     if video:
         return _segment_video(config, paths[0], overlay_of)
     for image, path in zip(tqdm(images, "segmenting", unit="frame"), paths, strict=True):
@@ -115,22 +102,21 @@ def segment(config: SegmentConfig) -> int:
     return len(images)
 
 
-class _FrameSegmenter:
-    """Write the class ids of an image, (H, W, 3) uint8, and return its overlay."""
+def _frame_segmenter(config: SegmentConfig) -> Callable[[np.ndarray, str], np.ndarray]:
+    """Return a function that writes the class ids of an image, (H, W, 3) uint8, and returns its overlay."""
+    check_device(config.device)
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    segmenter = load_segmenter(config.model, config.classes)
 
-    def __init__(self, config: SegmentConfig) -> None:
-        self.config = config
-        check_device(config.device)
-        self.device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.segmenter = load_segmenter(config.model, config.classes)
-
-    def __call__(self, rgb: np.ndarray, name: str) -> np.ndarray:
-        image = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(self.device).float() / 255
-        ids = self.segmenter(image).ids(rgb.shape[:2])[0].cpu().numpy()
-        if self.config.ids:
+    def overlay_of(rgb: np.ndarray, name: str) -> np.ndarray:
+        image = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(device).float() / 255
+        ids = segmenter(image).ids(rgb.shape[:2])[0].cpu().numpy()
+        if config.ids:
             stored = ids if ids.itemsize == 1 else ids.astype(np.uint16)
-            write_png(self.config.ids_folder / f"{name}.png", stored)
-        return overlay(rgb, ids, self.segmenter.class_names)
+            write_png(config.output / "ids" / f"{name}.png", stored)
+        return overlay(rgb, ids, segmenter.class_names)
+
+    return overlay_of
 
 
 def _images(path: Path) -> list[Path]:
@@ -142,7 +128,7 @@ def _images(path: Path) -> list[Path]:
     return images
 
 
-def _segment_video(config: SegmentConfig, path: Path, overlay_of: _FrameSegmenter) -> int:
+def _segment_video(config: SegmentConfig, path: Path, overlay_of: Callable) -> int:
     """Write the overlays of a video; of a damaged one, those before the damage."""
     with _open_video(config.input) as video:
         frames = tqdm(_frames(config.input, video), "segmenting", _frame_count(video), unit="frame")

@@ -5,8 +5,6 @@ A source has `frames`, the metadata of each frame, and `class_names`, those of t
 unknown); `read` decodes the frames in this order, and `fingerprint` returns JSON that changes with them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from lerobot.datasets import LeRobotDataset
 from ..perception.disparity import depth_to_disparity
 from ..perception.keys import depth_image_key, disparity_key, image_key, seg_image_key, seg_key
 from ..perception.stored import decode_disparity
+from ..precompute.source import rgb_camera_names
 from .coco_annotations import read_marks
 from .coco_masks import EXCLUDED
 from .image_files import find_image, read_image, stem
@@ -58,13 +57,8 @@ class Frame:
     disparity: torch.Tensor | None = None
 
 
-def open_source(path: Path, every: int = 1, disparity: bool = False) -> Source:
-    """Open a folder of masks or a LeRobotDataset.
-
-    Args:
-        path: folder with masks/ and images/, or a LeRobotDataset.
-        every: read each n-th frame of an episode of a LeRobotDataset.
-        disparity: also read depth or disparity.
+def open_source(path: Path, every: int = 1, disparity: bool = False) -> "Source":
+    """Open a folder with masks/ and images/, or every n-th frame of a LeRobotDataset.
 
     Raises:
         ValueError: if it is neither, or has no depth though `disparity` is set.
@@ -73,10 +67,7 @@ def open_source(path: Path, every: int = 1, disparity: bool = False) -> Source:
         return LeRobotSource(path, every, disparity)
     if (path / "masks").is_dir():
         if disparity:
-            raise ValueError(
-                f"--data: {path} contains masks but no depth, which --disparity_head=true needs. Leave it "
-                "out."
-            )
+            raise ValueError(f"--data: {path} has masks but no depth, which --disparity_head=true needs.")
         return MaskFolder(path)
     raise ValueError(
         f"--data: found neither masks/ nor meta/info.json in {path}, expected a folder that so101-masks "
@@ -120,10 +111,7 @@ class MaskFolder:
         for image, mask in zip(self.images, self.masks, strict=True):
             rgb, ids = read_image(image, "RGB"), read_image(mask)
             if ids.ndim != 2 or ids.dtype != np.uint8:
-                raise ValueError(
-                    f"{mask}: found {ids.dtype} of shape {ids.shape}, expected 8-bit ids in one channel, (H, "
-                    "W)."
-                )
+                raise ValueError(f"{mask}: found {ids.dtype} {ids.shape}, expected 8-bit ids in one channel.")
             if rgb.shape[:2] != ids.shape:
                 raise ValueError(
                     f"{mask}: found {ids.shape[1]}x{ids.shape[0]} pixels, expected those of its image "
@@ -142,10 +130,9 @@ def recording_of(name: str) -> str:
 
 
 def _image_of(mask: Path, images: Path) -> Path:
-    path = find_image((images / "default", images), mask.stem)
-    if path is None:
-        raise ValueError(f"{mask}: found no {mask.stem}.jpg or .png in {images} or {images / 'default'}.")
-    return path
+    if path := find_image((images / "default", images), mask.stem):
+        return path
+    raise ValueError(f"{mask}: found no {mask.stem}.jpg or .png in {images} or {images / 'default'}.")
 
 
 class LeRobotSource:
@@ -179,13 +166,7 @@ class LeRobotSource:
 
     def _find_ids_keys(self) -> dict[str, str]:
         """Return the key of the class ids of every camera that has RGB images and ids."""
-        features, depth_keys = self.dataset.meta.features, self.dataset.meta.depth_keys
-        prefix = image_key("")
-        cameras = [
-            key.removeprefix(prefix)
-            for key in self.dataset.meta.camera_keys
-            if key.startswith(prefix) and key not in depth_keys
-        ]
+        features, cameras = self.dataset.meta.features, rgb_camera_names(self.dataset.meta)
         found = {
             camera: key
             for camera in cameras

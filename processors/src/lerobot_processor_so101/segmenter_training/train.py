@@ -9,8 +9,6 @@ command with --resume=true continues from the last finished epoch.
     so101-train-segmenter --data='[outputs/demos]' --height=84 --width=84 --batch_size=16
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -20,13 +18,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
-from transformers import (
-    EarlyStoppingCallback,
-    SegformerImageProcessor,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import EarlyStoppingCallback, SegformerImageProcessor, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -36,17 +28,14 @@ from ..models.efficientvit_fpn import EfficientViTFPNConfig, EfficientViTFPNForS
 from ..models.efficientvit_fpn.initial_weights import RANDOM, initialise
 from .augment import make_augmentation
 from .config import DTYPES, MIN_LR, TrainConfig
-from .data import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    FrameDataset,
-    Frames,
-    class_table,
-    load_frames,
-    split_by_recording,
+from .data import FrameDataset, Frames, class_table, load_frames, split_by_recording
+from .metrics import (
+    EpochTable,
+    ValidationMetrics,
+    full_size_predictions,
+    mean_disparity_error,
+    metrics_table,
 )
-from .metrics import ValidationMetrics, full_size_predictions, mean_disparity_error, metrics_table
-from .progress import EpochTable
 from .sources import open_source
 
 logger = logging.getLogger(__name__)
@@ -55,10 +44,7 @@ _MAY_CHANGE = ("resume", "workers", "dtype", "patience", "output_dir")
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train, and write the best weights and their metrics.
-
-    Returns:
-        The content of metrics.json.
+    """Train, write the best weights and their metrics, and return the content of metrics.json.
 
     Raises:
         ValueError: if an option or a file is invalid.
@@ -138,23 +124,15 @@ def make_trainer(
         seed=config.seed,
         report_to="none",
     )
-    # The Trainer's annotations do not include metrics per batch, or models with two outputs.
-    metrics: Any = ValidationMetrics(config.classes)
-    predictions: Any = full_size_predictions
+    augment = make_augmentation(config.augment, config.size)
     trainer = Trainer(
         model,
         arguments,
-        train_dataset=FrameDataset(
-            data.frames, data.training, make_augmentation(config.augment, config.size)
-        ),
+        train_dataset=FrameDataset(data.frames, data.training, augment),
         eval_dataset=FrameDataset(data.frames, data.validation),
-        processing_class=SegformerImageProcessor(
-            size={"height": config.height, "width": config.width},
-            image_mean=list(IMAGENET_MEAN),
-            image_std=list(IMAGENET_STD),
-        ),
-        compute_metrics=metrics,
-        preprocess_logits_for_metrics=predictions,
+        processing_class=SegformerImageProcessor(size={"height": config.height, "width": config.width}),
+        compute_metrics=ValidationMetrics(config.classes),  # type: ignore[arg-type]  # per batch
+        preprocess_logits_for_metrics=full_size_predictions,  # type: ignore[arg-type]  # of two outputs
         callbacks=[EarlyStoppingCallback(config.patience), EpochTable(config.classes)],
     )
     trainer.remove_callback(ProgressCallback)
@@ -176,10 +154,8 @@ def _prepare_data(config: TrainConfig) -> TrainingData:
 
 def _checkpoint_to_resume(config: TrainConfig) -> str | None:
     """Return the last complete checkpoint if `resume` is set; the Trainer writes trainer_state.json last."""
-    complete = sorted(
-        (path.parent for path in config.checkpoints.glob("checkpoint-*/trainer_state.json")),
-        key=lambda path: int(path.name.rpartition("-")[2]),
-    )
+    complete = [path.parent for path in config.checkpoints.glob("checkpoint-*/trainer_state.json")]
+    complete.sort(key=lambda path: int(path.name.rpartition("-")[2]))
     if not config.resume:
         if complete or (config.output_dir / "best").exists():
             raise FileExistsError(
@@ -222,19 +198,19 @@ def _round_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
 def _report(
     config: TrainConfig, metrics: dict[str, float], data: TrainingData, trainer: Trainer
 ) -> dict[str, Any]:
-    by_class = {
-        kind: {name: _or_none(metrics[f"eval_{kind}_{name}"]) for name in config.classes}
-        for kind in ("iou", "misplaced", "false")
-    }
+    def by_class(kind: str) -> dict[str, float | None]:
+        values = {name: metrics[f"eval_{kind}_{name}"] for name in config.classes}
+        return {name: None if math.isnan(value) else value for name, value in values.items()}
+
     sides = {"training": data.training, "validation": data.validation}
     infos = data.frames.infos
     result: dict[str, Any] = {
         "command": shlex.join(["so101-train-segmenter", *sys.argv[1:]]),
         "seed": config.seed,
         "iou": metrics["eval_iou"],
-        "classes_iou": by_class["iou"],
-        "misplaced": by_class["misplaced"],
-        "false": by_class["false"],
+        "classes_iou": by_class("iou"),
+        "misplaced": by_class("misplaced"),
+        "false": by_class("false"),
         "frames": {side: len(rows) for side, rows in sides.items()},
         "recordings": {side: sorted({infos[row].recording for row in rows}) for side, rows in sides.items()},
         "epochs": trainer.state.epoch,
@@ -248,10 +224,6 @@ def _report(
             "unit": "mean absolute error, 0..255",
         }
     return result
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _save(config: TrainConfig, model: EfficientViTFPNForSemanticSegmentation, processor: Any) -> None:
