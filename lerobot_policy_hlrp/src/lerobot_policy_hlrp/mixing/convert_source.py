@@ -33,7 +33,7 @@ from lerobot.datasets.utils import EPISODES_DIR
 from lerobot.policies.common.vla_utils import resize_with_pad
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from lerobot_processor_so101.precompute.assemble import link
+from lerobot_processor_so101.atomic import link_or_copy
 
 from .mixture import INDEX_COLUMNS, MixtureConfig, SourceConfig
 
@@ -175,7 +175,7 @@ def _rewrite_tables(
     for key, name in names.items() if stored.dtype == "video" else ():
         for number in range(meta.total_episodes):
             video = str(meta.get_video_file_path(number, key))  # of several episodes
-            link(root / video, out / video.replace(f"videos/{key}/", f"videos/{name}/", 1))
+            link_or_copy(root / video, out / video.replace(f"videos/{key}/", f"videos/{name}/", 1))
     _write_meta(meta, features, names, pd.concat(numbers), list(by_key), out)
 
 

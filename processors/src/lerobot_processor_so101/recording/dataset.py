@@ -103,6 +103,16 @@ class EpisodeWriter(DatasetWriter):
     Masks and depth that are not encoded as video stay in memory here until their episode is saved.
     """
 
+    @classmethod
+    def replacing(cls, writer: DatasetWriter) -> "EpisodeWriter":
+        """Return a writer with the state of a new one of LeRobot, which creates its writer itself."""
+        encoders = writer._rgb_encoder, writer._depth_encoder, writer._encoder_threads
+        streaming = writer._batch_encoding_size, writer._streaming_encoder
+        new = cls(writer._meta, writer._root, *encoders, *streaming, writer._recorded_frames)
+        new.image_writer = writer.image_writer
+        writer._finalized = True  # or it would stop the image writer when it is deleted
+        return new
+
     @cached_property
     def images(self) -> dict[str, EncodedImage]:
         """Masks and depth of the episode in the buffer, by the paths that LeRobot would give them."""
@@ -171,7 +181,7 @@ class RecordingDataset(LeRobotDataset):
                 raise FileExistsError(f"{folder} exists already, expected a new folder.")
             shutil.rmtree(folder)
         dataset = super().create(repo_id, fps, features, root=folder / STAGING, **options)
-        dataset.writer.__class__ = EpisodeWriter  # LeRobot creates the writer itself
+        dataset.writer = EpisodeWriter.replacing(dataset.writer)
         dataset.root = dataset._requested_root = folder
         dataset._publish()
         return dataset
@@ -188,7 +198,7 @@ class RecordingDataset(LeRobotDataset):
         _check_options(options)
         remove_unfinished(Path(root))
         dataset = super().resume(repo_id, root=root, **options)
-        dataset.writer.__class__ = EpisodeWriter
+        dataset.writer = EpisodeWriter.replacing(dataset.writer)
         dataset._set_folder(dataset.root / STAGING)
         return dataset
 
