@@ -6,6 +6,7 @@ site shows the file under `repository/`, and its links lead there: the address o
 files. A link to nothing stays as it is, and mkdocs reports it.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 _LINK = re.compile(r"(?<=\]\()[^)#\s]+(?=\))")
-_LANGUAGES = {".py": "python", ".sh": "bash", ".md": "markdown", ".ipynb": "json"}
+_LANGUAGES = {".py": "python", ".sh": "bash", ".md": "markdown"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -24,9 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page in files.documentation_pages():
         linked |= {_outside(link, page, config) for link in _LINK.findall(page.content_string)}
     for name in sorted(linked - {""}):
-        path = Path(config.docs_dir).parent / name
-        code = f"````{_LANGUAGES.get(path.suffix, 'text')}\n{path.read_text()}````"
-        content = f"# `{path.name}`\n\n`{name}` in the repository:\n\n{code}\n"
+        content = _as_markdown(Path(config.docs_dir).parent / name, name)
         page = File.generated(config, _page(name), content=content, inclusion=InclusionLevel.NOT_IN_NAV)
         files.append(page)
     return files
@@ -44,6 +43,21 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _page(name: str) -> str:
     return f"repository/{name}.md"
+
+
+def _as_markdown(path: Path, name: str) -> str:
+    """Return the text of a page that shows a file: the cells of a notebook, or its code."""
+    where = f"`{name}` in the repository"
+    if path.suffix != ".ipynb":
+        code = _block(_LANGUAGES.get(path.suffix, "text"), path.read_text())
+        return f"# `{path.name}`\n\n{where}:\n\n{code}"
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
+    texts = [text if kind == "markdown" else _block("python", text) for kind, text in cells]
+    return "\n\n".join([*texts, f"This notebook is {where}."])
+
+
+def _block(language: str, code: str) -> str:
+    return f"````{language}\n{code.rstrip()}\n````"
 
 
 def _outside(link: str, page: File, config: MkDocsConfig) -> str:

@@ -29,7 +29,9 @@ def test_the_site_loads_nothing_from_elsewhere(tmp_path):
     assert build(ROOT, tmp_path) == ""
     for page in (*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")):
         assert not LOADED.findall(page.read_text()), page
-    assert "class</span>" in (tmp_path / "repository" / "examples" / "own_task.py.html").read_text()
+    examples = tmp_path / "repository" / "examples"
+    assert "class</span>" in (examples / "own_task.py.html").read_text()
+    assert "First look</h1>" in (examples / "first_look.ipynb.html").read_text()
     assert 'href="repository/examples/own_task.py.html"' in (tmp_path / "workbench.html").read_text()
 
 
