@@ -62,7 +62,7 @@ def _block(language: str, code: str) -> str:
 
 def _outside(link: str, page: File, config: MkDocsConfig) -> str:
     """Return the path in the repository that a link leads to if that is a file outside docs/, else ""."""
-    docs = Path(config.docs_dir)
+    docs = Path(config.docs_dir).resolve()
     path = (docs / page.src_uri).parent.joinpath(link).resolve()
     outside = path.is_file() and path.is_relative_to(docs.parent) and not path.is_relative_to(docs)
     return path.relative_to(docs.parent).as_posix() if outside else ""
