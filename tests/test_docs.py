@@ -162,4 +162,7 @@ def test_packages_that_need_each_other_are_installed_together(page, tmp_path):
 
 
 def test_configurations_are_complete():
-    assert all(yaml.safe_load(path.read_text()) for path in ROOT.glob("*/src/*/configs/*.yaml"))
+    paths = list(ROOT.glob("*/src/*/configs/*.yaml"))
+    assert all(yaml.safe_load(path.read_text()) for path in paths)
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert [path.name for path in paths if f"`{path.stem}`" not in page] == []
