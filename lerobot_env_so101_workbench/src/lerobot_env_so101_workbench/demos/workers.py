@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run episodes in several processes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
@@ -23,20 +21,15 @@ class EpisodeSource(Protocol):
         identity: options that all episodes of a dataset share, besides its features.
         first_seed: is added to the seeds that a user gives.
         is_needed: false if the policy succeeded by itself in the last episode.
-        succeeded: whether the expert succeeded in the last episode.
     """
 
-    @property
-    def identity(self) -> dict[str, Any]: ...
+    identity: dict[str, Any]
+    first_seed: int
+    is_needed: bool
 
     @property
-    def first_seed(self) -> int: ...
-
-    @property
-    def is_needed(self) -> bool: ...
-
-    @property
-    def succeeded(self) -> bool: ...
+    def succeeded(self) -> bool:
+        """Whether the expert succeeded in the last episode."""
 
     def episode(self, seed: int) -> Iterator[dict]:
         """Run an episode and yield its frames; the attributes are those of this episode afterwards."""
