@@ -22,20 +22,15 @@ class PlaceCube(Task):
         return f"Put the {goal.pick} into the {goal.into}."
 
     def terms(self, world) -> dict[str, float]:
-        return place_terms(world, world.goal)
+        cube, bowl = world.goal.pick, world.goal.into
+        if is_in(world, cube, bowl):
+            return {"reach": 1.0, "lift": 1.0, "carry": 1.0, "release": float(not world.is_touched(cube))}
+        return {
+            "reach": reach(world, cube),
+            "lift": lift(world, cube, BOWL_HEIGHT + 0.02),
+            "carry": closeness(world, cube, bowl),
+            "release": 0.0,
+        }
 
     def is_success(self, world) -> bool:
         return is_in(world, world.goal.pick, world.goal.into) and not world.is_touched(world.goal.pick)
-
-
-def place_terms(world, goal: Goal) -> dict[str, float]:
-    """Return the progress of picking `goal.pick` and putting it into `goal.into`."""
-    assert goal.into is not None
-    if is_in(world, goal.pick, goal.into):
-        return {"reach": 1.0, "lift": 1.0, "carry": 1.0, "release": float(not world.is_touched(goal.pick))}
-    return {
-        "reach": reach(world, goal.pick),
-        "lift": lift(world, goal.pick, BOWL_HEIGHT + 0.02),
-        "carry": closeness(world, goal.pick, goal.into),
-        "release": 0.0,
-    }
