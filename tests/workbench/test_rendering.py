@@ -138,7 +138,7 @@ def broken_driver(monkeypatch):
         raise OSError("driver is broken")
 
     monkeypatch.setattr(rendering, "_make_context", fail)
-    monkeypatch.setattr(rendering, "_automatic_backends", lambda: ["egl", "ray"])
+    monkeypatch.setattr(rendering, "_automatic_backend", lambda: "egl")
     monkeypatch.delenv("MUJOCO_GL", raising=False)
 
 

@@ -18,19 +18,16 @@ from lerobot_processor_so101.arm import arm_model_path
 from lerobot_processor_so101.atomic import atomic_path
 
 _RECIPE = "weld1mm-v2"  # part of the cache key: change it with the procedure
-_FACES = 1000
-_JAW_FACES = 2000
-JAW_MESHES = ("wrist_roll_follower_so101_v1", "moving_jaw_so101_v1")
-FINGER_MESH = "static_finger"
+_FACES, _JAW_FACES = 1000, 2000
 _FINGER_SOURCE = "wrist_roll_follower_so101_v1"
+JAW_MESHES = (_FINGER_SOURCE, "moving_jaw_so101_v1")
+FINGER_MESH = "static_finger"
 
 
 def cache_dir() -> Path:
     """Return the folder of the simplified meshes; `SO101_WORKBENCH_CACHE` sets another."""
-    if "SO101_WORKBENCH_CACHE" in os.environ:
-        return Path(os.environ["SO101_WORKBENCH_CACHE"]).expanduser()
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root).expanduser() / "so101_workbench"
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "so101_workbench"
+    return Path(os.environ.get("SO101_WORKBENCH_CACHE", default)).expanduser()
 
 
 def visual_mesh(name: str) -> Path:
