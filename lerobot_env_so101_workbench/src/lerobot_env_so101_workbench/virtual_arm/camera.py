@@ -8,8 +8,6 @@ camera.faults.delay(0.15)          # frames arrive 150 ms after they were render
 camera.unplug()
 """
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from pathlib import Path
@@ -21,10 +19,6 @@ from .faults import FaultInjector
 from .frame_file import FrameWriter
 from .joints import STEP
 
-CAMERA_KINDS = {
-    "dropped": "a frame does not arrive",
-    "frozen": "the previous frame arrives in its place, as a new one",
-}
 _ROUNDING = 1e-6  # physics steps
 _MAX_LATENCY = 2.0  # s; delayed frames are held in memory
 
@@ -32,7 +26,10 @@ _MAX_LATENCY = 2.0  # s; delayed frames are held in memory
 class CameraFaults(FaultInjector):
     """Faults and latency of one camera."""
 
-    kinds = CAMERA_KINDS
+    kinds = {
+        "dropped": "a frame does not arrive",
+        "frozen": "the previous frame arrives in its place, as a new one",
+    }
 
     def clear(self) -> None:
         """End all faults and the latency."""
@@ -46,9 +43,7 @@ class CameraFaults(FaultInjector):
             ValueError: if the latency is out of range.
         """
         if not 0.0 <= seconds <= _MAX_LATENCY:
-            raise ValueError(
-                f"latency: found {seconds * 1000:g} ms, expected 0 to {_MAX_LATENCY * 1000:g} ms."
-            )
+            raise ValueError(f"latency: found {1e3 * seconds:g} ms, expected 0 to {1e3 * _MAX_LATENCY:g} ms.")
         self.latency = seconds
 
 
@@ -56,11 +51,8 @@ class ArmCamera:
     """One camera. Call `update` from the simulation's thread only.
 
     Args:
-        view: a camera of the scene.
         path: file of its frames.
         height, width: frame size [pixels].
-        fps: frames per second.
-        seed: random seed of its faults.
 
     Attributes:
         faults: faults on demand.

@@ -10,8 +10,6 @@
 Brown-outs and unplugged cables are methods of the bus, because they affect all servos at once.
 """
 
-from __future__ import annotations
-
 import random
 import threading
 
