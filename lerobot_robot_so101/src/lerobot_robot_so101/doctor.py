@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,9 +68,8 @@ class DoctorConfig:
 
 def software(config: DoctorConfig) -> Iterator[Finding]:
     """Check the versions of Python, LeRobot and torch."""
-    version = platform.python_version()
     wrong = "" if sys.version_info[:2] == (3, 12) else "Use Python 3.12."
-    yield Finding("python", f"{version} in {sys.prefix}", wrong)
+    yield Finding("python", f"{platform.python_version()} in {sys.prefix}", wrong)
     for name in ("lerobot", "torch"):
         try:
             found = importlib.metadata.version(name)
@@ -106,10 +105,9 @@ def plugins(config: DoctorConfig) -> Iterator[Finding]:
             continue
         try:
             importlib.import_module(name)
+            yield Finding("plugin", f"{name} {importlib.metadata.version(name)}")
         except Exception as error:  # LeRobot only logs whatever a plugin raises
             yield Finding("plugin", name, f"it cannot be imported: {type(error).__name__}: {error}")
-        else:
-            yield Finding("plugin", f"{name} {importlib.metadata.version(name)}")
 
 
 def codecs(config: DoctorConfig) -> Iterator[Finding]:
@@ -145,7 +143,7 @@ def serial_ports(config: DoctorConfig) -> Iterator[Finding]:
 
     ports = [config.port] if config.port else [port.device for port in list_ports.comports() if port.vid]
     if not ports:
-        fix = "" if not config.id else "Plug in the arm's USB cable and switch on its supply."
+        fix = "Plug in the arm's USB cable and switch on its supply." if config.id else ""
         yield Finding("serial", "no arm plugged in", fix)
     for port in ports:
         if not Path(port).exists():
@@ -264,18 +262,7 @@ def cameras(config: DoctorConfig) -> Iterator[Finding]:
         yield Finding("camera", f"{camera['id']}: {found}")
 
 
-CHECKS: tuple[Callable[[DoctorConfig], Iterator[Finding]], ...] = (
-    software,
-    device,
-    plugins,
-    codecs,
-    disk,
-    serial_ports,
-    servos,
-    calibration,
-    units,
-    cameras,
-)
+CHECKS = (software, device, plugins, codecs, disk, serial_ports, servos, calibration, units, cameras)
 
 
 def run_checks(config: DoctorConfig) -> list[Finding]:
