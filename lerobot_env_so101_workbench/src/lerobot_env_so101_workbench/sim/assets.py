@@ -3,7 +3,8 @@
 
 The wheel carries MuJoCo Menagerie's `robotstudio_so101` (Apache-2.0). Its visual meshes have about 350,000
 triangles, which makes software rendering slow. Welded to a 1 mm grid and simplified, the visible ones have
-19,000 and deviate by less than 1 mm on the jaws. They are stored in the user's cache.
+19,000 and deviate by less than 1 mm on the jaws. They are stored in the user's cache
+(`SO101_WORKBENCH_CACHE` sets another folder).
 """
 
 import hashlib
@@ -24,12 +25,6 @@ JAW_MESHES = (_FINGER_SOURCE, "moving_jaw_so101_v1")
 FINGER_MESH = "static_finger"
 
 
-def cache_dir() -> Path:
-    """Return the folder of the simplified meshes; `SO101_WORKBENCH_CACHE` sets another."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "so101_workbench"
-    return Path(os.environ.get("SO101_WORKBENCH_CACHE", default)).expanduser()
-
-
 def visual_mesh(name: str) -> Path:
     """Return the path of a simplified visual mesh by its name in `so101.xml`, created on first use.
 
@@ -37,7 +32,9 @@ def visual_mesh(name: str) -> Path:
     """
     source = arm_model_path().parent / "assets" / f"{_FINGER_SOURCE if name == FINGER_MESH else name}.stl"
     digest = hashlib.sha256(source.read_bytes() + _RECIPE.encode()).hexdigest()[:12]
-    path = cache_dir() / f"{name}-{digest}.stl"
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "so101_workbench"
+    cache = Path(os.environ.get("SO101_WORKBENCH_CACHE", default)).expanduser()
+    path = cache / f"{name}-{digest}.stl"
     if not path.is_file():
         with atomic_path(path) as temporary:  # parallel environments may build the cache at the same time
             _simplified(source, name).export(temporary, file_type="stl")

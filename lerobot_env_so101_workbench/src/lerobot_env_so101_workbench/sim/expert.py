@@ -182,11 +182,9 @@ class Expert:
         return solve(np.array(target), self._radians(), turn)
 
     def _jaw_direction(self, cube: np.ndarray) -> float:
-        """Return the angle about z in which the jaws open: across two faces, nearest to the present one.
-
-        Nearest to that at HOME would be as good for the expert. But two directions are equally near to it for
-        some cubes, and a policy that has learned both halfway takes neither.
-        """
+        """Return the angle about z in which the jaws open: across two faces, nearest to the present one."""
+        # Nearest to that at HOME would be as good for the expert. But two directions are equally near to it
+        # for some cubes, and a policy that has learned both halfway takes neither.
         rotation = self.world.rotation(self.world.goal.pick)
         # The face direction that is most horizontal gives the yaw, whatever face the cube lies on.
         axis = rotation[:, np.argmin(np.abs(rotation[2]))]

@@ -77,10 +77,7 @@ def _log_once(line: str) -> None:
 
 
 def _automatic_backend() -> str:
-    """Return the first backend whose library is installed.
-
-    No other is tried: PyOpenGL binds to one platform per process, and a missing library would break it.
-    """
+    """Return the first backend whose library is installed; PyOpenGL binds to one per process."""
     if platform.system() != "Linux":
         return "glfw"
     libraries = {"egl": "EGL", "osmesa": "OSMesa"}
@@ -135,24 +132,17 @@ class GLRenderer:
         _alive.add(self)
 
     def render(
-        self,
-        data: mujoco.MjData,
-        camera: str,
-        height: int,
-        width: int,
-        *,
-        rgb: bool = True,
-        ids: bool = False,
-        depth: bool = False,
+        self, data: mujoco.MjData, camera: str, size: tuple[int, int], rgb: bool, ids: bool, depth: bool
     ) -> Frame:
-        """Render the images of `camera`; see `Frame` for shapes and units."""
+        """Render the images of `camera` at a size (height, width) [pixels]; see `Frame`."""
         if self._gl is None:
             raise RuntimeError("This renderer is closed.")
         self._gl.make_current()
-        size = (max(height, self._size[0]), max(width, self._size[1]))
-        if size != self._size:
-            mujoco.mjr_resizeOffscreen(size[1], size[0], self._context)
-            self._size = size
+        height, width = size
+        largest = (max(height, self._size[0]), max(width, self._size[1]))
+        if largest != self._size:
+            mujoco.mjr_resizeOffscreen(largest[1], largest[0], self._context)
+            self._size = largest
         self._camera.fixedcamid = self._model.camera(camera).id
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
@@ -161,7 +151,7 @@ class GLRenderer:
         pixels = np.ascontiguousarray(self._draw(rect)) if rgb else None
         classes = metres = None
         if ids or depth:
-            buffer = np.empty((height, width), np.float32) if depth else None
+            buffer = np.empty(size, np.float32) if depth else None
             flags = self._scene.flags.copy()
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = True
             self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True

@@ -109,8 +109,7 @@ class World:
             torque: torque limits (6,) as shares of the stall torque; 0 for no torque.
         """
         self.data.ctrl[:] = self._servos.drive(goal)
-        self.model.actuator_forcerange[:, 0] = -servos.STALL_TORQUE * torque
-        self.model.actuator_forcerange[:, 1] = servos.STALL_TORQUE * torque
+        self.model.actuator_forcerange[:] = servos.STALL_TORQUE * np.column_stack([-torque, torque])
         mujoco.mj_step(self.model, self.data)
         self._substeps += 1
         if self._substeps % scene.SUBSTEPS == 0:
@@ -197,11 +196,13 @@ class World:
 
     # -- images ------------------------------------------------------------------------------------
 
-    def render(self, camera: str, height: int, width: int, **kinds: bool) -> Frame:
-        """Render the images of a camera; `kinds` selects `rgb`, `ids` and `depth` (see `rendering.Frame`)."""
+    def render(
+        self, camera: str, height: int, width: int, rgb: bool = True, ids: bool = False, depth: bool = False
+    ) -> Frame:
+        """Render the images of a camera, see `Frame`."""
         check_cameras([camera], "camera")
         check_size(height, width)
-        return self.renderer.render(self.data, camera, height, width, **kinds)
+        return self.renderer.render(self.data, camera, (height, width), rgb, ids, depth)
 
     @property
     def renderer(self) -> Renderer:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Put the red cube into the blue bowl and release it."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from ..sim.scene import BOWL_HEIGHT, Prop
@@ -12,7 +14,7 @@ BLUE_BOWL = Prop("blue bowl", "bowl", (0.12, 0.22, 0.75), mass=0.12)
 
 class PlaceCube(Task):
     name = "place_cube"
-    props = (RED_CUBE, BLUE_BOWL)
+    props: ClassVar[tuple[Prop, ...]] = (RED_CUBE, BLUE_BOWL)
     time_limit_s = 10.0
 
     def sample_goal(self, rng: np.random.Generator) -> Goal:
