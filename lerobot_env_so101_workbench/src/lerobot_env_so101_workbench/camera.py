@@ -86,7 +86,14 @@ class SO101VirtualCamera(Camera):
             self._check_profile(reader)
             self._reader, self._last_read = reader, 0
             if warmup:
-                self._wait_for_first()
+                self.async_read(1000.0 * _WARMUP_S)
+                self._last_read = 0  # it is new for the next reading
+        except TimeoutError:
+            self.disconnect()
+            raise ConnectionError(
+                f"{self}: found no frame in {_WARMUP_S:g} s, expected a first one: end its faults (type "
+                "`well` where so101-virtual-arm runs), or connect again when its renderer has started."
+            ) from None
         except BaseException:
             self._reader = None
             reader.close()
@@ -119,16 +126,6 @@ class SO101VirtualCamera(Camera):
                     f"{self}: found {flag} {found:g} in the arm's frames, expected {expected}: change {flag} "
                     f"in --robot.cameras, or start so101-virtual-arm with {arm_flag}={expected}."
                 )
-
-    def _wait_for_first(self) -> None:
-        deadline = time.monotonic() + _WARMUP_S
-        while not self._count():
-            if time.monotonic() > deadline:
-                raise ConnectionError(
-                    f"{self}: found no frame in {_WARMUP_S:g} s, expected a first one: end its faults (type "
-                    "`well` where so101-virtual-arm runs), or connect again when its renderer has started."
-                )
-            time.sleep(_POLL_S)
 
     @check_if_not_connected
     def read(self) -> np.ndarray:

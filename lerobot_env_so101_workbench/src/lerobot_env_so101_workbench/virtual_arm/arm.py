@@ -91,16 +91,13 @@ class EmulatedArm:
     """One of the two arms: joints, servos and port.
 
     Attributes:
-        joints: moved by the servos.
-        faults: faults on demand.
         bus: the servos on their port.
         moves: poses of the hand that moves a leader, if any.
     """
 
     def __init__(self, joints: Joints, port: Path, servos: str, seed: int) -> None:
         self.joints, self.faults = joints, joints.faults
-        parts = zip(arm.JOINTS, joints.shafts, encoder_zeros(seed), strict=True)
-        made = [Servo(*each) for each in parts]
+        made = [Servo(*parts) for parts in zip(arm.JOINTS, joints.shafts, encoder_zeros(seed), strict=True)]
         if servos != "new":
             set_up(made)
         if servos == "ready":

@@ -44,7 +44,6 @@ class VirtualBus:
     Args:
         servos: all servos of the arm; `attach` selects those on the cable.
         link: path of a symbolic link to the port, whose own name changes each time it is opened.
-        faults: faults on demand.
 
     Attributes:
         lock: held while a packet is executed and in `tick`; hold it to read several registers consistently.
@@ -197,7 +196,7 @@ class VirtualBus:
             results = [(s.id, s, _execute(s, packet)) for s in sorted(addressed, key=lambda s: s.id)]
             return self._encode(results) if packet.id != sts.BROADCAST or code == sts.PING else []
 
-    def _encode(self, results: list[tuple[int, Servo, bytes | None]]) -> list[bytes]:
+    def _encode(self, results: Sequence[tuple[int, Servo, bytes | None]]) -> list[bytes]:
         """Encode one response per id: servos with equal ids send at the same time and collide."""
         sent = [
             (id, Packet(id, servo.get("Status"), params).encode())

@@ -51,11 +51,9 @@ class ArmCamera:
     """One camera. Call `update` from the simulation's thread only.
 
     Args:
-        path: file of its frames.
         height, width: frame size [pixels].
 
     Attributes:
-        faults: faults on demand.
         delivered: number of frames that have arrived.
         skipped: number of frames not rendered because the simulation was behind.
     """
@@ -71,10 +69,6 @@ class ArmCamera:
         self._next_due: float | None = None  # None: at once
         self._frame: np.ndarray | None = None
         self._delayed: deque[tuple[float, np.ndarray]] = deque()  # time of arrival, frame
-
-    @property
-    def is_plugged_in(self) -> bool:
-        return self._writer is not None
 
     def plug_in(self) -> None:
         """Start to publish frames.
@@ -97,7 +91,7 @@ class ArmCamera:
 
     def update(self, world: World, steps: int) -> None:
         """Render a frame if one is due after `steps` physics steps; deliver the frames that have arrived."""
-        if not self.is_plugged_in:
+        if self._writer is None:
             return
         if self._next_due is None or steps >= self._next_due - _ROUNDING:
             periods = int((steps + _ROUNDING) // self._period)

@@ -25,9 +25,6 @@ KINDS = {
 class FaultInjector:
     """Faults of the next few packets or frames, or of each one with a probability; thread-safe.
 
-    Args:
-        seed: random seed.
-
     Attributes:
         kinds: description of every fault by name.
     """

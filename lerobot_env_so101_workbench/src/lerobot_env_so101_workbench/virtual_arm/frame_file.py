@@ -40,12 +40,7 @@ def _slot_offset(count: int, height: int, width: int) -> int:
 
 
 class FrameWriter:
-    """Publishes frames of one size.
-
-    Args:
-        path: file of the frames, readable by this user only.
-        height, width: frame size [pixels].
-        fps: nominal frames per second.
+    """Publishes frames of one size, in a file that only this user can read.
 
     Raises:
         FileExistsError: if `path` belongs to a running writer or is another kind of file.
