@@ -94,7 +94,9 @@ def benchmark(config: BenchmarkConfig) -> str:
                 command = eval_command(path, images, config.episodes, out, options)
                 log = config.root / f"{out.name}.log"
                 run_jobs([Job(f"{task}, {level}", command, log, lambda *_: None)])
-            row["success"][f"{task}-{level}"] = _outcomes(out / "eval_info.json")
+            info = json.loads((out / "eval_info.json").read_text())
+            successes = info["per_task"][0]["metrics"]["successes"]
+            row["success"][f"{task}-{level}"] = "".join(str(int(success)) for success in successes)
             write_json(config.root / "benchmark.json", row)
         text = _table(row)
         (config.root / "benchmark.md").write_text(text + "\n")
@@ -103,11 +105,13 @@ def benchmark(config: BenchmarkConfig) -> str:
 
 def _describe(config: BenchmarkConfig, path: Path, kind: str) -> dict[str, Any]:
     """Return the row without its rates, or that of the run in `root`."""
+    with safe_open(path / "model.safetensors", framework="pt") as weights:
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     row: dict[str, Any] = {
         "policy": config.name or kind,
         "type": kind,
         "weights": fingerprint(path),
-        "parameters": _parameters(path),
+        "parameters": sum(map(math.prod, shapes)),
         "training": _training(path),
         "episodes": config.episodes,
         "starts": config.starts,
@@ -126,12 +130,6 @@ def _describe(config: BenchmarkConfig, path: Path, kind: str) -> dict[str, Any]:
     return row
 
 
-def _parameters(path: Path) -> int:
-    """Count the numbers in a checkpoint's weights."""
-    with safe_open(path / "model.safetensors", framework="pt") as weights:
-        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-
-
 def _training(path: Path) -> str:
     """Say what LeRobot trained a checkpoint on, as far as it is stored beside it."""
     file = path / "train_config.json"
@@ -139,11 +137,6 @@ def _training(path: Path) -> str:
         return "unknown"
     stored = json.loads(file.read_text())
     return f"{stored['dataset']['repo_id']}, {stored['steps']} steps of {stored['batch_size']}"
-
-
-def _outcomes(path: Path) -> str:
-    successes = json.loads(path.read_text())["per_task"][0]["metrics"]["successes"]
-    return "".join(str(int(success)) for success in successes)
 
 
 def _table(row: dict[str, Any]) -> str:

@@ -39,14 +39,10 @@ class WorkbenchEnv(gym.Env):
     the time limit.
 
     Args:
-        task, level: see `names`.
-        starts: `eval` for the frozen evaluation states and `validation` for the validation states (index =
-            seed modulo 200), `train` for the training state of the seed.
+        starts, episode_log: see `SO101SimEnvConfig`.
         cameras: which images to render.
         renderer, shadows: see `World`.
         limits: of the guard that checks actions; None for no guard.
-        episode_log: JSON Lines file that each finished episode adds a line to: task, level, seed, ticks and
-            outcome (see `EpisodeOutcome`).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}

@@ -23,9 +23,6 @@ from lerobot_processor_so101.guard import GuardLimits
 from .names import STARTS, check_level, check_task
 from .sim.cameras import CameraSetup, ImageOptions
 
-# What a process of an asynchronous environment imports, with the command that it belongs to.
-_PRELOAD = ("lerobot.scripts.lerobot_eval", f"{__package__}.env")
-
 
 @EnvConfig.register_subclass("so101_sim")
 @dataclass
@@ -42,7 +39,8 @@ class SO101SimEnvConfig(ImageOptions, EnvConfig):
         renderer: auto, egl, osmesa, glfw or ray.
         guarded: check actions against `limits`, as `so101_guarded` does.
         limits: see `GuardLimits`.
-        episode_log: file that each finished episode adds a line of JSON to, with its seed and outcome.
+        episode_log: file that each finished episode adds a line of JSON to: task, level, seed, ticks and
+            outcome (see `EpisodeOutcome`).
     """
 
     task: str | None = "lift_cube"
@@ -142,7 +140,8 @@ class SO101SimEnvConfig(ImageOptions, EnvConfig):
         mode = gym.vector.AutoresetMode.SAME_STEP
         if use_async and n_envs > 1:
             # Processes are forked from a server that has imported these once; each would take seconds to.
-            multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOAD))
+            imported = ["lerobot.scripts.lerobot_eval", f"{__package__}.env"]
+            multiprocessing.get_context("forkserver").set_forkserver_preload(imported)
             return gym.vector.AsyncVectorEnv(makers, autoreset_mode=mode, context="forkserver")
         return gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)
 

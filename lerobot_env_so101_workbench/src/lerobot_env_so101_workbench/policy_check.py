@@ -14,10 +14,7 @@ from .sim.cameras import CameraSetup
 
 
 def read_config(path: Path) -> PreTrainedConfig:
-    """Read the configuration of a policy for an SO-101 at the workbench's rate.
-
-    Args:
-        path: its `pretrained_model` folder.
+    """Read the configuration in a `pretrained_model` folder of a policy for an SO-101 at 30 Hz.
 
     Raises:
         ValueError: if there is none, or it is of another robot or rate.
@@ -88,7 +85,8 @@ def needed_images(config: PreTrainedConfig) -> CameraSetup:
         )
     cameras, kinds = zip(*map(_parts, images), strict=True)
     rendered = (kind in kinds for kind in ("rgb", "seg", "depth"))
-    return CameraSetup(tuple(dict.fromkeys(cameras)), *sizes[0], *rendered).check("--policy.path: ")
+    height, width = sizes[0]
+    return CameraSetup(tuple(dict.fromkeys(cameras)), height, width, *rendered).check("--policy.path: ")
 
 
 def fingerprint(path: Path) -> str:

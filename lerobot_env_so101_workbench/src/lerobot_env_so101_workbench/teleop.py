@@ -26,9 +26,7 @@ _RECORD, _RESET = "Recording episode", "Reset the environment"  # logged by lero
 class _AnnouncementHandler(logging.Handler):
     """Stores the last of LeRobot's announcements."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.last: str | None = None
+    last: str | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         for announcement in (_RECORD, _RESET):
@@ -63,7 +61,7 @@ class SO101Expert(Teleoperator):
 
     def connect(self, calibrate: bool = True) -> None:
         # LeRobot connects the teleoperator before the robot: the robot is looked up at the first action.
-        self._announcements = _AnnouncementHandler()
+        self._announcements = _AnnouncementHandler(logging.INFO)
         logging.getLogger().addHandler(self._announcements)
 
     def disconnect(self) -> None:
@@ -89,7 +87,12 @@ class SO101Expert(Teleoperator):
         if self._announcements is None:
             raise ConnectionError("so101_expert is not connected: call connect() first.")
         robot, expert, disturbance = self._attach()
-        decision = expert.decide() if self._should_work(robot, self._announcements.last) else expert.go_home()
+        if self._announcements.last:
+            is_working = self._announcements.last == _RECORD
+        else:
+            self._hold_ticks += robot.world.is_success() or self._hold_ticks > 0
+            is_working = self._hold_ticks < FPS
+        decision = expert.decide() if is_working else expert.go_home()
         if self.config.disturbance > 0:
             robot.disturb(disturbance.sample(decision))
         return dict(zip(ACTION_NAMES, decision.action.tolist(), strict=True))
@@ -104,9 +107,3 @@ class SO101Expert(Teleoperator):
             self._initial_state, self._hold_ticks = state, 0
             self._disturbance = Disturbance(self._expert, self._rng, self.config.disturbance)
         return self._robot, self._expert, self._disturbance
-
-    def _should_work(self, robot: SO101Sim, announced: str | None) -> bool:
-        if announced:
-            return announced == _RECORD
-        self._hold_ticks += robot.world.is_success() or self._hold_ticks > 0
-        return self._hold_ticks < FPS

@@ -61,12 +61,7 @@ class Demonstrator:
         return self._cameras.capture(self.world)
 
     def frame(self, images: dict[str, np.ndarray], action: np.ndarray, intervention: bool = False) -> dict:
-        """Return a dataset frame of the present state.
-
-        Args:
-            action: label (6,) in LeRobot's units.
-            intervention: whether the expert corrects a policy.
-        """
+        """Return a dataset frame of the present state, labelled with `action` (6,) in LeRobot's units."""
         return {
             OBS_STATE: self.world.joints().astype(np.float32),
             ACTION: action.astype(np.float32),

@@ -37,11 +37,8 @@ logger = logging.getLogger(__name__)
 class Progress:
     """Finished steps and costs of a run, in `improve.json` of its folder.
 
-    Args:
-        config: must agree with the options of the run in the folder, if there is one.
-
     Raises:
-        ValueError: if an option differs.
+        ValueError: if an option differs from that of the run in the folder.
         FileExistsError: if the folder contains something else.
     """
 

@@ -64,12 +64,7 @@ class ImproveConfig:
     video: bool = False
 
     def check(self) -> None:
-        """Validate the options.
-
-        Raises:
-            ValueError: if an option is not supported.
-            FileNotFoundError: if `train` does not exist.
-        """
+        """Raise ValueError if an option is not supported, FileNotFoundError if `train` does not exist."""
         check_task(self.task, "--task")
         check_level(self.level, "--level")
         self.camera_setup().check("--")
@@ -95,11 +90,6 @@ class ImproveConfig:
     def camera_setup(self) -> CameraSetup:
         kinds = self.rgb, self.seg, self.depth
         return CameraSetup(tuple(self.cameras), self.height, self.width, *kinds)
-
-    def roles(self) -> dict[str, str]:
-        """Return what may play a role in the task, by the role's name."""
-        words = " ".join(prop.name for prop in TASKS[self.task].props).split()
-        return {role: word for role, word in ROLES.items() if word in words}
 
 
 @dataclass(frozen=True)
@@ -224,8 +214,8 @@ def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
     command += [f"--output_dir={output}", f"--seed={config.seed}"]
     if config.train is not None:
         return [*command, f"--config_path={config.root / TRAIN_CONFIG}"]
-    roles = config.roles()
-    things = roles or [prop.name for prop in TASKS[config.task].props]
+    names = [prop.name for prop in TASKS[config.task].props]
+    roles = {role: word for role, word in ROLES.items() if word in " ".join(names).split()}
     return [
         *command,
         "--policy.type=segdepth",
@@ -233,7 +223,7 @@ def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
         "--policy.push_to_hub=false",
         f"--policy.cameras={json.dumps(config.cameras)}",
         f"--policy.class_names={json.dumps(class_names(props_of(config.task, config.level)))}",
-        f"--policy.watched_classes={json.dumps([*things, *FINGERS])}",
+        f"--policy.watched_classes={json.dumps([*(roles or names), *FINGERS])}",
         *([f"--policy.roles={json.dumps(roles)}"] if roles else []),
         "--steps=4000",
         "--batch_size=32",

@@ -121,12 +121,7 @@ def run_jobs(
 
 
 class _Running:
-    """A job with its process, and a thread that copies its output until the process ends.
-
-    Attributes:
-        ended: whether the process has ended.
-        cost: of a process that has ended.
-    """
+    """A job with its process, and a thread that copies its output until the process ends."""
 
     def __init__(
         self, job: Job, show: Callable[[str], object], some_ended: threading.Event, inherited: Sequence[int]
