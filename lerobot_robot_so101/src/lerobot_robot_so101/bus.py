@@ -104,11 +104,7 @@ class RetryingFeetechBus(FeetechMotorsBus):
         super().write(data_name, motor, value, normalize=normalize, num_retry=max(num_retry, self._retries))
 
     def _connect(self, handshake: bool = True) -> None:
-        """Open the port.
-
-        Raises:
-            ConnectionError: if another process owns the port; the message names it. See also `_handshake`.
-        """
+        """Open the port, or raise ConnectionError with the process that owns it."""
         if self._lock is None:
             try:
                 self._lock = Lock(self.port)
@@ -134,11 +130,7 @@ class RetryingFeetechBus(FeetechMotorsBus):
             self._lock = None
 
     def _handshake(self) -> None:
-        """Check the servos as LeRobot does, after ending overloads.
-
-        Raises:
-            RuntimeError: if a servo reports an error status that does not end; the message names it.
-        """
+        """Check the servos as LeRobot does, after ending overloads; RuntimeError names one that stays."""
         self._assert_motors_exist()
         if status := self._status():
             logger.warning("%s. Torque of these servos is disabled to clear it.", _name_errors(status))

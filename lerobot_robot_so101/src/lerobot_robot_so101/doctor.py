@@ -26,7 +26,6 @@ from lerobot_processor_so101.cli import run_command
 
 from .calibration_check import DEGREES, checkpoint_extremes, infer_units, mismatched_joints
 
-ENTRY_POINTS = "so101_doctor"  # checks of other packages
 _PREFIXES = tuple(f"lerobot_{kind}_" for kind in ("policy", "env", "robot", "teleoperator", "camera"))
 _MIN_DISK_GB = 10.0
 _MIN_VOLTS, _MAX_CELSIUS = 4.5, 60
@@ -71,11 +70,7 @@ def software(config: DoctorConfig) -> Iterator[Finding]:
     wrong = "" if sys.version_info[:2] == (3, 12) else "Use Python 3.12."
     yield Finding("python", f"{platform.python_version()} in {sys.prefix}", wrong)
     for name in ("lerobot", "torch"):
-        try:
-            found = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, "none", f"pip install -c constraints.txt {name}")
-            continue
+        found = importlib.metadata.version(name)
         supported = name != "lerobot" or found.startswith("0.6.")
         yield Finding(name, found, "" if supported else "pip install 'lerobot>=0.6.1,<0.7'")
 
@@ -267,7 +262,7 @@ CHECKS = (software, device, plugins, codecs, disk, serial_ports, servos, calibra
 
 def run_checks(config: DoctorConfig) -> list[Finding]:
     """Run all checks and return their findings; a check that raises is a finding."""
-    others = [point.load() for point in importlib.metadata.entry_points(group=ENTRY_POINTS)]
+    others = [point.load() for point in importlib.metadata.entry_points(group="so101_doctor")]
     findings: list[Finding] = []
     for check in (*CHECKS, *others):
         try:

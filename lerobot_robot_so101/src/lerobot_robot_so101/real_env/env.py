@@ -162,16 +162,10 @@ class RealEnv(gym.Env):
         self._robot.send_action(dict(zip(ACTION_NAMES, map(float, joints), strict=True)))
 
     def _go_home(self) -> None:
-        """Move home in small steps, since a robot without a guard would jump; then wait until it is there.
-
-        `so101_guarded` plans a way around the table; other robots go straight.
-
-        Raises:
-            TimeoutError: if a joint does not reach home; the message names it.
-        """
+        """Move home in small steps, since a robot without a guard would jump; then wait until it is there."""
         home, begin = np.array(self.config.home), self._joints()
         seconds, fps = self.config.home_time_s, self.config.fps
-        if (path_to := getattr(self._robot, "path_to", None)) is not None:
+        if (path_to := getattr(self._robot, "path_to", None)) is not None:  # around the table
             path = path_to(begin, home, seconds, fps)
         else:
             ticks = max(1, round(seconds * fps))
@@ -181,8 +175,7 @@ class RealEnv(gym.Env):
             precise_sleep(1 / fps)
             self._joints()  # a guard needs measurements
         for _ in range(round(_HOME_TIMEOUT_S * fps)):
-            # (5,); a gripper that holds something may never get there
-            distance = np.abs(self._joints() - home)[:-1]
+            distance = np.abs(self._joints() - home)[:-1]  # a gripper with an object may never get there
             if distance.max() <= _HOME_TOLERANCE:
                 return
             self._send(home)
@@ -225,11 +218,7 @@ class RealEnv(gym.Env):
         return report
 
     def _end_episode(self, met: bool) -> bool:
-        """Have the episode judged, and write its result.
-
-        Raises:
-            Aborted: if the operator stops; no result is written.
-        """
+        """Have the episode judged, and write its result; Aborted, and no result, if the operator stops."""
         operator, state = self._operator, self._initial_state
         assert state is not None
         operator.end()
