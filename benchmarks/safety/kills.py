@@ -37,9 +37,8 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.scripts import lerobot_record
 from tqdm import tqdm
 
+from lerobot_env_so101_workbench import SO101ExpertConfig, SO101SimConfig
 from lerobot_env_so101_workbench.demos.command import DemosConfig, record as record_demos
-from lerobot_env_so101_workbench.robot_config import SO101SimConfig
-from lerobot_env_so101_workbench.teleop_config import SO101ExpertConfig
 from lerobot_processor_so101.recording import RecordingDataset, check_videos
 from lerobot_processor_so101.recording.repair import RepairConfig, repair
 

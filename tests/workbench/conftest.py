@@ -25,7 +25,7 @@ def world_of():
 def gl() -> str:
     """Name of the OpenGL backend that works here; `MUJOCO_GL` chooses it as it does for users."""
     asked = rendering._MUJOCO_GL.get(os.environ.get("MUJOCO_GL", "").strip().lower())
-    name = asked or rendering._automatic_backends()[0]
+    name = asked or rendering._automatic_backend()
     if name == "ray":
         pytest.skip("no EGL, OSMesa or native OpenGL library is installed, or MUJOCO_GL disables it")
     world = World("lift_cube", renderer=name)

@@ -49,7 +49,7 @@ def test_shapes_and_kinds_of_the_ray_caster(world_of):
 def test_ray_caster_and_opengl_agree(gl, camera):
     world = start_world(gl)
     drawn = world.render(camera, 84, 84, **ALL)
-    cast = make_renderer(world.model, world._classes, "ray").render(world.data, camera, 84, 84, **ALL)
+    cast = make_renderer(world.model, world._classes, "ray").render(world.data, camera, (84, 84), **ALL)
     assert (drawn.ids == cast.ids).mean() > 0.99
     assert np.median(np.abs(drawn.depth - cast.depth)) < 1e-3
     assert np.abs(drawn.rgb.astype(float) - cast.rgb).mean() < 20
@@ -114,7 +114,7 @@ def test_a_closed_renderer_raises(gl):
     world.close()
     world.close()
     with pytest.raises(RuntimeError, match="closed"):
-        renderer.render(world.data, "top", 32, 32)
+        renderer.render(world.data, "top", (32, 32), **ALL)
 
 
 @pytest.mark.parametrize("value", ["disable", "off", " Disable "])
@@ -138,7 +138,7 @@ def broken_driver(monkeypatch):
         raise OSError("driver is broken")
 
     monkeypatch.setattr(rendering, "_make_context", fail)
-    monkeypatch.setattr(rendering, "_automatic_backends", lambda: ["egl", "ray"])
+    monkeypatch.setattr(rendering, "_automatic_backend", lambda: "egl")
     monkeypatch.delenv("MUJOCO_GL", raising=False)
 
 

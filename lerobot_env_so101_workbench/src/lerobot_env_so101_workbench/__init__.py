@@ -7,12 +7,10 @@ Importing this package registers the environment `so101_sim`, the robot `so101_s
 
 import gymnasium as gym
 
-from .camera_config import SO101VirtualCameraConfig
+from .device_configs import SO101ExpertConfig, SO101SimConfig, SO101VirtualCameraConfig
 from .env_config import SO101SimEnvConfig, gym_id
 from .names import CAMERA_NAMES, LEVELS, TASK_NAMES
-from .robot_config import SO101SimConfig
 from .sim.cameras import CameraSetup
-from .teleop_config import SO101ExpertConfig
 
 for _task in TASK_NAMES:
     gym.register(id=gym_id(_task), entry_point=f"{__name__}.env:WorkbenchEnv", kwargs={"task": _task})

@@ -7,12 +7,9 @@ Each task and level is one `lerobot-eval` on the frozen evaluation states, print
 command continues what was interrupted. `so101-compare` compares the evaluations of several policies.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -27,10 +24,9 @@ from lerobot_processor_so101.lock import owning
 from lerobot_processor_so101.success_rates import markdown_table, percent
 
 from .demos.takeovers import PolicyOptions
-from .improve.process import Job, run_jobs
+from .improve.process import Job, eval_command, run_jobs
 from .names import LEVELS, STARTS, TASK_NAMES, check_level, check_task
 from .policy_check import fingerprint, needed_images, read_config
-from .sim.cameras import CameraSetup
 from .sim.initial_states import N_EVALUATION
 
 _FIRST_SEED = 1000  # as in lerobot-eval; the initial-state index is the seed modulo 200
@@ -58,11 +54,7 @@ class BenchmarkConfig:
     starts: str = "eval"
 
     def check(self) -> None:
-        """Validate the options.
-
-        Raises:
-            ValueError: if an option is not supported.
-        """
+        """Raise ValueError if an option is not supported."""
         if self.policy.path is None:
             raise ValueError("--policy.path: found none, expected the `pretrained_model` folder of a policy.")
         check_device(self.policy.device, "--policy.device")
@@ -73,11 +65,6 @@ class BenchmarkConfig:
         check_choices(self, {"starts": STARTS}, "--")
         if not 1 <= self.episodes <= N_EVALUATION:
             raise ValueError(f"--episodes: found {self.episodes}, expected 1 to {N_EVALUATION}.")
-
-    def cases(self) -> Iterator[tuple[str, str, Path]]:
-        """Yield each task and level with the folder of its evaluation."""
-        for task, level in product(self.tasks, self.levels):
-            yield task, level, self.root / f"{task}_{level}"
 
 
 def benchmark(config: BenchmarkConfig) -> str:
@@ -91,34 +78,40 @@ def benchmark(config: BenchmarkConfig) -> str:
         RuntimeError: if an evaluation fails.
     """
     config.check()
-    assert config.policy.path is not None
-    policy = read_config(config.policy.path)
+    path = config.policy.path
+    assert path is not None
+    policy = read_config(path)
     images = needed_images(policy)
     config.root.mkdir(parents=True, exist_ok=True)
     with owning(config.root):
-        row = _describe(config, policy.type)
-        for task, level, out in config.cases():
+        row = _describe(config, path, policy.type)
+        for task, level in product(config.tasks, config.levels):
+            out = config.root / f"{task}_{level}"
             if not (out / "eval_info.json").is_file():
                 shutil.rmtree(out, ignore_errors=True)  # of an evaluation that was cut
-                command = _command(config, task, level, images, out)
+                options: dict[str, object] = {"env.task": task, "env.level": level, "seed": _FIRST_SEED}
+                options |= {"policy.device": config.policy.device, "env.starts": config.starts}
+                command = eval_command(path, images, config.episodes, out, options)
                 log = config.root / f"{out.name}.log"
                 run_jobs([Job(f"{task}, {level}", command, log, lambda *_: None)])
-            row["success"][f"{task}-{level}"] = _outcomes(out / "eval_info.json")
+            info = json.loads((out / "eval_info.json").read_text())
+            successes = info["per_task"][0]["metrics"]["successes"]
+            row["success"][f"{task}-{level}"] = "".join(str(int(success)) for success in successes)
             write_json(config.root / "benchmark.json", row)
         text = _table(row)
         (config.root / "benchmark.md").write_text(text + "\n")
     return f"\n{text}\n\nwritten to {config.root / 'benchmark.md'}"
 
 
-def _describe(config: BenchmarkConfig, kind: str) -> dict[str, Any]:
+def _describe(config: BenchmarkConfig, path: Path, kind: str) -> dict[str, Any]:
     """Return the row without its rates, or that of the run in `root`."""
-    path = config.policy.path
-    assert path is not None
+    with safe_open(path / "model.safetensors", framework="pt") as weights:
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     row: dict[str, Any] = {
         "policy": config.name or kind,
         "type": kind,
         "weights": fingerprint(path),
-        "parameters": _parameters(path),
+        "parameters": sum(map(math.prod, shapes)),
         "training": _training(path),
         "episodes": config.episodes,
         "starts": config.starts,
@@ -137,12 +130,6 @@ def _describe(config: BenchmarkConfig, kind: str) -> dict[str, Any]:
     return row
 
 
-def _parameters(path: Path) -> int:
-    """Count the numbers in a checkpoint's weights."""
-    with safe_open(path / "model.safetensors", framework="pt") as weights:
-        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-
-
 def _training(path: Path) -> str:
     """Say what LeRobot trained a checkpoint on, as far as it is stored beside it."""
     file = path / "train_config.json"
@@ -152,44 +139,12 @@ def _training(path: Path) -> str:
     return f"{stored['dataset']['repo_id']}, {stored['steps']} steps of {stored['batch_size']}"
 
 
-def _command(config: BenchmarkConfig, task: str, level: str, images: CameraSetup, out: Path) -> list[str]:
-    names = ("cameras", "height", "width", "rgb", "seg", "depth")
-    return [
-        "lerobot-eval",
-        f"--policy.path={config.policy.path}",
-        f"--policy.device={config.policy.device}",
-        "--env.type=so101_sim",
-        f"--env.task={task}",
-        f"--env.level={level}",
-        f"--env.starts={config.starts}",
-        *[f"--env.{name}={json.dumps(getattr(images, name))}" for name in names],
-        f"--eval.n_episodes={config.episodes}",
-        "--eval.batch_size=1",
-        f"--seed={_FIRST_SEED}",
-        f"--output_dir={out}",
-    ]
-
-
-def _outcomes(path: Path) -> str:
-    successes = json.loads(path.read_text())["per_task"][0]["metrics"]["successes"]
-    return "".join(str(int(success)) for success in successes)
-
-
 def _table(row: dict[str, Any]) -> str:
     """Format the row as Markdown, with a line per task and level."""
-    cells = [
-        [row["policy"], f"{row['parameters'] / 1e6:.2f} M", row["training"], case]
-        + [percent(outcomes.count("1"), len(outcomes))]
-        for case, outcomes in row["success"].items()
-    ]
-    header = [
-        "policy",
-        "parameters",
-        "training",
-        "task and level",
-        f"success on {row['starts']} states (95 %)",
-    ]
-    return markdown_table(header, cells)
+    success = f"success on {row['starts']} states (95 %)"
+    policy = [row["policy"], f"{row['parameters'] / 1e6:.2f} M", row["training"]]
+    cells = [[*policy, case, percent(o.count("1"), len(o))] for case, o in row["success"].items()]
+    return markdown_table(["policy", "parameters", "training", "task and level", success], cells)
 
 
 def main() -> None:

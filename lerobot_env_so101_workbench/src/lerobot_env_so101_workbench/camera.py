@@ -5,8 +5,6 @@ It has no thread: the arm publishes frames, this class reads them. The age of a 
 as with LeRobot's OpenCV camera, so it does not include the camera's latency.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path
@@ -17,7 +15,7 @@ from lerobot.cameras.camera import Camera
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
 from lerobot.utils.errors import DeviceNotConnectedError
 
-from .camera_config import SO101VirtualCameraConfig
+from .device_configs import SO101VirtualCameraConfig
 from .names import CAMERA_NAMES, FOLLOWER_PORT, check_cameras
 from .virtual_arm import frame_file
 from .virtual_arm.frame_file import FrameReader, frame_path
@@ -39,8 +37,8 @@ class SO101VirtualCamera(Camera):
 
     def __init__(self, config: SO101VirtualCameraConfig) -> None:
         super().__init__(config)
-        self.config = config
-        self._path = frame_path(config.port, *check_cameras([config.view], "view"))
+        check_cameras([config.view], "view")
+        self.config, self._path = config, frame_path(config.port, config.view)
         self._lock = threading.Lock()
         self._reader: FrameReader | None = None
         self._last_read = 0  # number of the last frame that async_read returned
@@ -56,25 +54,18 @@ class SO101VirtualCamera(Camera):
     @staticmethod
     def find_cameras() -> list[dict[str, Any]]:
         """List the cameras of running virtual arms whose ports are in the default port's folder."""
-        found = []
-        folder = Path(FOLLOWER_PORT).parent
+        found, folder = [], Path(FOLLOWER_PORT).parent
         for path in sorted(path for view in CAMERA_NAMES for path in folder.glob(f"*.{view}")):
             try:
                 reader = FrameReader(path)
             except (OSError, ValueError):
                 continue  # another kind of file
             if reader.is_alive:
+                port, view = str(path.with_suffix("")), path.suffix[1:]
+                names = {"name": f"Virtual SO-101 {view} camera", "type": SO101VirtualCamera.name}
                 size = {"width": reader.width, "height": reader.height, "fps": reader.fps}
-                found.append(
-                    {
-                        "name": f"Virtual SO-101 {path.suffix[1:]} camera",
-                        "type": SO101VirtualCamera.name,
-                        "id": str(path),
-                        "view": path.suffix[1:],
-                        "port": str(path.with_suffix("")),
-                        "default_stream_profile": {"format": "RGB", **size},
-                    }
-                )
+                profile = {"default_stream_profile": {"format": "RGB", **size}}
+                found.append({**names, "id": str(path), "view": view, "port": port, **profile})
             reader.close()
         return found
 
@@ -95,7 +86,14 @@ class SO101VirtualCamera(Camera):
             self._check_profile(reader)
             self._reader, self._last_read = reader, 0
             if warmup:
-                self._wait_for_first()
+                self.async_read(1000.0 * _WARMUP_S)
+                self._last_read = 0  # it is new for the next reading
+        except TimeoutError:
+            self.disconnect()
+            raise ConnectionError(
+                f"{self}: found no frame in {_WARMUP_S:g} s, expected a first one: end its faults (type "
+                "`well` where so101-virtual-arm runs), or connect again when its renderer has started."
+            ) from None
         except BaseException:
             self._reader = None
             reader.close()
@@ -112,39 +110,22 @@ class SO101VirtualCamera(Camera):
             pass
         except (OSError, ValueError) as error:
             raise ConnectionError(f"{self}: {error} Choose another `port`, here and for the arm.") from None
-        view, port = self.config.view, self.config.port
-        # The port is a link to a terminal; it does not exist, or is stale, if no arm is running.
-        found = (
-            f"the virtual arm there does not show {view!r}"
-            if port.exists()
-            else "no virtual arm is running there"
-        )
+        view, port, found = self.config.view, self.config.port, "no virtual arm is running there"
+        if port.exists():  # it is a link to a terminal, and stale if no arm is running
+            found = f"the virtual arm there does not show {view!r}"
         raise ConnectionError(
             f"{self}: {found}, expected one with this camera: start so101-virtual-arm with "
             f"--cameras=[{view}] and --follower_port={port}."
         )
 
     def _check_profile(self, reader: FrameReader) -> None:
-        for flag, arm_flag, expected, found in (
-            ("width", "--width", self.config.width, reader.width),
-            ("height", "--height", self.config.height, reader.height),
-            ("fps", "--camera_fps", self.config.fps, reader.fps),
-        ):
-            if expected is not None and expected != found:
+        for flag, arm_flag in (("width", "--width"), ("height", "--height"), ("fps", "--camera_fps")):
+            expected, found = getattr(self.config, flag), getattr(reader, flag)
+            if expected not in (None, found):
                 raise RuntimeError(
                     f"{self}: found {flag} {found:g} in the arm's frames, expected {expected}: change {flag} "
                     f"in --robot.cameras, or start so101-virtual-arm with {arm_flag}={expected}."
                 )
-
-    def _wait_for_first(self) -> None:
-        deadline = time.monotonic() + _WARMUP_S
-        while not self._count():
-            if time.monotonic() > deadline:
-                raise ConnectionError(
-                    f"{self}: found no frame in {_WARMUP_S:g} s, expected a first one: end its faults (type "
-                    "`well` where so101-virtual-arm runs), or connect again when its renderer has started."
-                )
-            time.sleep(_POLL_S)
 
     @check_if_not_connected
     def read(self) -> np.ndarray:

@@ -5,8 +5,6 @@ so101-starts --task=lift_cube --count=20 --output=outputs/starts
 lerobot-eval --env.type=so101_real --env.starts=outputs/starts/starts.json ...
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,6 @@ from .sim.scene import Prop
 from .sim.world import World
 
 _IMAGE_SIZE = (480, 640)  # height, width
-_VIEWS = ("top", "front")
 _SYMMETRY = {"cube": 90, "brick": 180}  # deg; other shapes are round
 
 
@@ -72,16 +69,10 @@ def write_descriptions(config: StartsConfig) -> Path:
             state = evaluation_initial_state(config.task, config.level, index)
             world.reset(state)
             name = f"{config.task}_{config.level}_{index:03d}"
-            images = [np.asarray(world.render(view, *_IMAGE_SIZE).rgb) for view in _VIEWS]
+            images = [np.asarray(world.render(view, *_IMAGE_SIZE).rgb) for view in ("top", "front")]
             PIL.Image.fromarray(np.hstack(images)).save(config.output / f"{name}.png")
-            entries.append(
-                {
-                    "name": name,
-                    "description": describe(state, world.props),
-                    "instruction": world.instruction(),
-                    "picture": f"{name}.png",
-                }
-            )
+            scene = {"description": describe(state, world.props), "instruction": world.instruction()}
+            entries.append({"name": name, **scene, "picture": f"{name}.png"})
     finally:
         world.close()
     path = config.output / "starts.json"
@@ -91,11 +82,11 @@ def write_descriptions(config: StartsConfig) -> Path:
 
 def main() -> None:
     """Run `so101-starts`."""
-    run_command(
-        "so101-starts",
-        StartsConfig,
-        lambda config: f"{config.count} initial states in {write_descriptions(config)}",
-    )
+
+    def command(config: StartsConfig) -> str:
+        return f"{config.count} initial states in {write_descriptions(config)}"
+
+    run_command("so101-starts", StartsConfig, command)
 
 
 if __name__ == "__main__":

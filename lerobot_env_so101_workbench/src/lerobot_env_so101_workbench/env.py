@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The workbench as a Gymnasium environment for LeRobot's evaluation."""
 
-from __future__ import annotations
-
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +9,12 @@ import gymnasium as gym
 import numpy as np
 
 from lerobot_processor_so101.arm import FPS, JOINTS
+from lerobot_processor_so101.env_observations import as_observation, observation_space
 from lerobot_processor_so101.guard import GuardLimits
 from lerobot_processor_so101.perception.overlay import overlay
 
 from .sim.cameras import MAX_DEPTH_MM, CameraSetup
-from .sim.initial_states import (
-    evaluation_initial_state,
-    training_initial_state,
-    validation_initial_state,
-)
+from .sim.initial_states import evaluation_initial_state, training_initial_state, validation_initial_state
 from .sim.outcome import EpisodeOutcome
 from .sim.world import World
 from .tick_guard import TickGuard
@@ -32,15 +26,11 @@ _INITIAL_STATES = {
     "train": training_initial_state,
 }
 
-logger = logging.getLogger(__name__)
-
 
 class WorkbenchEnv(gym.Env):
     """One arm, one task.
 
-    Observation: `agent_pos` (6,) float32 in LeRobot's units; `pixels` {camera: (H, W, 3) uint8} if the setup
-    has RGB; `images.<camera>_seg` (1, H, W) float32 class ids and `images.<camera>_depth` (1, H, W) float32
-    millimetres, which LeRobot passes on as `observation.images.…`, as its data loader does.
+    Observation: see `as_observation`; images are named as by `CameraSetup`.
 
     Action: (6,) goal positions in LeRobot's units. Without a guard, a wrong size or a NaN raises ValueError.
 
@@ -49,14 +39,10 @@ class WorkbenchEnv(gym.Env):
     the time limit.
 
     Args:
-        task, level: see `names`.
-        starts: `eval` for the frozen evaluation states and `validation` for the validation states (index =
-            seed modulo 200), `train` for the training state of the seed.
+        starts, episode_log: see `SO101SimEnvConfig`.
         cameras: which images to render.
         renderer, shadows: see `World`.
         limits: of the guard that checks actions; None for no guard.
-        episode_log: JSON Lines file that each finished episode adds a line to: task, level, seed, ticks and
-            outcome (see `EpisodeOutcome`).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
@@ -82,7 +68,7 @@ class WorkbenchEnv(gym.Env):
         self._guard = TickGuard(limits) if limits else None
         self._episode_log, self._outcome = episode_log, EpisodeOutcome()
         self._next_seed, self._progress = 0, 0.0
-        self.observation_space = _observation_space(self._cameras)
+        self.observation_space = observation_space(self._cameras.shapes(), MAX_DEPTH_MM)
         self.action_space = gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)
 
     @property
@@ -102,12 +88,12 @@ class WorkbenchEnv(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self._report_guard()
         if seed is None:
             seed = self._next_seed
         self._next_seed = seed + 1
         self.world.reset(self._draw(self.task, self.level, seed))
         if self._guard is not None:
+            self._guard.log_report()
             self._guard.initialise(self.world.joints())
         self._outcome = EpisodeOutcome()
         info = self._info()
@@ -147,7 +133,8 @@ class WorkbenchEnv(gym.Env):
         return np.hstack([view("front", _VIDEO_SIDE, False), np.vstack(insets)])
 
     def close(self) -> None:
-        self._report_guard()
+        if self._guard is not None:
+            self._guard.log_report()
         if self._world is not None:
             self._world.close()
             self._world = None
@@ -161,50 +148,10 @@ class WorkbenchEnv(gym.Env):
         with self._episode_log.open("a") as file:  # one write per line: environments share the file
             file.write(json.dumps(row) + "\n")
 
-    def _report_guard(self) -> None:
-        """Log what the guard did in the episode that has ended."""
-        if self._guard is not None and (report := self._guard.report()):
-            logger.info("so101 workbench: %s", report)
-
     def _info(self) -> dict[str, Any]:
         terms = self.world.terms()
-        return {
-            "is_success": self.world.is_success(),
-            "progress": self.world.progress(terms),
-            **{f"progress/{name}": value for name, value in terms.items()},
-        }
+        progress = {f"progress/{name}": value for name, value in terms.items()}
+        return {"is_success": self.world.is_success(), "progress": self.world.progress(terms), **progress}
 
     def _observe(self) -> dict[str, Any]:
         return as_observation(self.world.joints(), self._cameras.capture(self.world))
-
-
-def as_observation(joints: np.ndarray, images: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return an observation of `WorkbenchEnv`.
-
-    Args:
-        joints: (6,) in LeRobot's units.
-        images: see `CameraSetup.capture`.
-    """
-    observation: dict[str, Any] = {"agent_pos": joints.astype(np.float32)}
-    pixels = {}
-    for name, image in images.items():
-        if image.shape[-1] == 3:
-            pixels[name] = image
-        else:
-            observation[f"images.{name}"] = np.moveaxis(image, -1, 0).astype(np.float32)
-    if pixels:
-        observation["pixels"] = pixels
-    return observation
-
-
-def _observation_space(cameras: CameraSetup) -> gym.spaces.Dict:
-    spaces: dict[str, gym.Space] = {"agent_pos": gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)}
-    pixels: dict[str, gym.Space] = {}
-    for name, (height, width, channels) in cameras.shapes().items():
-        if channels == 3:
-            pixels[name] = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
-        else:
-            spaces[f"images.{name}"] = gym.spaces.Box(0, MAX_DEPTH_MM, (1, height, width), np.float32)
-    if pixels:
-        spaces["pixels"] = gym.spaces.Dict(pixels)
-    return gym.spaces.Dict(spaces)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`--env.type=so101_sim`: the workbench for `lerobot-eval` and for evaluation inside `lerobot-train`."""
 
-from __future__ import annotations
-
 import multiprocessing
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,25 +11,23 @@ from typing import Any
 import gymnasium as gym
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
+from lerobot.envs.utils import freeze_after_episode_end
 from lerobot.processor import PolicyProcessorPipeline, ProcessorStep
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from lerobot_processor_so101 import AddClassNamesProcessorStep, AddFPSProcessorStep
+from lerobot_processor_so101.arm import FPS, JOINTS
 from lerobot_processor_so101.config_checks import check_choices
 from lerobot_processor_so101.guard import GuardLimits
 
 from .names import STARTS, check_level, check_task
-from .sim.cameras import CameraSetup
-
-N_JOINTS = 6
-# What a process of an asynchronous environment imports, with the command that it belongs to.
-_PRELOAD = ("lerobot.scripts.lerobot_eval", f"{__package__}.env")
+from .sim.cameras import CameraSetup, ImageOptions
 
 
 @EnvConfig.register_subclass("so101_sim")
 @dataclass
-class SO101SimEnvConfig(EnvConfig):
-    """The workbench as an environment.
+class SO101SimEnvConfig(ImageOptions, EnvConfig):
+    """The workbench as an environment, with `ImageOptions`.
 
     Args:
         task: one task, or several separated by commas; each is evaluated by itself.
@@ -39,24 +35,18 @@ class SO101SimEnvConfig(EnvConfig):
         starts: `eval` for the frozen evaluation states and `validation` for the validation states (index =
             seed modulo 200), `train` for the training state of the seed.
         cameras: of top, wrist, front.
-        height, width: image size [pixels].
-        rgb, seg, depth: observe RGB images, class ids, depth maps.
         shadows: render shadows (slower).
         renderer: auto, egl, osmesa, glfw or ray.
         guarded: check actions against `limits`, as `so101_guarded` does.
         limits: see `GuardLimits`.
-        episode_log: file that each finished episode adds a line of JSON to, with its seed and outcome.
+        episode_log: file that each finished episode adds a line of JSON to: task, level, seed, ticks and
+            outcome (see `EpisodeOutcome`).
     """
 
     task: str | None = "lift_cube"
     level: str = "clean"
     starts: str = "eval"
     cameras: list[str] = field(default_factory=lambda: ["top", "wrist"])
-    height: int = 224
-    width: int = 224
-    rgb: bool = True
-    seg: bool = False
-    depth: bool = False
     shadows: bool = False
     renderer: str = "auto"
     guarded: bool = False
@@ -66,19 +56,19 @@ class SO101SimEnvConfig(EnvConfig):
     def __post_init__(self) -> None:
         self.tasks = [name.strip() for name in str(self.task).split(",")]
         self.levels = [name.strip() for name in self.level.split(",")]
+        joints = (len(JOINTS),)
         self.features = {
-            OBS_STATE: PolicyFeature(FeatureType.STATE, (N_JOINTS,)),
-            ACTION: PolicyFeature(FeatureType.ACTION, (N_JOINTS,)),
+            OBS_STATE: PolicyFeature(FeatureType.STATE, joints),
+            ACTION: PolicyFeature(FeatureType.ACTION, joints),
         }
         for name, shape in self.camera_setup().shapes().items():
             self.features[f"{OBS_IMAGES}.{name}"] = PolicyFeature(FeatureType.VISUAL, shape)
         self.features_map = {key: key for key in self.features}
 
     def check(self) -> None:
-        """Validate the options; not while they are parsed, because the parser would hide the message.
+        """Raise ValueError if a task, level, camera, size or rate is not supported.
 
-        Raises:
-            ValueError: if a task, level, camera, size or rate is not supported.
+        Not while options are parsed, because the parser would hide the message.
         """
         for name in self.tasks:
             check_task(name, "--env.task")
@@ -91,9 +81,9 @@ class SO101SimEnvConfig(EnvConfig):
                 "classes. Evaluate them one by one, or without masks: --env.seg=false."
             )
         check_choices(self, {"starts": STARTS}, "--env.")
-        if self.fps != 30:
+        if self.fps != FPS:
             raise ValueError(
-                f"--env.fps: found {self.fps}, expected 30: the workbench runs at the arm's 30 Hz."
+                f"--env.fps: found {self.fps}, expected {FPS}: the workbench runs at the arm's {FPS} Hz."
             )
 
     def _class_names(self) -> list[tuple[str, ...]]:
@@ -127,8 +117,7 @@ class SO101SimEnvConfig(EnvConfig):
         steps: list[ProcessorStep] = [AddFPSProcessorStep(self.fps)]
         if self.seg:
             steps.append(AddClassNamesProcessorStep(list(self._class_names()[0])))
-        before = PolicyProcessorPipeline(steps=steps)
-        return before, PolicyProcessorPipeline(steps=[])
+        return PolicyProcessorPipeline(steps=steps), PolicyProcessorPipeline(steps=[])
 
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False
@@ -141,25 +130,20 @@ class SO101SimEnvConfig(EnvConfig):
         self.check()
         return {
             f"{task}-{level}": {0: self._vectorise(task, level, n_envs, use_async_envs)}
-            for task in self.tasks
-            for level in self.levels
+            for task, level in product(self.tasks, self.levels)
         }
 
     def _vectorise(self, task: str, level: str, n_envs: int, use_async: bool) -> gym.vector.VectorEnv:
         # An environment whose episode has ended is frozen until the rollout is over, to save its steps.
-        makers = [partial(_make_frozen, task, level, self.gym_kwargs)] * n_envs
+        make = partial(gym.make, gym_id(task), level=level, disable_env_checker=True, **self.gym_kwargs)
+        makers = [freeze_after_episode_end(make)] * n_envs
         mode = gym.vector.AutoresetMode.SAME_STEP
         if use_async and n_envs > 1:
             # Processes are forked from a server that has imported these once; each would take seconds to.
-            multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOAD))
+            imported = ["lerobot.scripts.lerobot_eval", f"{__package__}.env"]
+            multiprocessing.get_context("forkserver").set_forkserver_preload(imported)
             return gym.vector.AsyncVectorEnv(makers, autoreset_mode=mode, context="forkserver")
         return gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)
-
-
-def _make_frozen(task: str, level: str, kwargs: dict[str, Any]) -> gym.Env:
-    from lerobot.envs.utils import FreezeAfterEpisodeEnd
-
-    return FreezeAfterEpisodeEnd(gym.make(gym_id(task), level=level, disable_env_checker=True, **kwargs))
 
 
 def gym_id(task: str) -> str:

@@ -9,7 +9,7 @@ STARTS = ("eval", "validation", "train")  # sets of initial states of an environ
 LEVELS = ("clean", "distractors", "randomised")
 CAMERA_NAMES = ("top", "wrist", "front")
 FOLLOWER_PORT = "/tmp/so101_follower"  # default port of the virtual arm's follower
-MIN_SIDE, MAX_SIDE = 16, 2048  # pixels
+_MIN_SIDE, _MAX_SIDE = 16, 2048  # pixels
 
 
 def _check(kind: str, flag: str, found: str, expected: Sequence[str]) -> str:
@@ -30,28 +30,24 @@ def check_level(name: str, flag: str = "level") -> str:
     return _check("level", flag, name, LEVELS)
 
 
-def check_cameras(names: Sequence[str], flag: str = "cameras") -> tuple[str, ...]:
-    """Return `names` if they are cameras, at least one and each once, else raise ValueError."""
+def check_cameras(names: Sequence[str], flag: str = "cameras") -> None:
+    """Raise ValueError unless `names` are cameras, at least one and each once."""
     if not names:
         raise ValueError(f"{flag}: found none, expected at least one of {', '.join(CAMERA_NAMES)}.")
     for name in names:
         _check("camera", flag, name, CAMERA_NAMES)
     if len(set(names)) != len(names):
         raise ValueError(f"{flag}: found {list(names)}, expected each camera once.")
-    return tuple(names)
 
 
-def check_size(height: int, width: int, flag: str = "width and height") -> tuple[int, int]:
-    """Return the image size if both sides are 16 to 2048 pixels, else raise ValueError."""
-    if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
-        raise ValueError(
-            f"{flag}: found {width}x{height} pixels, expected each side between {MIN_SIDE} and {MAX_SIDE}."
-        )
-    return height, width
+def check_size(height: int, width: int, flag: str = "width and height") -> None:
+    """Raise ValueError unless both sides of an image are 16 to 2048 pixels."""
+    if min(height, width) < _MIN_SIDE or max(height, width) > _MAX_SIDE:
+        expected = f"expected each side between {_MIN_SIDE} and {_MAX_SIDE}"
+        raise ValueError(f"{flag}: found {width}x{height} pixels, {expected}.")
 
 
-def check_disturbance(degrees: float, flag: str = "disturbance") -> float:
-    """Return the strength of the expert's disturbance if it is 0 to 10 deg, else raise ValueError."""
+def check_disturbance(degrees: float, flag: str) -> None:
+    """Raise ValueError unless the strength of the expert's disturbance is 0 to 10 deg."""
     if not 0.0 <= degrees <= 10.0:
         raise ValueError(f"{flag}: found {degrees}, expected 0 to 10 degrees.")
-    return degrees

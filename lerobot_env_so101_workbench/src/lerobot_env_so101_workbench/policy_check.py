@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a checkpoint can act in the workbench, and which images it needs."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 
@@ -14,14 +12,9 @@ from lerobot_processor_so101.arm import ACTION_NAMES, FPS, JOINTS
 
 from .sim.cameras import CameraSetup
 
-Shape = tuple[int, ...]
-
 
 def read_config(path: Path) -> PreTrainedConfig:
-    """Read the configuration of a policy for an SO-101 at the workbench's rate.
-
-    Args:
-        path: its `pretrained_model` folder.
+    """Read the configuration in a `pretrained_model` folder of a policy for an SO-101 at 30 Hz.
 
     Raises:
         ValueError: if there is none, or it is of another robot or rate.
@@ -35,18 +28,16 @@ def read_config(path: Path) -> PreTrainedConfig:
     config = PreTrainedConfig.from_pretrained(path)
     inputs, outputs = config.input_features or {}, config.output_features or {}
     numbers = {key: feature for key, feature in inputs.items() if key == OBS_STATE}
+    other = "--policy.path: the policy is of another robot:"
     for key, feature in {**numbers, **outputs}.items():
         if key not in (OBS_STATE, ACTION) or tuple(feature.shape) != (len(JOINTS),):
             raise ValueError(
-                f"--policy.path: the policy is of another robot: {key} has shape {tuple(feature.shape)}, "
-                f"expected {ACTION} and {OBS_STATE} of shape ({len(JOINTS)},), the joints of an SO-101."
+                f"{other} {key} has shape {tuple(feature.shape)}, expected {ACTION} and {OBS_STATE} of shape "
+                f"({len(JOINTS)},), the joints of an SO-101."
             )
-    names = getattr(config, "action_feature_names", None)
-    if names and list(names) != list(ACTION_NAMES):
-        raise ValueError(
-            f"--policy.path: the policy is of another robot: its actions are {list(names)}, expected "
-            f"{list(ACTION_NAMES)}."
-        )
+    names = list(getattr(config, "action_feature_names", None) or ACTION_NAMES)
+    if names != list(ACTION_NAMES):
+        raise ValueError(f"{other} its actions are {names}, expected {list(ACTION_NAMES)}.")
     rate = getattr(config, "fps", FPS)
     if rate != FPS:
         raise ValueError(
@@ -65,16 +56,16 @@ def check_images(config: PreTrainedConfig, setup: CameraSetup) -> None:
     for name, shape in _images(config).items():
         if name not in rendered:
             found = ", ".join(f"{OBS_IMAGES}.{other}" for other in rendered) or "no images"
+            camera, kind = _parts(name)
             raise ValueError(
-                f"--policy.path: the policy needs {OBS_IMAGES}.{name}, found {found}. Give "
-                f"{_flag_of(name)}, as in the policy's training data."
+                f"--policy.path: the policy needs {OBS_IMAGES}.{name}, found {found}. Give --{kind}=true and "
+                f"--cameras with {camera}, as in the policy's training data."
             )
-        size, expected = rendered[name][:2], shape[1:]
-        if size != expected:
+        (found_height, found_width, _), (_, height, width) = rendered[name], shape
+        if (found_height, found_width) != (height, width):
             raise ValueError(
-                f"--policy.path: the policy was trained on {OBS_IMAGES}.{name} of "
-                f"{expected[1]}x{expected[0]} pixels, found {size[1]}x{size[0]}. Give "
-                f"--width={expected[1]} --height={expected[0]}."
+                f"--policy.path: the policy was trained on {OBS_IMAGES}.{name} of {width}x{height} pixels, "
+                f"found {found_width}x{found_height}. Give --width={width} --height={height}."
             )
 
 
@@ -92,12 +83,10 @@ def needed_images(config: PreTrainedConfig) -> CameraSetup:
         raise ValueError(
             f"--policy.path: the policy was trained on images of several sizes {sizes}, expected one."
         )
-    parts = [_parts(name) for name in images]
-    kinds = {kind for _, kind in parts}
-    cameras = tuple(dict.fromkeys(camera for camera, _ in parts))
+    cameras, kinds = zip(*map(_parts, images), strict=True)
+    rendered = (kind in kinds for kind in ("rgb", "seg", "depth"))
     height, width = sizes[0]
-    setup = CameraSetup(cameras, height, width, "rgb" in kinds, "seg" in kinds, "depth" in kinds)
-    return setup.check("--policy.path: ")
+    return CameraSetup(tuple(dict.fromkeys(cameras)), height, width, *rendered).check("--policy.path: ")
 
 
 def fingerprint(path: Path) -> str:
@@ -109,7 +98,7 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _images(config: PreTrainedConfig) -> dict[str, Shape]:
+def _images(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape (C, H, W) of each of a policy's images by name."""
     return {
         key.removeprefix(f"{OBS_IMAGES}."): tuple(feature.shape)
@@ -122,9 +111,3 @@ def _parts(name: str) -> tuple[str, str]:
     """Split the name of an image into camera and kind: rgb, seg or depth."""
     camera, _, kind = name.rpartition("_")
     return (camera, kind) if kind in ("seg", "depth") else (name, "rgb")
-
-
-def _flag_of(name: str) -> str:
-    """Return the option that renders an image."""
-    camera, kind = _parts(name)
-    return f"--{kind}=true and --cameras with {camera}"

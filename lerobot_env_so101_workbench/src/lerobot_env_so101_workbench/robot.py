@@ -6,8 +6,6 @@ been away and has returned to its ready pose (see `sim.scene_reset`). This works
 `lerobot-rollout`, which homes the arm after an episode, and for a person with a leader arm.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 
@@ -16,7 +14,7 @@ from lerobot.robots import Robot
 
 from lerobot_processor_so101.arm import ACTION_NAMES, FPS
 
-from .robot_config import SO101SimConfig
+from .device_configs import SO101SimConfig
 from .sim.initial_states import InitialState
 from .sim.scene_reset import SceneReset
 from .sim.world import World
@@ -24,29 +22,14 @@ from .tick_guard import TickGuard
 
 logger = logging.getLogger(__name__)
 
-_robots: dict[str, SO101Sim] = {}
-
-
-def find_robot(world: str) -> SO101Sim:
-    """Return the connected robot of this name in this process.
-
-    Raises:
-        ConnectionError: if there is none.
-    """
-    if world not in _robots:
-        raise ConnectionError(
-            f"so101_expert: no so101_sim robot is connected as world {world!r} (found: "
-            f"{sorted(_robots) or 'none'}). Use --robot.type=so101_sim in the same command, with "
-            "--robot.world equal to --teleop.world."
-        )
-    return _robots[world]
-
 
 class SO101Sim(Robot):
     """Simulated SO-101 follower; every action advances the world by one control period of 1/30 s."""
 
     config_class = SO101SimConfig
     name = "so101_sim"
+    action_features = dict.fromkeys(ACTION_NAMES, float)
+    is_calibrated = True  # the encoders are exact
 
     def __init__(self, config: SO101SimConfig) -> None:
         super().__init__(config)
@@ -65,16 +48,8 @@ class SO101Sim(Robot):
         return {**dict.fromkeys(ACTION_NAMES, float), **self._camera_setup.shapes()}
 
     @property
-    def action_features(self) -> dict[str, type]:
-        return dict.fromkeys(ACTION_NAMES, float)
-
-    @property
     def is_connected(self) -> bool:
         return self._world is not None
-
-    @property
-    def is_calibrated(self) -> bool:
-        return True
 
     @property
     def world(self) -> World:
@@ -100,14 +75,14 @@ class SO101Sim(Robot):
 
     def disconnect(self) -> None:
         if self._world is not None:
-            if self._guard is not None and (report := self._guard.report()):
-                logger.info("so101 workbench: %s", report)
+            if self._guard is not None:
+                self._guard.log_report()
             self._world.close()
             self._world = None
             _robots.pop(self.config.world, None)
 
     def calibrate(self) -> None:
-        """Do nothing: the encoders are exact."""
+        """Do nothing."""
 
     def configure(self) -> None:
         """Do nothing."""
@@ -122,12 +97,9 @@ class SO101Sim(Robot):
         Raises:
             ValueError: if a joint is missing, or without a guard if a value is not finite.
         """
-        missing = [name for name in ACTION_NAMES if name not in action]
-        if missing:
-            raise ValueError(
-                f"action: {', '.join(missing)} missing, found {sorted(action)}, expected "
-                f"{list(ACTION_NAMES)}."
-            )
+        if missing := [name for name in ACTION_NAMES if name not in action]:
+            found = f"found {sorted(action)}, expected {list(ACTION_NAMES)}"
+            raise ValueError(f"action: {', '.join(missing)} missing, {found}.")
         # 1. check the command
         command = np.array([action[name] for name in ACTION_NAMES])
         if self._guard is not None:
@@ -136,13 +108,19 @@ class SO101Sim(Robot):
         # 2. execute it, with a pending disturbance
         self.world.step(command, self._disturbance)
         self._disturbance = None
-        # 3. report success and reset the scene if it is due
+        # 3. report success
         success = self.world.is_success()
         if success and not self._was_success:
             seconds = self.world.ticks / FPS
             logger.info("so101 workbench: done after %.1f s: %s", seconds, self.world.instruction())
         self._was_success = success
-        self._reset_scene_if_due()
+        # 4. reset a diverged world, or the scene if it is due
+        if not self.world.is_finite():
+            self._reset(self._scene_reset.next())
+        elif self._scene_reset.is_due(self.world.joints()):
+            self.world.place(self._scene_reset.next())
+            seed, instruction = self._scene_reset.seed, self.world.instruction()
+            logger.info("so101 workbench: scene reset, seed %d: %s", seed, instruction)
         return action
 
     def disturb(self, disturbance: np.ndarray) -> None:
@@ -154,10 +132,20 @@ class SO101Sim(Robot):
         if self._guard is not None:
             self._guard.initialise(self.world.joints())
 
-    def _reset_scene_if_due(self) -> None:
-        if not self.world.is_finite():
-            self._reset(self._scene_reset.next())
-        elif self._scene_reset.is_due(self.world.joints()):
-            self.world.place(self._scene_reset.next())
-            seed, instruction = self._scene_reset.seed, self.world.instruction()
-            logger.info("so101 workbench: scene reset, seed %d: %s", seed, instruction)
+
+_robots: dict[str, SO101Sim] = {}  # connected, by the name of their worlds
+
+
+def find_robot(world: str) -> SO101Sim:
+    """Return the connected robot of this name in this process.
+
+    Raises:
+        ConnectionError: if there is none.
+    """
+    if world not in _robots:
+        raise ConnectionError(
+            f"so101_expert: no so101_sim robot is connected as world {world!r} (found: "
+            f"{sorted(_robots) or 'none'}). Use --robot.type=so101_sim in the same command, with "
+            "--robot.world equal to --teleop.world."
+        )
+    return _robots[world]

@@ -7,8 +7,6 @@ holds the result; during the reset it homes the arm, which makes the robot reset
 announcements (`lerobot-teleoperate`) it repeats: do the task, hold for a second, home.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 
@@ -17,10 +15,10 @@ from lerobot.teleoperators import Teleoperator
 
 from lerobot_processor_so101.arm import ACTION_NAMES, FPS
 
+from .device_configs import SO101ExpertConfig
 from .robot import SO101Sim, find_robot
 from .sim.expert import Disturbance, Expert
 from .sim.initial_states import InitialState
-from .teleop_config import SO101ExpertConfig
 
 _RECORD, _RESET = "Recording episode", "Reset the environment"  # logged by lerobot.utils.utils.log_say
 
@@ -28,14 +26,11 @@ _RECORD, _RESET = "Recording episode", "Reset the environment"  # logged by lero
 class _AnnouncementHandler(logging.Handler):
     """Stores the last of LeRobot's announcements."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.last: str | None = None
+    last: str | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
         for announcement in (_RECORD, _RESET):
-            if message.startswith(announcement):
+            if record.getMessage().startswith(announcement):
                 self.last = announcement
 
 
@@ -44,6 +39,9 @@ class SO101Expert(Teleoperator):
 
     config_class = SO101ExpertConfig
     name = "so101_expert"
+    action_features = dict.fromkeys(ACTION_NAMES, float)
+    feedback_features: dict[str, type] = {}
+    is_calibrated = True
 
     def __init__(self, config: SO101ExpertConfig) -> None:
         super().__init__(config)
@@ -58,24 +56,12 @@ class SO101Expert(Teleoperator):
         self._hold_ticks = 0
 
     @property
-    def action_features(self) -> dict[str, type]:
-        return dict.fromkeys(ACTION_NAMES, float)
-
-    @property
-    def feedback_features(self) -> dict[str, type]:
-        return {}
-
-    @property
     def is_connected(self) -> bool:
         return self._announcements is not None
 
-    @property
-    def is_calibrated(self) -> bool:
-        return True
-
     def connect(self, calibrate: bool = True) -> None:
         # LeRobot connects the teleoperator before the robot: the robot is looked up at the first action.
-        self._announcements = _AnnouncementHandler()
+        self._announcements = _AnnouncementHandler(logging.INFO)
         logging.getLogger().addHandler(self._announcements)
 
     def disconnect(self) -> None:
@@ -101,7 +87,12 @@ class SO101Expert(Teleoperator):
         if self._announcements is None:
             raise ConnectionError("so101_expert is not connected: call connect() first.")
         robot, expert, disturbance = self._attach()
-        decision = expert.decide() if self._should_work(robot) else expert.go_home()
+        if self._announcements.last:
+            is_working = self._announcements.last == _RECORD
+        else:
+            self._hold_ticks += robot.world.is_success() or self._hold_ticks > 0
+            is_working = self._hold_ticks < FPS
+        decision = expert.decide() if is_working else expert.go_home()
         if self.config.disturbance > 0:
             robot.disturb(disturbance.sample(decision))
         return dict(zip(ACTION_NAMES, decision.action.tolist(), strict=True))
@@ -116,9 +107,3 @@ class SO101Expert(Teleoperator):
             self._initial_state, self._hold_ticks = state, 0
             self._disturbance = Disturbance(self._expert, self._rng, self.config.disturbance)
         return self._robot, self._expert, self._disturbance
-
-    def _should_work(self, robot: SO101Sim) -> bool:
-        if self._announcements and self._announcements.last:
-            return self._announcements.last == _RECORD
-        self._hold_ticks += robot.world.is_success() or self._hold_ticks > 0
-        return self._hold_ticks < FPS

@@ -8,15 +8,12 @@ is imported when one of them is built.
 from .config_so101_guarded import SO101GuardedConfig
 from .real_env.config import SO101RealEnvConfig
 
-# LeRobot finds the device class of a configuration in this module.
-_LAZY = {"SO101Guarded": ".so101_guarded"}
-
 __all__ = ["SO101GuardedConfig", "SO101RealEnvConfig"]
 
 
 def __getattr__(name: str):
-    if name in _LAZY:
-        from importlib import import_module
+    if name == "SO101Guarded":  # LeRobot finds the device class of a configuration in this module
+        from .so101_guarded import SO101Guarded
 
-        return getattr(import_module(_LAZY[name], __name__), name)
+        return SO101Guarded
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -104,11 +104,7 @@ class RetryingFeetechBus(FeetechMotorsBus):
         super().write(data_name, motor, value, normalize=normalize, num_retry=max(num_retry, self._retries))
 
     def _connect(self, handshake: bool = True) -> None:
-        """Open the port.
-
-        Raises:
-            ConnectionError: if another process owns the port; the message names it. See also `_handshake`.
-        """
+        """Open the port, or raise ConnectionError with the process that owns it."""
         if self._lock is None:
             try:
                 self._lock = Lock(self.port)
@@ -134,14 +130,9 @@ class RetryingFeetechBus(FeetechMotorsBus):
             self._lock = None
 
     def _handshake(self) -> None:
-        """Check the servos as LeRobot does, after ending overloads.
-
-        Raises:
-            RuntimeError: if a servo reports an error status that does not end; the message names it.
-        """
+        """Check the servos as LeRobot does, after ending overloads; RuntimeError names one that stays."""
         self._assert_motors_exist()
-        status = self._status()
-        if status:
+        if status := self._status():
             logger.warning("%s. Torque of these servos is disabled to clear it.", _name_errors(status))
             self.sync_write("Torque_Enable", dict.fromkeys(status, 0), normalize=False)
         deadline = time.monotonic() + _CLEAR_S
@@ -151,8 +142,8 @@ class RetryingFeetechBus(FeetechMotorsBus):
         if status:
             raise RuntimeError(  # LeRobot hides the message of a ConnectionError here
                 f"{_name_errors(status)}, also without torque. Check the supply, let the servo cool down, or "
-                "switch "
-                "its supply off and on; then connect again. The other servos keep their torque until then."
+                "switch its supply off and on; then connect again. The other servos keep their torque until "
+                "then."
             )
         super()._handshake()
 
@@ -174,9 +165,9 @@ class RetryingFeetechBus(FeetechMotorsBus):
             try:
                 self._disable_torque_of(motor, min(num_retry, self._retries))
             except (ConnectionError, RuntimeError) as error:
-                failed[motor] = error
+                failed[motor] = str(error)
         if failed:
-            reasons = "; ".join(dict.fromkeys(map(str, failed.values())))
+            reasons = "; ".join(dict.fromkeys(failed.values()))
             raise ConnectionError(f"{', '.join(failed)} may still have torque: {reasons}")
 
     def _disable_torque_of(self, motor: str, num_retry: int) -> None:

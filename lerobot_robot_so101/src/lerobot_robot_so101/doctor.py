@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,6 @@ from lerobot_processor_so101.cli import run_command
 
 from .calibration_check import DEGREES, checkpoint_extremes, infer_units, mismatched_joints
 
-ENTRY_POINTS = "so101_doctor"  # checks of other packages
 _PREFIXES = tuple(f"lerobot_{kind}_" for kind in ("policy", "env", "robot", "teleoperator", "camera"))
 _MIN_DISK_GB = 10.0
 _MIN_VOLTS, _MAX_CELSIUS = 4.5, 60
@@ -68,15 +67,10 @@ class DoctorConfig:
 
 def software(config: DoctorConfig) -> Iterator[Finding]:
     """Check the versions of Python, LeRobot and torch."""
-    version = platform.python_version()
     wrong = "" if sys.version_info[:2] == (3, 12) else "Use Python 3.12."
-    yield Finding("python", f"{version} in {sys.prefix}", wrong)
+    yield Finding("python", f"{platform.python_version()} in {sys.prefix}", wrong)
     for name in ("lerobot", "torch"):
-        try:
-            found = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, "none", f"pip install -c constraints.txt {name}")
-            continue
+        found = importlib.metadata.version(name)
         supported = name != "lerobot" or found.startswith("0.6.")
         yield Finding(name, found, "" if supported else "pip install 'lerobot>=0.6.1,<0.7'")
 
@@ -106,10 +100,9 @@ def plugins(config: DoctorConfig) -> Iterator[Finding]:
             continue
         try:
             importlib.import_module(name)
+            yield Finding("plugin", f"{name} {importlib.metadata.version(name)}")
         except Exception as error:  # LeRobot only logs whatever a plugin raises
             yield Finding("plugin", name, f"it cannot be imported: {type(error).__name__}: {error}")
-        else:
-            yield Finding("plugin", f"{name} {importlib.metadata.version(name)}")
 
 
 def codecs(config: DoctorConfig) -> Iterator[Finding]:
@@ -145,7 +138,7 @@ def serial_ports(config: DoctorConfig) -> Iterator[Finding]:
 
     ports = [config.port] if config.port else [port.device for port in list_ports.comports() if port.vid]
     if not ports:
-        fix = "" if not config.id else "Plug in the arm's USB cable and switch on its supply."
+        fix = "Plug in the arm's USB cable and switch on its supply." if config.id else ""
         yield Finding("serial", "no arm plugged in", fix)
     for port in ports:
         if not Path(port).exists():
@@ -264,23 +257,12 @@ def cameras(config: DoctorConfig) -> Iterator[Finding]:
         yield Finding("camera", f"{camera['id']}: {found}")
 
 
-CHECKS: tuple[Callable[[DoctorConfig], Iterator[Finding]], ...] = (
-    software,
-    device,
-    plugins,
-    codecs,
-    disk,
-    serial_ports,
-    servos,
-    calibration,
-    units,
-    cameras,
-)
+CHECKS = (software, device, plugins, codecs, disk, serial_ports, servos, calibration, units, cameras)
 
 
 def run_checks(config: DoctorConfig) -> list[Finding]:
     """Run all checks and return their findings; a check that raises is a finding."""
-    others = [point.load() for point in importlib.metadata.entry_points(group=ENTRY_POINTS)]
+    others = [point.load() for point in importlib.metadata.entry_points(group="so101_doctor")]
     findings: list[Finding] = []
     for check in (*CHECKS, *others):
         try:

@@ -13,8 +13,6 @@ With `--policy.path` it records takeovers: the policy acts, and the expert conti
         --policy.path=outputs/train/checkpoints/last/pretrained_model
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging
@@ -38,11 +36,11 @@ from lerobot_processor_so101.cli import run_command
 from lerobot_processor_so101.lock import owning
 from lerobot_processor_so101.recording import RecordingDataset, check_videos
 
+from ..device_configs import SO101SimConfig
 from ..env_config import SO101SimEnvConfig
 from ..names import check_disturbance, check_level, check_task
 from ..robot import SO101Sim
-from ..robot_config import SO101SimConfig
-from ..sim.cameras import DEPTH_ENCODER, CameraSetup
+from ..sim.cameras import DEPTH_ENCODER, CameraSetup, ImageOptions
 from ..sim.initial_states import props_of
 from ..sim.scene import class_names
 from ..sim.world import World
@@ -58,8 +56,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class DemosConfig:
-    """Options of `so101-demos`.
+class DemosConfig(ImageOptions):
+    """Options of `so101-demos`, with `ImageOptions`.
 
     Args:
         root: folder of the new dataset; it must not exist (but see `resume`).
@@ -67,7 +65,7 @@ class DemosConfig:
         episodes: number of successful episodes to record.
         seed: training seed of the first episode's initial state; each episode takes the next seed. Takeovers
             add 1,000,000 to it, so that they do not repeat initial states of demonstrations.
-        cameras, height, width, rgb, seg, depth: images to record.
+        cameras: to record.
         video: store images as video or, if false, in the Parquet files (faster to read if they are small).
         disturbance: strength of the disturbance of executed commands [deg]; recorded labels stay clean.
         resume: add to the dataset in `root`, continuing after its last seed.
@@ -86,11 +84,6 @@ class DemosConfig:
     episodes: int = 50
     seed: int = 0
     cameras: list[str] = field(default_factory=lambda: ["top", "wrist"])
-    height: int = 224
-    width: int = 224
-    rgb: bool = True
-    seg: bool = False
-    depth: bool = False
     video: bool = True
     disturbance: float = 1.2
     resume: bool = False
@@ -103,18 +96,13 @@ class DemosConfig:
     workers: int = 0
 
     def check(self) -> None:
-        """Validate the options.
-
-        Raises:
-            ValueError: if an option is not supported.
-        """
+        """Raise ValueError if an option is not supported."""
         check_task(self.task, "--task")
         check_level(self.level, "--level")
         CameraSetup.of(self, self.cameras).check("--")
-        if self.episodes < 1:
-            raise ValueError(f"--episodes: found {self.episodes}, expected 1 or more.")
-        if self.workers < 0:
-            raise ValueError(f"--workers: found {self.workers}, expected 0 or more.")
+        for name, least in {"episodes": 1, "workers": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name}: found {getattr(self, name)}, expected {least} or more.")
         check_disturbance(self.disturbance, "--disturbance")
         if not 1 <= self.fps <= FPS or FPS % self.fps:
             raise ValueError(f"--fps: found {self.fps}, expected {FPS} or a divisor of it.")
@@ -125,9 +113,8 @@ class DemosConfig:
     def robot(self) -> SO101SimConfig:
         """Return the robot's configuration with the same options."""
         names = {option.name for option in dataclasses.fields(SO101SimConfig)}
-        return SO101SimConfig(
-            views=self.cameras, **{name: value for name, value in vars(self).items() if name in names}
-        )
+        same = {name: value for name, value in vars(self).items() if name in names}
+        return SO101SimConfig(views=self.cameras, **same)
 
 
 def features(config: DemosConfig) -> dict[str, dict]:
@@ -141,11 +128,7 @@ def features(config: DemosConfig) -> dict[str, dict]:
 
 
 def open_dataset(config: DemosConfig, identity: dict[str, Any]) -> RecordingDataset:
-    """Create the dataset, or open it to add episodes.
-
-    Args:
-        config: options.
-        identity: options that all episodes of a dataset share, besides its features.
+    """Create the dataset, or open it to add episodes; `identity` is that of an `EpisodeSource`.
 
     Raises:
         FileExistsError: if `root` contains something and `resume` is false.
@@ -153,8 +136,9 @@ def open_dataset(config: DemosConfig, identity: dict[str, Any]) -> RecordingData
         ValueError: if the dataset was recorded with other options, or is damaged.
     """
     described = features(config)
-    for key in (f"{OBS_IMAGES}.{camera}_seg" for camera in config.cameras if config.seg):
-        described[key]["info"]["class_names"] = list(class_names(props_of(config.task, config.level)))
+    names = list(class_names(props_of(config.task, config.level)))
+    for camera in config.cameras if config.seg else ():
+        described[f"{OBS_IMAGES}.{camera}_seg"]["info"]["class_names"] = names
     repo_id = config.repo_id or f"local/{config.task}_{config.level}"
     options: dict[str, Any] = {
         "root": config.root,
@@ -164,9 +148,7 @@ def open_dataset(config: DemosConfig, identity: dict[str, Any]) -> RecordingData
         # Lossless with any preset: this one takes a third of the default's time and twice its space. x265
         # ignores PyAV's log level.
         "depth_encoder": DepthEncoderConfig(
-            **DEPTH_ENCODER,
-            preset="ultrafast",
-            extra_options={"x265-params": "lossless=1:log-level=error"},
+            **DEPTH_ENCODER, preset="ultrafast", extra_options={"x265-params": "lossless=1:log-level=error"}
         ),
     }
     if config.resume:
@@ -188,27 +170,23 @@ def open_dataset(config: DemosConfig, identity: dict[str, Any]) -> RecordingData
 
 
 def _check_resumed(config: DemosConfig, described: dict[str, dict], identity: dict[str, Any]) -> None:
-    """Compare a dataset's task, level, policy and features with those of the options.
-
-    Raises:
-        ValueError: if they differ.
-    """
+    """Raise ValueError if a dataset's task, level, policy or features are not those of the options."""
     info = load_info(config.root)
-    recorded = info.features
     progress = {"task": config.task, "level": config.level, **_read_progress(config.root)}
-    pairs: dict[str, tuple] = {
-        f"--{key}": (progress.get(key), identity.get(key))
-        for key in ("task", "level", "policy.path", "takeover.relabel")
-    }
-    pairs["--fps"] = (info.fps, config.fps)
-    images = (sorted(key for key in keys if key.startswith(OBS_IMAGES)) for keys in (recorded, described))
-    pairs["--cameras, --rgb, --seg, --depth"] = tuple(images)
-    for key in (key for key in described if key in recorded):
-        both = recorded[key], described[key]
-        pairs[f"type of {key}"] = tuple(feature["dtype"] for feature in both)
-        pairs[f"shape of {key}"] = tuple(tuple(feature["shape"]) for feature in both)
-        pairs[f"class names of {key}"] = tuple((f.get("info") or {}).get("class_names") for f in both)
-    for what, (found, expected) in pairs.items():
+
+    def options(fps: int, progress: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
+        """Describe the dataset, or the options."""
+        names = ("task", "level", "policy.path", "takeover.relabel")
+        found = {f"--{name}": progress.get(name) for name in names} | {"--fps": fps}
+        found["--cameras, --rgb, --seg, --depth"] = sorted(k for k in features if k.startswith(OBS_IMAGES))
+        for key, feature in features.items():
+            found[f"type of {key}"], found[f"shape of {key}"] = feature["dtype"], tuple(feature["shape"])
+            found[f"class names of {key}"] = (feature.get("info") or {}).get("class_names")
+        return found
+
+    recorded = options(info.fps, progress, info.features)
+    for what, expected in options(config.fps, identity, described).items():
+        found = recorded.get(what, expected)  # older datasets lack features
         if found != expected:
             raise ValueError(
                 f"--resume: the dataset in {config.root} was recorded with other options. {what}: found "
@@ -258,8 +236,8 @@ def open_source(config: DemosConfig) -> Demonstrator | Takeovers:
     demonstrator = Demonstrator(world, cameras, config.disturbance, FPS // config.fps)
     if config.policy.path is None:
         return demonstrator
-    names = ("task", "level", "cameras", "height", "width", "rgb", "seg", "depth")
-    env = SO101SimEnvConfig(**{name: getattr(config, name) for name in names})
+    images = {**vars(cameras), "cameras": config.cameras}
+    env = SO101SimEnvConfig(task=config.task, level=config.level, **images)
     takeovers = Takeovers(demonstrator, Actor(config.policy, env), config.takeover)
     takeovers.try_policy()
     return takeovers
@@ -306,11 +284,7 @@ def _record(config: DemosConfig, source: EpisodeSource, dataset: RecordingDatase
 
 
 def _check_yield(config: DemosConfig, failures: int, unneeded: int) -> None:
-    """Stop a recording that does not come to an end.
-
-    Raises:
-        RuntimeError: if the expert failed too often, or the policy succeeded too often.
-    """
+    """Raise RuntimeError if the expert failed, or the policy succeeded, too often."""
     if failures > 20 + config.episodes // 2:
         raise RuntimeError(
             f"The expert failed {failures} times on {config.task} ({config.level}); lower --disturbance (now "
@@ -331,10 +305,10 @@ def main() -> None:
 
     def command(config: DemosConfig) -> str:
         dataset = record(config)
-        progress = _read_progress(config.root)
         recorded = f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {config.root}"
         if config.policy.path is None:
             return recorded
+        progress = _read_progress(config.root)
         unneeded, attempts = progress["policy_succeeded"], progress["attempts"]
         return f"{recorded}. The policy succeeded before the takeover in {unneeded} of {attempts} episodes."
 

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scripted expert's episodes as dataset frames."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
@@ -18,24 +15,19 @@ INTERVENTION = "intervention"  # as in LeRobot's DAgger recordings
 
 
 class Demonstrator:
-    """Runs the expert and turns observations and commands into dataset frames.
+    """Runs the expert and turns observations and commands into dataset frames; an `EpisodeSource`.
 
     Args:
-        world: its task and level are demonstrated.
-        cameras: images to record.
         disturbance: strength [deg], 0 for none.
         every: record each n-th control period.
     """
 
-    first_seed, is_needed = 0, True  # see `EpisodeSource`
+    first_seed, is_needed = 0, True
 
     def __init__(self, world: World, cameras: CameraSetup, disturbance: float, every: int = 1) -> None:
         self.world, self.expert = world, Expert(world)
+        self.identity = {"task": world.task.name, "level": world.level}
         self._cameras, self._strength, self._every = cameras, disturbance, every
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"task": self.world.task.name, "level": self.world.level}
 
     @property
     def succeeded(self) -> bool:
@@ -49,10 +41,7 @@ class Demonstrator:
         self.world.reset(training_initial_state(self.world.task.name, self.world.level, seed))
 
     def episode(self, seed: int) -> Iterator[dict]:
-        """Demonstrate the task from the training initial state of `seed`, frame by frame.
-
-        Once the iterator is exhausted, `succeeded` tells whether the expert succeeded.
-        """
+        """Demonstrate the task from the training initial state of `seed`, frame by frame."""
         self.reset(seed)
         yield from self.demonstrate(np.random.default_rng(seed), self.world.task.time_limit_ticks)
 
@@ -72,13 +61,7 @@ class Demonstrator:
         return self._cameras.capture(self.world)
 
     def frame(self, images: dict[str, np.ndarray], action: np.ndarray, intervention: bool = False) -> dict:
-        """Return a dataset frame of the present state.
-
-        Args:
-            images: of the present state.
-            action: label (6,) in LeRobot's units.
-            intervention: whether the expert corrects a policy.
-        """
+        """Return a dataset frame of the present state, labelled with `action` (6,) in LeRobot's units."""
         return {
             OBS_STATE: self.world.joints().astype(np.float32),
             ACTION: action.astype(np.float32),

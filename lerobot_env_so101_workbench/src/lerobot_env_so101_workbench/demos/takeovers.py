@@ -6,10 +6,7 @@ states that the policy gets into, and the way out of them. The policy's observat
 `lerobot-eval`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,9 @@ import torch
 
 from lerobot_processor_so101.arm import FPS
 from lerobot_processor_so101.config_checks import check_device
+from lerobot_processor_so101.env_observations import as_observation
 from lerobot_processor_so101.policy.trained_policy import batch_of_one, load_policy
 
-from ..env import as_observation
 from ..env_config import SO101SimEnvConfig
 from ..policy_check import check_images, fingerprint, read_config
 from ..sim.world import World
@@ -62,11 +59,7 @@ class TakeoverOptions:
     relabel: bool = False
 
     def check(self) -> None:
-        """Validate the options.
-
-        Raises:
-            ValueError: if a number is out of range.
-        """
+        """Raise ValueError if a number is out of range."""
         if not 0.0 <= self.late <= 1.0:
             raise ValueError(f"--takeover.late: found {self.late}, expected a share, 0 to 1.")
         if not 0.0 <= self.stall_s < np.inf:
@@ -75,10 +68,6 @@ class TakeoverOptions:
 
 class Actor:
     """A trained policy with its pipelines, acting in a world as it does in `lerobot-eval`.
-
-    Args:
-        options: the policy.
-        env: images, task and level.
 
     Raises:
         ValueError: if the policy is of another robot or rate, or needs images that are not recorded.
@@ -92,7 +81,7 @@ class Actor:
         self._env_preprocessor, _ = env.get_env_processors()
         config = self._policy.config
         self.name = f"{config.type} {fingerprint(options.path)}"
-        self._device, self._use_amp = options.device, config.use_amp
+        self._device, self._use_amp = torch.device(options.device).type, config.use_amp
 
     def reset(self, seed: int) -> None:
         """Begin an episode; `seed` is that of the policy's own noise."""
@@ -102,44 +91,23 @@ class Actor:
         self._postprocessor.reset()
 
     def act(self, world: World, images: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the policy's command (6,) in LeRobot's units.
-
-        Args:
-            world: present state.
-            images: of the present state, see `CameraSetup.capture`.
-        """
+        """Return the policy's command (6,) in LeRobot's units; `images` are as of `CameraSetup.capture`."""
         batch: dict[str, Any] = batch_of_one(as_observation(world.joints(), images))
         batch = self._preprocessor(self._env_preprocessor({**batch, "task": [world.instruction()]}))
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), torch.autocast(self._device, enabled=self._use_amp):
             action = self._policy.select_action(batch)
         return self._postprocessor(action)[0].to("cpu").numpy()
 
-    def _autocast(self) -> AbstractContextManager:
-        return torch.autocast(torch.device(self._device).type) if self._use_amp else nullcontext()
-
 
 class Takeovers:
-    """Episodes that a policy begins and the expert ends.
-
-    Args:
-        demonstrator: the expert, and what is recorded.
-        actor: the policy.
-        options: when the expert takes over.
-
-    Attributes:
-        is_needed: false if the policy succeeded by itself in the last episode.
-    """
+    """Episodes that a policy begins and the expert ends; an `EpisodeSource`."""
 
     first_seed = FIRST_SEED
 
     def __init__(self, demonstrator: Demonstrator, actor: Actor, options: TakeoverOptions) -> None:
         self._demonstrator, self._actor, self._options = demonstrator, actor, options
-        self.is_needed = True
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        options = {"policy.path": self._actor.name, "takeover.relabel": self._options.relabel}
-        return {**self._demonstrator.identity, **options}
+        policy = {"policy.path": actor.name, "takeover.relabel": options.relabel}
+        self.identity, self.is_needed = {**demonstrator.identity, **policy}, True
 
     @property
     def succeeded(self) -> bool:
@@ -154,28 +122,25 @@ class Takeovers:
         Raises:
             ValueError: if the policy lacks an observation.
         """
+        world = self._demonstrator.world
         self._demonstrator.reset(FIRST_SEED)
         self._actor.reset(FIRST_SEED)
         try:
-            self._act(self._demonstrator.capture())
+            world.step(self._actor.act(world, self._demonstrator.capture()))
         except KeyError as error:
             raise ValueError(
                 f"--policy.path: the policy needs the observation {error}, which the workbench does not have."
             ) from error
 
     def episode(self, seed: int) -> Iterator[dict]:
-        """Run an episode from the training initial state of `seed`, and yield the frames to record.
-
-        `is_needed` and `succeeded` are valid once the iterator is exhausted.
-        """
+        """Run an episode from the training initial state of `seed`, and yield the frames to record."""
         demonstrator, world = self._demonstrator, self._demonstrator.world
         rng = np.random.default_rng(seed)
         demonstrator.reset(seed)
         self._actor.reset(seed)
+        ticks = LATE if rng.random() < self._options.late else EARLY
         best, best_tick = 0.0, 0
-        for tick in range(
-            rng.integers(*(LATE if rng.random() < self._options.late else EARLY), endpoint=True)
-        ):
+        for tick in range(rng.integers(*ticks, endpoint=True)):
             progress = world.progress()
             if progress > best + _RISE:
                 best, best_tick = progress, tick
@@ -184,12 +149,8 @@ class Takeovers:
             images = demonstrator.capture()
             if self._options.relabel:
                 yield demonstrator.frame(images, demonstrator.expert.decide().action)
-            self._act(images)
+            world.step(self._actor.act(world, images))
             self.is_needed = not world.is_success()
             if not self.is_needed or not world.is_finite():
                 return
         yield from demonstrator.demonstrate(rng, EXPERT_TICKS, intervention=True)
-
-    def _act(self, images: dict[str, np.ndarray]) -> None:
-        world = self._demonstrator.world
-        world.step(self._actor.act(world, images))

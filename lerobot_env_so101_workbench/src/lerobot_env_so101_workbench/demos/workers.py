@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run episodes in several processes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
@@ -23,20 +21,15 @@ class EpisodeSource(Protocol):
         identity: options that all episodes of a dataset share, besides its features.
         first_seed: is added to the seeds that a user gives.
         is_needed: false if the policy succeeded by itself in the last episode.
-        succeeded: whether the expert succeeded in the last episode.
     """
 
-    @property
-    def identity(self) -> dict[str, Any]: ...
+    identity: dict[str, Any]
+    first_seed: int
+    is_needed: bool
 
     @property
-    def first_seed(self) -> int: ...
-
-    @property
-    def is_needed(self) -> bool: ...
-
-    @property
-    def succeeded(self) -> bool: ...
+    def succeeded(self) -> bool:
+        """Whether the expert succeeded in the last episode."""
 
     def episode(self, seed: int) -> Iterator[dict]:
         """Run an episode and yield its frames; the attributes are those of this episode afterwards."""
@@ -59,8 +52,7 @@ class Workers:
         self.identity, self.first_seed = source.identity, source.first_seed
         self.is_needed = self.succeeded = False
         self._next: int | None = None
-        self._pipes: list[Connection] = []
-        self._processes: list[BaseProcess] = []
+        self._workers: list[tuple[Connection, BaseProcess]] = []
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([f"{__package__}.command"])  # imported once for all
         for _ in range(n):
@@ -68,8 +60,7 @@ class Workers:
             process = context.Process(target=_work, args=(open_source, there), daemon=True)
             process.start()
             there.close()  # so that reading from a process that has died fails
-            self._pipes.append(here)
-            self._processes.append(process)
+            self._workers.append((here, process))
 
     def episode(self, seed: int) -> Iterator[dict]:
         """Yield the frames of an episode; each call asks for the seed after the last one's.
@@ -78,11 +69,11 @@ class Workers:
             RuntimeError: if a process has died.
             Exception: what the episode raised.
         """
-        n = len(self._pipes)
-        pipe, process = self._pipes[seed % n], self._processes[seed % n]
+        n = len(self._workers)
+        pipe, process = self._workers[seed % n]
         try:
             for ahead in range(seed if self._next is None else self._next, seed + _AHEAD * n):
-                self._pipes[ahead % n].send(ahead)
+                self._workers[ahead % n][0].send(ahead)
             self._next = seed + _AHEAD * n
             result = pipe.recv()
         except (EOFError, ConnectionError):
@@ -97,9 +88,9 @@ class Workers:
         yield from frames
 
     def close(self) -> None:
-        for process in self._processes:
+        for _, process in self._workers:
             process.terminate()
-        for process in self._processes:
+        for _, process in self._workers:
             process.join()
 
 

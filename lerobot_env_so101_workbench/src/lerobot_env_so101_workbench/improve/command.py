@@ -7,14 +7,12 @@ Every step is a command of LeRobot or of this package, printed before it runs: `
 `lerobot-edit-dataset`, `lerobot-train`, `lerobot-eval`. The same command continues what was interrupted.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import logging
 import shutil
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -30,8 +28,7 @@ from .plan import EPISODE_LOG, RECORDINGS, TRAIN_CONFIG, ImproveConfig, Step, co
 from .process import Cost, Job, run_jobs
 from .report import Round, plot, read_outcomes, table
 
-# Options on which no finished step depends.
-_MAY_CHANGE = ("root", "rounds", "compare")
+_MAY_CHANGE = ("root", "rounds", "compare")  # options on which no finished step depends
 _LOCK = ".lock"
 
 logger = logging.getLogger(__name__)
@@ -40,11 +37,8 @@ logger = logging.getLogger(__name__)
 class Progress:
     """Finished steps and costs of a run, in `improve.json` of its folder.
 
-    Args:
-        config: must agree with the options of the run in the folder, if there is one.
-
     Raises:
-        ValueError: if an option differs.
+        ValueError: if an option differs from that of the run in the folder.
         FileExistsError: if the folder contains something else.
     """
 
@@ -54,25 +48,20 @@ class Progress:
         options["train"] = config.train.read_text() if config.train else None
         if self._path.is_file():
             self._state: dict[str, Any] = json.loads(self._path.read_text())
-            self._compare(options)
+            for key, found in self._state["options"].items():
+                if found != options[key]:
+                    raise ValueError(
+                        f"--{key}: the run in {config.root} began with {found!r}, the command has "
+                        f"{options[key]!r}. Give the same options, or another --root."
+                    )
         elif any(path.name != _LOCK for path in config.root.iterdir()):
-            raise FileExistsError(
-                f"--root: {config.root} contains something else and was left as it was. Choose another "
-                "folder."
-            )
+            left = "contains something else and was left as it was. Choose another folder."
+            raise FileExistsError(f"--root: {config.root} {left}")
         else:
             self._state = {"options": options, "steps": {}}
             if config.train:
                 shutil.copyfile(config.train, config.root / TRAIN_CONFIG)
             self._save()
-
-    def _compare(self, options: dict[str, Any]) -> None:
-        for key, found in self._state["options"].items():
-            if found != options[key]:
-                raise ValueError(
-                    f"--{key}: the run in {self._path.parent} began with {found!r}, the command has "
-                    f"{options[key]!r}. Give the same options, or another --root."
-                )
 
     def is_finished(self, step: str) -> bool:
         return self._state["steps"].get(step, {}).get("finished", False)
@@ -134,22 +123,19 @@ def improve(config: ImproveConfig) -> str:
     with owned(config.root) as lock:
         progress = Progress(config)
         text = ""
-        for steps in _together(plan(config)):
+        # 1. group the steps that run at the same time: on two cores, two recordings or evaluations
+        groups: list[list[Step]] = []
+        for step in plan(config):
+            if step.beside:
+                groups[-1].append(step)
+            else:
+                groups.append([step])
+        # 2. run them
+        for steps in groups:
             _run(config, progress, steps, lock)
             if any(step.kind == "evaluate" for step in steps):
                 text = _report(config, progress)
         return text
-
-
-def _together(steps: Iterable[Step]) -> list[list[Step]]:
-    """Group the steps that run at the same time: on two cores, two recordings or evaluations."""
-    groups: list[list[Step]] = []
-    for step in steps:
-        if step.beside:
-            groups[-1].append(step)
-        else:
-            groups.append([step])
-    return groups
 
 
 def _run(config: ImproveConfig, progress: Progress, steps: Sequence[Step], lock: int) -> None:
@@ -175,11 +161,9 @@ def _report(config: ImproveConfig, progress: Progress) -> str:
     for step in plan(config):
         if not progress.is_finished(step.name):
             break
-        if step.round not in rounds:
-            rounds[step.round] = Round(step.round)
-        rounds[step.round].costs[step.kind] = progress.cost(step.name)
+        found = rounds.setdefault(step.round, Round(step.round))
+        found.costs[step.kind] = progress.cost(step.name)
         if step.kind == "evaluate":
-            found = rounds[step.round]
             found.episodes, found.frames = count(dataset(config, step.round))
             found.outcomes = read_outcomes(folder(config, step.round) / "eval" / EPISODE_LOG)
     done = [round for round in rounds.values() if round.outcomes]

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of `so101-improve`, and the commands that follow from them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from ..sim.cameras import CameraSetup
 from ..sim.initial_states import N_VALIDATION, props_of
 from ..sim.scene import class_names
 from ..tasks import TASKS
+from .process import eval_command
 
 EPISODE_LOG = "episodes.jsonl"
 TRAIN_CONFIG = "train.yaml"
@@ -65,29 +64,17 @@ class ImproveConfig:
     video: bool = False
 
     def check(self) -> None:
-        """Validate the options.
-
-        Raises:
-            ValueError: if an option is not supported.
-            FileNotFoundError: if `train` does not exist.
-        """
+        """Raise ValueError if an option is not supported, FileNotFoundError if `train` does not exist."""
         check_task(self.task, "--task")
         check_level(self.level, "--level")
-        CameraSetup.of(self, self.cameras).check("--")
-        for name, least in {
-            "episodes": 1,
-            "rounds": 0,
-            "takeovers": 1,
-            "eval_episodes": 1,
-            "seed": 0,
-        }.items():
+        self.camera_setup().check("--")
+        smallest = {"episodes": 1, "rounds": 0, "takeovers": 1, "eval_episodes": 1, "seed": 0}
+        for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name}: found {getattr(self, name)}, expected {least} or more.")
         if self.eval_episodes > N_VALIDATION:
-            raise ValueError(
-                f"--eval_episodes: found {self.eval_episodes}, expected at most {N_VALIDATION}: there are no "
-                "more validation initial states."
-            )
+            expected = f"expected at most {N_VALIDATION}: there are no more validation initial states"
+            raise ValueError(f"--eval_episodes: found {self.eval_episodes}, {expected}.")
         if self.compare and self.rounds == 0:
             raise ValueError(
                 "--compare: found true without takeovers to compare with; set --rounds=1 or more."
@@ -100,10 +87,9 @@ class ImproveConfig:
                 "depth. Give the configuration of another policy with --train."
             )
 
-    def roles(self) -> dict[str, str]:
-        """Return what may play a role in the task, by the role's name."""
-        words = " ".join(prop.name for prop in TASKS[self.task].props).split()
-        return {role: word for role, word in ROLES.items() if word in words}
+    def camera_setup(self) -> CameraSetup:
+        kinds = self.rgb, self.seg, self.depth
+        return CameraSetup(tuple(self.cameras), self.height, self.width, *kinds)
 
 
 @dataclass(frozen=True)
@@ -183,15 +169,16 @@ def _record(
         return []
     seed = _SEEDS_PER_DATASET * (_DATASETS_PER_RUN * config.seed + number)
     command = ["so101-demos", f"--root={root}", f"--task={config.task}", f"--level={config.level}"]
-    command += [f"--episodes={missing}", f"--seed={seed}", *_images(config), f"--video={_yaml(config.video)}"]
+    command += [f"--episodes={missing}", f"--seed={seed}", *config.camera_setup().flags()]
+    command.append(f"--video={json.dumps(config.video)}")
     if policy is not None:
         command.append(f"--policy.path={policy}")
     elif number == 0:  # nothing runs beside it
         command.append("--workers=2")
-    if missing == episodes:
-        shutil.rmtree(root, ignore_errors=True)
-        return command
-    return [*command, "--resume=true"]
+    if missing < episodes:
+        return [*command, "--resume=true"]
+    shutil.rmtree(root, ignore_errors=True)
+    return command
 
 
 def _record_as_many_frames(config: ImproveConfig, root: Path, last: str) -> list[str]:
@@ -207,8 +194,8 @@ def _merge(roots: list[Path], output: Path) -> list[str]:
         f"--new_repo_id=local/{output.name}",
         f"--new_root={output}",
         "--operation.type=merge",
-        f"--operation.repo_ids={_yaml([f'local/{root.name}' for root in roots])}",
-        f"--operation.roots={_yaml(list(map(str, roots)))}",
+        f"--operation.repo_ids={json.dumps([f'local/{root.name}' for root in roots])}",
+        f"--operation.roots={json.dumps(list(map(str, roots)))}",
     ]
 
 
@@ -227,16 +214,16 @@ def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
     command += [f"--output_dir={output}", f"--seed={config.seed}"]
     if config.train is not None:
         return [*command, f"--config_path={config.root / TRAIN_CONFIG}"]
-    roles = config.roles()
-    things = roles or [prop.name for prop in TASKS[config.task].props]
+    names = [prop.name for prop in TASKS[config.task].props]
+    roles = {role: word for role, word in ROLES.items() if word in " ".join(names).split()}
     return [
         *command,
         "--policy.type=segdepth",
         "--policy.device=cpu",
         "--policy.push_to_hub=false",
-        f"--policy.cameras={_yaml(config.cameras)}",
-        f"--policy.class_names={_yaml(list(class_names(props_of(config.task, config.level))))}",
-        f"--policy.watched_classes={_yaml([*things, *FINGERS])}",
+        f"--policy.cameras={json.dumps(config.cameras)}",
+        f"--policy.class_names={json.dumps(class_names(props_of(config.task, config.level)))}",
+        f"--policy.watched_classes={json.dumps([*(roles or names), *FINGERS])}",
         *([f"--policy.roles={json.dumps(roles)}"] if roles else []),
         "--steps=4000",
         "--batch_size=32",
@@ -249,29 +236,10 @@ def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
 def _evaluate(config: ImproveConfig, round: Path) -> list[str]:
     output = round / "eval"
     shutil.rmtree(output, ignore_errors=True)
-    return [
-        "lerobot-eval",
-        f"--policy.path={_checkpoint(round)}",
-        "--env.type=so101_sim",
-        f"--env.task={config.task}",
-        f"--env.level={config.level}",
-        "--env.starts=validation",
-        *_images(config, "env."),
-        f"--env.episode_log={output / EPISODE_LOG}",
-        f"--eval.n_episodes={config.eval_episodes}",
-        "--eval.batch_size=1",
-        "--seed=0",
-        f"--output_dir={output}",
-    ]
-
-
-def _images(config: ImproveConfig, prefix: str = "") -> list[str]:
-    names = ("cameras", "height", "width", "rgb", "seg", "depth")
-    return [f"--{prefix}{name}={_yaml(getattr(config, name))}" for name in names]
-
-
-def _yaml(value: bool | int | list[str]) -> str:
-    return json.dumps(value)
+    options: dict[str, object] = {"env.task": config.task, "env.level": config.level}
+    options |= {"env.starts": "validation", "env.episode_log": output / EPISODE_LOG, "seed": 0}
+    images = config.camera_setup()
+    return eval_command(_checkpoint(round), images, config.eval_episodes, output, options)
 
 
 def _checkpoint(round: Path) -> Path:

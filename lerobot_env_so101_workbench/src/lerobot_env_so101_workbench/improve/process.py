@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run console commands as steps: print them, show and log their output, measure their time."""
 
-from __future__ import annotations
-
 import io
 import os
 import shlex
@@ -12,9 +10,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+from ..sim.cameras import CameraSetup
 
 # PyTorch's threads: two save a quarter of a small network's training where nothing else runs, and take twenty
 # times as long where a third process does.
@@ -34,8 +35,8 @@ class Cost:
     wall_s: float = 0.0
     cpu_s: float = 0.0
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,22 @@ class Job:
     command: Sequence[str]
     log: Path
     ended: Callable[[Cost, bool], object]
+
+
+def eval_command(
+    policy: Path, images: CameraSetup, episodes: int, output: Path, options: Mapping[str, object]
+) -> list[str]:
+    """Return the command that evaluates a policy in the workbench, with more options of `lerobot-eval`."""
+    return [
+        "lerobot-eval",
+        f"--policy.path={policy}",
+        "--env.type=so101_sim",
+        *images.flags("--env."),
+        *[f"--{name}={value}" for name, value in options.items()],
+        f"--eval.n_episodes={episodes}",
+        "--eval.batch_size=1",
+        f"--output_dir={output}",
+    ]
 
 
 def copyable(command: Sequence[str]) -> str:
@@ -104,19 +121,10 @@ def run_jobs(
 
 
 class _Running:
-    """A job with its process, and a thread that copies its output until the process ends.
-
-    Attributes:
-        ended: whether the process has ended.
-        cost: of a process that has ended.
-    """
+    """A job with its process, and a thread that copies its output until the process ends."""
 
     def __init__(
-        self,
-        job: Job,
-        show: Callable[[str], object],
-        some_ended: threading.Event,
-        inherited: Sequence[int],
+        self, job: Job, show: Callable[[str], object], some_ended: threading.Event, inherited: Sequence[int]
     ) -> None:
         self.job, self.ended, self.cost = job, False, Cost()
         self._last: deque[str] = deque(maxlen=_LAST_LINES)

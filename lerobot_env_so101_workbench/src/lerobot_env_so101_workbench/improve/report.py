@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Table and plot of success per round."""
 
-from __future__ import annotations
-
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +34,7 @@ class Round:
 
     @property
     def successes(self) -> int:
-        return sum(outcome == SUCCESS for outcome in self.outcomes)
+        return self.outcomes.count(SUCCESS)
 
 
 def read_outcomes(log: Path) -> list[str]:
@@ -51,28 +48,19 @@ def table(rounds: Sequence[Round]) -> str:
     kinds = [kind for kind in FAILURES if any(kind in round.outcomes for round in rounds)]
     header = ["policy", "episodes", "frames", "success (Wilson 95 %)", *kinds]
     rows: list[list[Any]] = []
+    costs = [(round.name, step, cost) for round in rounds for step, cost in round.costs.items()]
     for round in rounds:
-        counts = Counter(round.outcomes)
-        row = [round.name, round.episodes, round.frames, percent(round.successes, len(round.outcomes))]
-        rows.append(row + [counts[kind] for kind in kinds])
-    costs = [
-        [round.name, step, f"{cost.wall_s / 60:.1f}", f"{cost.cpu_s / 60:.1f}"]
-        for round in rounds
-        for step, cost in round.costs.items()
-    ]
-    total = sum((cost for round in rounds for cost in round.costs.values()), Cost())
-    costs.append(["all", "", f"{total.wall_s / 60:.1f}", f"{total.cpu_s / 60:.1f}"])
-    spent = markdown_table(["policy", "step", "minutes", "processor minutes"], costs)
+        success = percent(round.successes, len(round.outcomes))
+        failures = [round.outcomes.count(kind) for kind in kinds]
+        rows.append([round.name, round.episodes, round.frames, success, *failures])
+    costs.append(("all", "", sum((cost for *_, cost in costs), Cost())))
+    minutes = [[name, step, f"{c.wall_s / 60:.1f}", f"{c.cpu_s / 60:.1f}"] for name, step, c in costs]
+    spent = markdown_table(["policy", "step", "minutes", "processor minutes"], minutes)
     return f"{markdown_table(header, rows)}\n\n{spent}"
 
 
 def plot(rounds: Sequence[Round], title: str, path: Path) -> None:
-    """Plot success with its interval over the number of frames of the dataset.
-
-    Args:
-        rounds: the first is that before any takeover.
-        title: of the plot.
-        path: of the image.
+    """Plot success with its interval over the number of frames; the first round is before any takeover.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.

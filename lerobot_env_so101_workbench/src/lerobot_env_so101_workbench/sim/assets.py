@@ -3,7 +3,8 @@
 
 The wheel carries MuJoCo Menagerie's `robotstudio_so101` (Apache-2.0). Its visual meshes have about 350,000
 triangles, which makes software rendering slow. Welded to a 1 mm grid and simplified, the visible ones have
-19,000 and deviate by less than 1 mm on the jaws. They are stored in the user's cache.
+19,000 and deviate by less than 1 mm on the jaws. They are stored in the user's cache
+(`SO101_WORKBENCH_CACHE` sets another folder).
 """
 
 import hashlib
@@ -18,19 +19,10 @@ from lerobot_processor_so101.arm import arm_model_path
 from lerobot_processor_so101.atomic import atomic_path
 
 _RECIPE = "weld1mm-v2"  # part of the cache key: change it with the procedure
-_FACES = 1000
-_JAW_FACES = 2000
-JAW_MESHES = ("wrist_roll_follower_so101_v1", "moving_jaw_so101_v1")
-FINGER_MESH = "static_finger"
+_FACES, _JAW_FACES = 1000, 2000
 _FINGER_SOURCE = "wrist_roll_follower_so101_v1"
-
-
-def cache_dir() -> Path:
-    """Return the folder of the simplified meshes; `SO101_WORKBENCH_CACHE` sets another."""
-    if "SO101_WORKBENCH_CACHE" in os.environ:
-        return Path(os.environ["SO101_WORKBENCH_CACHE"]).expanduser()
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root).expanduser() / "so101_workbench"
+JAW_MESHES = (_FINGER_SOURCE, "moving_jaw_so101_v1")
+FINGER_MESH = "static_finger"
 
 
 def visual_mesh(name: str) -> Path:
@@ -40,7 +32,9 @@ def visual_mesh(name: str) -> Path:
     """
     source = arm_model_path().parent / "assets" / f"{_FINGER_SOURCE if name == FINGER_MESH else name}.stl"
     digest = hashlib.sha256(source.read_bytes() + _RECIPE.encode()).hexdigest()[:12]
-    path = cache_dir() / f"{name}-{digest}.stl"
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "so101_workbench"
+    cache = Path(os.environ.get("SO101_WORKBENCH_CACHE", default)).expanduser()
+    path = cache / f"{name}-{digest}.stl"
     if not path.is_file():
         with atomic_path(path) as temporary:  # parallel environments may build the cache at the same time
             _simplified(source, name).export(temporary, file_type="stl")

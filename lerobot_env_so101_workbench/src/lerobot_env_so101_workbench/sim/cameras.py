@@ -9,9 +9,10 @@ number of millimetres.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,14 +26,20 @@ MAX_DEPTH_MM = 4095
 DEPTH_ENCODER = {"depth_min": 0.0, "depth_max": 4.095, "use_log": False}
 
 
-class ImageOptions(Protocol):
-    """The image options that the configurations of environment, robot and demonstrations share."""
+@dataclass(kw_only=True)
+class ImageOptions:
+    """Options that the configurations of environment, robot and demonstrations share.
 
-    height: int
-    width: int
-    rgb: bool
-    seg: bool
-    depth: bool
+    Args:
+        height, width: image size [pixels].
+        rgb, seg, depth: render RGB images, class ids, depth maps (the last two with one channel).
+    """
+
+    height: int = 224
+    width: int = 224
+    rgb: bool = True
+    seg: bool = False
+    depth: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,7 @@ class CameraSetup:
 
     Args:
         cameras: of top, wrist, front.
-        height, width: image size [pixels].
-        rgb, seg, depth: render RGB images, class ids, depth maps.
+        height, width, rgb, seg, depth: see `ImageOptions`.
     """
 
     cameras: Sequence[str] = ("top", "wrist")
@@ -68,9 +74,13 @@ class CameraSetup:
         check_size(self.height, self.width, f"{prefix}width and {prefix}height")
         return self
 
+    def flags(self, prefix: str = "--") -> list[str]:
+        """Return the options of a command that renders this setup."""
+        return [f"{prefix}{name}={json.dumps(value)}" for name, value in asdict(self).items()]
+
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """Return the shape (H, W, C) of every image by name, in the order in which they are recorded."""
-        channels = {"": 3 if self.rgb else 0, "_seg": int(self.seg), "_depth": int(self.depth)}
+        channels = {"": 3 * self.rgb, "_seg": int(self.seg), "_depth": int(self.depth)}
         return {
             f"{camera}{suffix}": (self.height, self.width, n)
             for camera in self.cameras
@@ -82,14 +92,14 @@ class CameraSetup:
         """Render every image: RGB (H, W, 3) uint8; class ids and depth [mm] (H, W, 1) uint16."""
         images: dict[str, np.ndarray] = {}
         for camera in self.cameras if self.shapes() else ():
-            frame = world.render(
+            rgb, ids, metres = world.render(
                 camera, self.height, self.width, rgb=self.rgb, ids=self.seg, depth=self.depth
             )
-            if frame.rgb is not None:
-                images[camera] = frame.rgb
-            if frame.ids is not None:
-                images[f"{camera}_seg"] = frame.ids.astype(np.uint16)[..., None]
-            if frame.depth is not None:
-                millimetres = np.minimum(np.round(frame.depth * 1000.0), MAX_DEPTH_MM)
+            if rgb is not None:
+                images[camera] = rgb
+            if ids is not None:
+                images[f"{camera}_seg"] = ids.astype(np.uint16)[..., None]
+            if metres is not None:
+                millimetres = np.minimum(np.round(metres * 1000.0), MAX_DEPTH_MM)
                 images[f"{camera}_depth"] = millimetres.astype(np.uint16)[..., None]
         return images

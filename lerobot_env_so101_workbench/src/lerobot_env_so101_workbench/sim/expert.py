@@ -12,8 +12,6 @@ contain the recoveries that an imitating policy needs: from displacements, from 
 carried on with, and from a dropped cube.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -38,7 +36,6 @@ UNDECIDED = 0.025  # m to the left or right of a post, within which neither side
 STRIDE = 0.03  # m, length of a straight step
 _PAN_AXIS_X = 0.0388  # m, the pan axis in the base's frame
 GRASP_HEIGHT = CUBE_HALF + 0.002  # m, pinch height for closing
-_EXACTLY = np.zeros(2)
 _TURNED = np.radians(50.0)
 ROLL = JOINTS.index("wrist_roll")
 # By phase: largest step per tick [deg] (the servos follow up to 9), and share of a disturbance's strength.
@@ -88,8 +85,7 @@ class Expert:
         phase, joints, _ = self._deliver()
         return self._step(phase, joints, gripper)
 
-    # -- phases: each method returns phase, joint goal (5,) [rad] and gripper goal
-    # -----------------------------
+    # -- phases: each method returns phase, joint goal (5,) [rad] and gripper goal ------------------
 
     def _plan(self) -> tuple[str, np.ndarray, float]:
         world, goal = self.world, self.world.goal
@@ -101,25 +97,25 @@ class Expert:
             return self._deliver()
         return self._grasp()
 
-    def _grasp(self, beside: np.ndarray = _EXACTLY) -> tuple[str, np.ndarray, float]:
+    def _grasp(self, beside: np.ndarray | float = 0.0) -> tuple[str, np.ndarray, float]:
         """Descend through a funnel above the cube: the goal's height grows with the misalignment."""
         cube, pinch = self.world.position(self.world.goal.pick), self._pinch()
         cube[:2] += beside
-        grasp = np.array([cube[0], cube[1], max(cube[2], CUBE_HALF) - CUBE_HALF + GRASP_HEIGHT])
-        grasp_joints = self._solve(*grasp, turn=self._jaw_direction(cube))
+        grasp, direction = cube.copy(), self._jaw_direction(cube)
+        grasp[2] = max(cube[2], CUBE_HALF) - CUBE_HALF + GRASP_HEIGHT
+        grasp_joints = self._solve(*grasp, turn=direction)
         offset, height = np.hypot(*(pinch - grasp)[:2]), pinch[2] - grasp[2]
         turn = abs(self._radians()[4] - grasp_joints[4])
         opening = self.world.joints()[GRIPPER]
         slack = 1.6 if opening < OPEN - 8.0 else 1.0  # hysteresis: jaws that are closing continue
         if height < 0.006 * slack and offset < 0.010 * slack and turn < np.radians(10.0) * slack:
             return "close", grasp_joints, CLOSED
-        misaligned = max(
-            (offset - 0.005) / 0.020, (turn - np.radians(4)) / np.radians(12), (OPEN - 10 - opening) / 15
-        )
+        turned, shut = (turn - np.radians(4)) / np.radians(12), (OPEN - 10 - opening) / 15
+        misaligned = max((offset - 0.005) / 0.020, turned, shut)
         rise = HOVER * float(np.clip(misaligned, 0.0, 1.0))
         if rise == 0.0:
             return "descend", grasp_joints, OPEN
-        joints = solve(grasp + [0, 0, rise], grasp_joints, self._jaw_direction(cube))
+        joints = solve(grasp + [0, 0, rise], grasp_joints, direction)
         return ("approach" if height > HOVER / 2 else "align"), joints, OPEN
 
     def _deliver(self) -> tuple[str, np.ndarray, float]:
@@ -150,7 +146,7 @@ class Expert:
         """Pass the post on the arm's side, or on the goal's side if the arm is on neither; then descend."""
         goal, pinch = self.world.goal, self._pinch()
         obstacle, pad = self.world.position(post), self.world.position(goal.pick)
-        beside, ahead = pinch[1] - obstacle[1], pinch[0] - obstacle[0]
+        ahead, beside = (pinch - obstacle)[:2]
         side = 1.0 if goal.side == "left" else -1.0
         if abs(beside) > UNDECIDED:
             side = np.sign(beside)
@@ -186,18 +182,15 @@ class Expert:
         return solve(np.array(target), self._radians(), turn)
 
     def _jaw_direction(self, cube: np.ndarray) -> float:
-        """Return the angle about z in which the jaws open: across two faces, nearest to the present one.
-
-        Nearest to that at HOME would be as good for the expert. But two directions are equally near to it for
-        some cubes, and a policy that has learned both halfway takes neither.
-        """
+        """Return the angle about z in which the jaws open: across two faces, nearest to the present one."""
+        # Nearest to that at HOME would be as good for the expert. But two directions are equally near to it
+        # for some cubes, and a policy that has learned both halfway takes neither.
         rotation = self.world.rotation(self.world.goal.pick)
         # The face direction that is most horizontal gives the yaw, whatever face the cube lies on.
         axis = rotation[:, np.argmin(np.abs(rotation[2]))]
-        yaw = np.arctan2(axis[1], axis[0])
+        yaw, quarter = np.arctan2(axis[1], axis[0]), np.pi / 2
         # Pan directed at the cube, roll as at present.
-        natural = np.arctan2(cube[1], cube[0] - _PAN_AXIS_X) - np.pi / 2 + self._turned_since_home()
-        quarter = np.pi / 2
+        natural = np.arctan2(cube[1], cube[0] - _PAN_AXIS_X) - quarter + self._turned_since_home()
         return float(yaw + quarter * np.round((natural - yaw) / quarter))
 
     def _turned_since_home(self) -> float:
@@ -219,8 +212,6 @@ class Disturbance:
       empty gripper; a drop opens the jaws while the cube is carried, closes them and carries on.
 
     Args:
-        expert: whose commands are perturbed.
-        rng: random generator.
         strength: largest standard deviation of the noise [deg]; each episode draws a share of it. Kicks and
             mistakes are the same from 1 deg on, and smaller or rarer below.
     """

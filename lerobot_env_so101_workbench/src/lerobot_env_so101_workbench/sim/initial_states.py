@@ -10,8 +10,6 @@ Three sets come from random streams of their own, so that no seed of one reprodu
   outlives the version in which it was made.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import zlib
@@ -19,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -58,24 +56,18 @@ class InitialState:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict) -> InitialState:
-        values = _tuples(data)
+    def from_json(cls, data: dict) -> Self:
+        values = _rounded(data)
         varied = values["variation"] and Variation(**values["variation"])
         return cls(values["joints"], values["poses"], Goal(**values["goal"]), varied)
 
 
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _rounded(value: Any) -> Any:
-    """Round to four decimals, 0.1 mm, for a legible file."""
+    """Round to four decimals, 0.1 mm, for a legible file, and make lists tuples."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return tuple(map(_rounded, value))
     return round(float(value), 4) if isinstance(value, float) else value
 
 
@@ -106,13 +98,15 @@ def evaluation_initial_states(task: str, level: str) -> tuple[InitialState, ...]
     Raises:
         ValueError: if the task or level is unknown.
     """
-    check_task(task), check_level(level)
+    check_task(task)
+    check_level(level)
     table = json.loads(files("lerobot_env_so101_workbench").joinpath("starts", f"{task}.json").read_text())
     return tuple(InitialState.from_json(entry) for entry in table[level])
 
 
 def _draw(task: str, level: str, seed: int, stream: int) -> InitialState:
-    check_task(task), check_level(level)
+    check_task(task)
+    check_level(level)
     if seed < 0:
         raise ValueError(f"seed: found {seed}, expected 0 or more.")
     rng = np.random.default_rng([stream, zlib.crc32(task.encode()), LEVELS.index(level), seed])
@@ -123,7 +117,7 @@ def _draw(task: str, level: str, seed: int, stream: int) -> InitialState:
         goal=TASKS[task].sample_goal(rng),
         variation=variation.sample(props, rng) if level == "randomised" else None,
     )
-    return InitialState.from_json(_rounded(drawn.to_json()))
+    return InitialState.from_json(drawn.to_json())
 
 
 def freeze(folder: Path) -> None:
@@ -138,6 +132,6 @@ def freeze(folder: Path) -> None:
         levels = []
         for level in LEVELS:
             drawn = (_draw(task, level, seed, _EVALUATION_STREAM) for seed in range(N_EVALUATION))
-            rows = ",\n".join(json.dumps(_rounded(state.to_json())) for state in drawn)
+            rows = ",\n".join(json.dumps(state.to_json()) for state in drawn)
             levels.append(f'"{level}": [\n{rows}\n]')
         path.write_text("{" + ",\n".join(levels) + "}\n")

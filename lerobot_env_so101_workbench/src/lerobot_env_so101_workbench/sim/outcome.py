@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How an episode ended: success, or the kind of failure."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from ..tasks.base import is_in

@@ -6,6 +6,7 @@ only. At 84x84 it takes tens of milliseconds per image; it is for machines witho
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
@@ -13,6 +14,14 @@ import numpy as np
 _VISIBLE_GROUPS = np.array([0, 0, 1, 0, 0, 0], dtype=np.uint8)
 _BACKGROUND = 1  # class id of the sky
 _SKY_TOP, _SKY_BOTTOM = np.array([0.75, 0.78, 0.82]), np.array([0.45, 0.47, 0.50])
+
+
+class Frame(NamedTuple):
+    """Images of one camera; kinds that were not requested are None."""
+
+    rgb: np.ndarray | None  # (H, W, 3) uint8
+    ids: np.ndarray | None  # (H, W) uint8 class ids
+    depth: np.ndarray | None  # (H, W) float32, metres along the optical axis
 
 
 @lru_cache(maxsize=32)
@@ -35,39 +44,27 @@ class RayRenderer:
         self._model, self._classes = model, classes
 
     def render(
-        self,
-        data: mujoco.MjData,
-        camera: str,
-        height: int,
-        width: int,
-        *,
-        rgb: bool = True,
-        ids: bool = False,
-        depth: bool = False,
-    ):
-        """Render the images of `camera`; see `rendering.Frame` for shapes and units."""
-        from .rendering import Frame
-
+        self, data: mujoco.MjData, camera: str, size: tuple[int, int], rgb: bool, ids: bool, depth: bool
+    ) -> Frame:
+        """Render the images of `camera` at a size (height, width) [pixels]."""
         camera_id = self._model.camera(camera).id
-        rays, cosines = _pixel_rays(height, width, float(self._model.cam_fovy[camera_id]))
+        rays, cosines = _pixel_rays(*size, float(self._model.cam_fovy[camera_id]))
         rays = np.ascontiguousarray(rays @ data.cam_xmat[camera_id].reshape(3, 3).T)
         geoms = np.full(len(rays), -1, np.int32)
         distances = np.full(len(rays), -1.0)
         normals = np.zeros(rays.size) if rgb else None
-        source, found = (self._model, data, data.cam_xpos[camera_id]), (geoms, distances, normals)
-        mujoco.mj_multiRay(
-            *source, rays.ravel(), _VISIBLE_GROUPS, True, -1, *found, len(rays), mujoco.mjMAXVAL
-        )
-        hit, shape = geoms >= 0, (height, width)
+        origin, found = data.cam_xpos[camera_id], (geoms, distances, normals, len(rays), mujoco.mjMAXVAL)
+        mujoco.mj_multiRay(self._model, data, origin, rays.ravel(), _VISIBLE_GROUPS, True, -1, *found)
+        hit = geoms >= 0
         pixels = classes = metres = None
         if normals is not None:
-            pixels = self._shade(rays, geoms, normals.reshape(-1, 3)).reshape(*shape, 3)
+            pixels = self._shade(rays, geoms, normals.reshape(-1, 3)).reshape(*size, 3)
         if ids:
-            classes = np.where(hit, self._classes[geoms], _BACKGROUND).astype(np.uint8).reshape(shape)
+            classes = np.where(hit, self._classes[geoms], _BACKGROUND).astype(np.uint8).reshape(size)
         if depth:
             far = self._model.vis.map.zfar * self._model.stat.extent
             metres = np.minimum(np.where(hit, distances * cosines, far), far)
-            metres = metres.astype(np.float32).reshape(shape)
+            metres = metres.astype(np.float32).reshape(size)
         return Frame(pixels, classes, metres)
 
     def close(self) -> None:

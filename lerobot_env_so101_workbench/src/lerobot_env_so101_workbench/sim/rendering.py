@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Renders RGB images, class ids and metric depth, with or without a graphics library.
 
-`make_renderer` uses the first backend that works and logs it in one line: EGL, then OSMesa (on macOS and
-Windows the native context), then a ray-caster that needs no graphics library. `MUJOCO_GL` (egl, osmesa, glfw,
-disable) or the `backend` argument overrides this.
+`make_renderer` logs in one line what it uses: EGL, else OSMesa (on macOS and Windows the native context),
+else a ray-caster that needs no graphics library. `MUJOCO_GL` (egl, osmesa, glfw, disable) or the `backend`
+argument overrides this.
 
 Differences from `mujoco.Renderer`:
 - class ids and depth come from one pass and one read-back;
@@ -21,13 +21,14 @@ import platform
 import weakref
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any
 
 import mujoco
 import numpy as np
 
 from . import scene
-from .raycast import RayRenderer
+from .raycast import Frame, RayRenderer
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +39,12 @@ _MUJOCO_GL = {name: name for name in ("egl", "osmesa", "glfw")} | dict.fromkeys(
 )
 
 
-class Frame(NamedTuple):
-    """Images of one camera; kinds that were not requested are None."""
-
-    rgb: np.ndarray | None  # (H, W, 3) uint8
-    ids: np.ndarray | None  # (H, W) uint8 class ids
-    depth: np.ndarray | None  # (H, W) float32, metres along the optical axis
-
-
 def make_renderer(model: mujoco.MjModel, classes: np.ndarray, backend: str = "auto") -> Renderer:
     """Create a renderer for `model`.
 
     Args:
-        model: compiled scene.
         classes: class id of every geom, (ngeom,) uint8.
-        backend: one of `BACKENDS`; `auto` for `MUJOCO_GL` or the first that works.
+        backend: one of `BACKENDS`; `auto` for `MUJOCO_GL` or what works.
 
     Raises:
         ValueError: if the backend is unknown.
@@ -62,24 +54,19 @@ def make_renderer(model: mujoco.MjModel, classes: np.ndarray, backend: str = "au
         raise ValueError(f"renderer: found {backend!r}, expected one of {', '.join(BACKENDS)}.")
     if backend == "auto":
         backend = _MUJOCO_GL.get(os.environ.get("MUJOCO_GL", "").strip().lower(), "auto")
-    candidates = _automatic_backends() if backend == "auto" else [backend]
-    failures = []
-    for name in candidates:
-        if name == "ray":
-            break
+    name, reason = (_automatic_backend() if backend == "auto" else backend), ""
+    if name != "ray":
         try:
             renderer = GLRenderer(model, classes, name)
-        except Exception as error:  # a broken driver may raise anything; the next backend may work
-            failures.append(f"{name}: {error}")
+            _log_once(f"rendering with {renderer.name}")
+            return renderer
+        except Exception as error:  # a broken driver may raise anything
             if backend != "auto":
                 raise RuntimeError(
                     f"renderer: {name} does not work on this machine ({error}). "
                     "Install its library or choose another, for example MUJOCO_GL=disable for the ray-caster."
                 ) from error
-        else:
-            _log_once(f"rendering with {renderer.name}")
-            return renderer
-    reason = f" ({'; '.join(failures)})" if failures else ""
+            reason = f" ({name}: {error})"
     _log_once(f"rendering with the ray-caster: slower, but it needs no graphics library{reason}")
     return RayRenderer(model, classes)
 
@@ -89,25 +76,17 @@ def _log_once(line: str) -> None:
     logger.info("so101 workbench: %s", line)
 
 
-def _automatic_backends() -> list[str]:
-    """List the backends whose libraries are installed: importing a missing one would break PyOpenGL."""
+def _automatic_backend() -> str:
+    """Return the first backend whose library is installed; PyOpenGL binds to one per process."""
     if platform.system() != "Linux":
-        return ["glfw", "ray"]
-    found = [
-        name for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")) if ctypes.util.find_library(library)
-    ]
-    # PyOpenGL binds to one platform per process, so only the first can be tried.
-    return [*found[:1], "ray"]
+        return "glfw"
+    libraries = {"egl": "EGL", "osmesa": "OSMesa"}
+    return next((name for name, library in libraries.items() if ctypes.util.find_library(library)), "ray")
 
 
 def _make_context(backend: str, width: int, height: int):
-    if backend == "egl":
-        from mujoco.egl import GLContext
-    elif backend == "osmesa":
-        from mujoco.osmesa import GLContext
-    else:
-        from mujoco.gl_context import GLContext
-    return GLContext(width, height)
+    module = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.gl_context"}[backend]
+    return import_module(module).GLContext(width, height)
 
 
 _alive: weakref.WeakSet[GLRenderer] = weakref.WeakSet()
@@ -129,7 +108,7 @@ class GLRenderer:
 
     def __init__(self, model: mujoco.MjModel, classes: np.ndarray, backend: str) -> None:
         self._model, self._classes = model, classes
-        self._gl = None
+        self._gl = None  # for `__del__`, if there is no context
         self._gl = _make_context(backend, 640, 480)
         _close_all_at_exit()
         self._gl.make_current()
@@ -153,30 +132,36 @@ class GLRenderer:
         _alive.add(self)
 
     def render(
-        self,
-        data: mujoco.MjData,
-        camera: str,
-        height: int,
-        width: int,
-        *,
-        rgb: bool = True,
-        ids: bool = False,
-        depth: bool = False,
+        self, data: mujoco.MjData, camera: str, size: tuple[int, int], rgb: bool, ids: bool, depth: bool
     ) -> Frame:
-        """Render the images of `camera`; see `Frame` for shapes and units."""
+        """Render the images of `camera` at a size (height, width) [pixels]; see `Frame`."""
         if self._gl is None:
             raise RuntimeError("This renderer is closed.")
         self._gl.make_current()
-        self._ensure_size(height, width)
+        height, width = size
+        largest = (max(height, self._size[0]), max(width, self._size[1]))
+        if largest != self._size:
+            mujoco.mjr_resizeOffscreen(largest[1], largest[0], self._context)
+            self._size = largest
         self._camera.fixedcamid = self._model.camera(camera).id
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
         rect = mujoco.MjrRect(0, 0, width, height)
-        pixels = self._render_rgb(rect) if rgb else None
-        return Frame(
-            pixels, *(self._render_ids_and_depth(rect, ids, depth) if ids or depth else (None, None))
-        )
+        pixels = np.ascontiguousarray(self._draw(rect)) if rgb else None
+        classes = metres = None
+        if ids or depth:
+            buffer = np.empty(size, np.float32) if depth else None
+            flags = self._scene.flags.copy()
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = True
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
+            segments = self._draw(rect, buffer)
+            self._scene.flags[:] = flags
+            if ids:
+                classes = self._segment_classes()[segments[..., 0] + 256 * segments[..., 1].astype(np.intp)]
+            if buffer is not None:
+                metres = self._metres(buffer[::-1])
+        return Frame(pixels, classes, metres)
 
     def close(self) -> None:
         if self._gl is None:
@@ -188,36 +173,14 @@ class GLRenderer:
         _alive.discard(self)
 
     def __del__(self) -> None:
-        if getattr(self, "_gl", None) is not None:
-            self.close()
+        self.close()
 
-    def _ensure_size(self, height: int, width: int) -> None:
-        size = (max(height, self._size[0]), max(width, self._size[1]))
-        if size != self._size:
-            mujoco.mjr_resizeOffscreen(size[1], size[0], self._context)
-            self._size = size
-
-    def _render_rgb(self, rect: mujoco.MjrRect) -> np.ndarray:
+    def _draw(self, rect: mujoco.MjrRect, depth: np.ndarray | None = None) -> np.ndarray:
+        """Return the pixels (H, W, 3) uint8, and fill the depth buffer; its first row is the bottom one."""
         pixels = np.empty((rect.height, rect.width, 3), np.uint8)
         mujoco.mjr_render(rect, self._scene, self._context)
-        mujoco.mjr_readPixels(pixels, None, rect, self._context)
-        return np.ascontiguousarray(pixels[::-1])  # OpenGL's first row is the bottom one
-
-    def _render_ids_and_depth(
-        self, rect: mujoco.MjrRect, ids: bool, depth: bool
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        flags = self._scene.flags.copy()
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = True
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
-        mujoco.mjr_render(rect, self._scene, self._context)
-        self._scene.flags[:] = flags
-        pixels = np.empty((rect.height, rect.width, 3), np.uint8)
-        buffer = np.empty((rect.height, rect.width), np.float32) if depth else None
-        mujoco.mjr_readPixels(pixels, buffer, rect, self._context)
-        segments = pixels[::-1, :, 0] + 256 * pixels[::-1, :, 1].astype(np.intp)
-        classes = self._segment_classes()[segments] if ids else None
-        metres = self._metres(buffer[::-1]) if buffer is not None else None
-        return classes, metres
+        mujoco.mjr_readPixels(pixels, depth, rect, self._context)
+        return pixels[::-1]
 
     def _segment_classes(self) -> np.ndarray:
         """Map segment numbers to class ids; 0 is the sky. The scene lists the same geoms in every frame."""

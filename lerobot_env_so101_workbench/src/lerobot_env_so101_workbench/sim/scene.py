@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-from mujoco import mjtGeom
+from mujoco import mjtBuiltin, mjtGeom, mjtMark
 
 from lerobot_processor_so101 import arm
 from lerobot_processor_so101.arm import arm_model_path
@@ -17,7 +17,6 @@ from lerobot_processor_so101.perception.class_map import CLASS_NAMES
 
 from . import assets, servos
 
-TABLE_MATERIALS = ("plain", "checker", "stripes", "speckles", "tiles")
 CUBE_HALF = 0.015  # m
 BOWL_RADIUS = 0.055  # m, inner radius at the rim
 BOWL_HEIGHT = 0.030  # m
@@ -25,6 +24,20 @@ LIT_POINT = (0.2, 0.0, 0.0)  # m, where the lamp points
 SUBSTEPS = 6  # physics steps in one control period of 1/30 s
 
 _VISUAL = 2  # Menagerie's geom group of visible parts
+
+# Surfaces of the table, grey patterns that are tinted by a colour: pattern and repetitions, and marks.
+_SURFACES = {
+    "plain": (mjtBuiltin.mjBUILTIN_FLAT, 1),
+    "checker": (mjtBuiltin.mjBUILTIN_CHECKER, 6),
+    "stripes": (mjtBuiltin.mjBUILTIN_GRADIENT, 5),
+    "speckles": (mjtBuiltin.mjBUILTIN_FLAT, 3),
+    "tiles": (mjtBuiltin.mjBUILTIN_CHECKER, 5),
+}
+_MARKS: dict[str, dict] = {
+    "speckles": {"mark": mjtMark.mjMARK_RANDOM, "random": 0.05, "markrgb": [0.45, 0.45, 0.45]},
+    "tiles": {"rgb2": [0.9, 0.9, 0.9], "mark": mjtMark.mjMARK_EDGE, "markrgb": [0.5, 0.5, 0.5]},
+}
+TABLE_MATERIALS = tuple(_SURFACES)
 
 # Type and size [m] of every shape but the bowl, which consists of several geoms.
 _SHAPES: dict[str, tuple[mjtGeom, list[float]]] = {
@@ -141,9 +154,8 @@ def _lighten_arm(spec: mujoco.MjSpec) -> None:
     """Replace the visual meshes by the simplified ones and make each finger a geom of its own."""
     used = {geom.meshname for geom in spec.geoms if geom.meshname}
     for mesh in spec.meshes:
-        name = mesh.name
-        if name in used and "_part" not in name:
-            mesh.file = str(assets.visual_mesh(name))
+        if mesh.name in used and "_part" not in mesh.name:
+            mesh.file = str(assets.visual_mesh(mesh.name))
     spec.add_mesh(name=assets.FINGER_MESH, file=str(assets.visual_mesh(assets.FINGER_MESH)))
     follower, jaw = (next(g for g in spec.geoms if g.meshname == name) for name in assets.JAW_MESHES)
     jaw.name = "moving_finger"
@@ -177,14 +189,18 @@ def _add_room(spec: mujoco.MjSpec) -> None:
     spec.add_texture(
         name="sky",
         type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
-        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+        builtin=mjtBuiltin.mjBUILTIN_GRADIENT,
         rgb1=[0.75, 0.78, 0.82],
         rgb2=[0.45, 0.47, 0.50],
         width=64,
         height=64,
     )
-    for name in TABLE_MATERIALS:
-        _add_table_material(spec, name)
+    for name, (pattern, repeat) in _SURFACES.items():
+        greys = {"rgb1": [0.95, 0.95, 0.95], "rgb2": [0.7, 0.7, 0.7], **_MARKS.get(name, {})}
+        kind, texture = mujoco.mjtTexture.mjTEXTURE_2D, f"table_{name}"
+        spec.add_texture(name=texture, type=kind, builtin=pattern, width=128, height=128, **greys)
+        material = spec.add_material(name=texture, rgba=[0.82, 0.76, 0.66, 1], texrepeat=[repeat, repeat])
+        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = texture
     world.add_geom(
         name="table",
         type=mjtGeom.mjGEOM_BOX,
@@ -204,28 +220,6 @@ def _add_room(spec: mujoco.MjSpec) -> None:
         contype=0,
         conaffinity=0,
     )
-
-
-def _add_table_material(spec: mujoco.MjSpec, name: str) -> None:
-    """Add a table surface: a grey-scale pattern, tinted by the material's colour."""
-    checker, gradient = mujoco.mjtBuiltin.mjBUILTIN_CHECKER, mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
-    patterns = {"checker": checker, "tiles": checker, "stripes": gradient}
-    kwargs: dict = {"rgb1": [0.95, 0.95, 0.95], "rgb2": [0.7, 0.7, 0.7]}
-    if name == "speckles":
-        kwargs |= {"mark": mujoco.mjtMark.mjMARK_RANDOM, "random": 0.05, "markrgb": [0.45, 0.45, 0.45]}
-    elif name == "tiles":
-        kwargs |= {"rgb2": [0.9, 0.9, 0.9], "mark": mujoco.mjtMark.mjMARK_EDGE, "markrgb": [0.5, 0.5, 0.5]}
-    spec.add_texture(
-        name=f"table_{name}",
-        type=mujoco.mjtTexture.mjTEXTURE_2D,
-        builtin=patterns.get(name, mujoco.mjtBuiltin.mjBUILTIN_FLAT),
-        width=128,
-        height=128,
-        **kwargs,
-    )
-    repeat = {"plain": 1, "checker": 6, "stripes": 5, "speckles": 3, "tiles": 5}[name]
-    material = spec.add_material(name=f"table_{name}", rgba=[0.82, 0.76, 0.66, 1], texrepeat=[repeat, repeat])
-    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = f"table_{name}"
 
 
 def _add_cameras(spec: mujoco.MjSpec) -> None:

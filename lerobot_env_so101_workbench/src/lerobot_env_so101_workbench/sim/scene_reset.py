@@ -19,7 +19,6 @@ class SceneReset:
     """Decides when to reset the scene, and draws its initial states.
 
     Args:
-        task, level: of the initial states.
         seed: of the first initial state.
         instruction: use only initial states with this instruction; empty for all.
 
@@ -36,10 +35,9 @@ class SceneReset:
         distance = float(np.abs(joints - HOME)[:GRIPPER].max())
         self._was_away |= distance > _AWAY
         self._home_ticks = self._home_ticks + 1 if distance < _HOME else 0
-        if not (self._was_away and self._home_ticks >= _HOME_TICKS):
-            return False
-        self._was_away = False
-        return True
+        is_due = self._was_away and self._home_ticks >= _HOME_TICKS
+        self._was_away &= not is_due
+        return is_due
 
     def present(self) -> InitialState:
         """Draw the initial state of the present seed, or of the next seed with the instruction asked for.
@@ -55,10 +53,8 @@ class SceneReset:
                 self.seed = seed
                 return state
             found.add(instruction)
-        raise ValueError(
-            f"--robot.instruction: found {self._instruction!r}, expected one of {sorted(found)} "
-            f"for the task {self._task}."
-        )
+        expected = f"expected one of {sorted(found)} for the task {self._task}"
+        raise ValueError(f"--robot.instruction: found {self._instruction!r}, {expected}.")
 
     def next(self) -> InitialState:
         """Draw the initial state of the next seed."""

@@ -4,8 +4,6 @@
 A variation is plain numbers, so it can be frozen in a JSON file; `VariationApplier` writes it into a model.
 """
 
-from __future__ import annotations
-
 import colorsys
 from dataclasses import dataclass, field
 
@@ -60,9 +58,9 @@ def _any_colour(rng: np.random.Generator, saturation: float, value: tuple[float,
 
 def _prop_colour(prop: Prop, rng: np.random.Generator) -> Rgb:
     """Draw any vivid colour, or a shade of the colour in the prop's name."""
-    hue, saturation, value = colorsys.rgb_to_hsv(*prop.rgb)
     if prop.distractor or prop.name == prop.shape:
         return colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0))
+    hue, saturation, value = colorsys.rgb_to_hsv(*prop.rgb)
     hue = (hue + rng.uniform(-0.025, 0.025)) % 1.0
     saturation = float(np.clip(saturation * rng.uniform(0.85, 1.1), 0, 1))
     return colorsys.hsv_to_rgb(hue, saturation, float(np.clip(value * rng.uniform(0.75, 1.2), 0, 1)))
@@ -114,7 +112,7 @@ class VariationApplier:
         dark = model.mat_rgba[printed, :3].max(axis=1) < 0.3  # the servos stay black
         model.mat_rgba[np.array(printed)[~dark], :3] = variation.arm_rgb
         for name, rgb in variation.prop_rgb.items():
-            model.geom_rgba[self._geoms_of(name), :3] = rgb
+            model.geom_rgba[model.geom_bodyid == model.body(name).id, :3] = rgb
 
     def _apply_cameras(self, variation: Variation) -> None:
         for name, offset in variation.cameras.items():
@@ -127,12 +125,7 @@ class VariationApplier:
             self._model.cam_fovy[camera] += offset[6]
 
     def _apply_physics(self, variation: Variation) -> None:
-        model = self._model
-        for prop in self._props:
-            body = model.body(prop.name).id
-            model.body_mass[body] *= variation.mass_scale
-            model.body_inertia[body] *= variation.mass_scale
-        model.geom_friction[:, 0] *= variation.friction_scale
-
-    def _geoms_of(self, prop: str) -> np.ndarray:
-        return np.flatnonzero(self._model.geom_bodyid == self._model.body(prop).id)
+        bodies = [self._model.body(prop.name).id for prop in self._props]
+        self._model.body_mass[bodies] *= variation.mass_scale
+        self._model.body_inertia[bodies] *= variation.mass_scale
+        self._model.geom_friction[:, 0] *= variation.friction_scale

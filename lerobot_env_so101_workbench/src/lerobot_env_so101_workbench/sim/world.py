@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated world of environment, robot and demonstrations: one arm and one task, stepped at 30 Hz."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 
@@ -53,7 +51,8 @@ class World:
         self._renderer: Renderer | None = None
         self._gripper = self.model.body("gripper").id
         self._bodies = {prop.name: self.model.body(prop.name).id for prop in self.props}
-        self._fingers = _finger_geoms(self.model)
+        jaw = self.model.body("moving_jaw_so101_v1").id
+        self._fingers = {self._gripper: "static", jaw: "moving"}  # by body
         self._pending: deque[np.ndarray] = deque()  # commands delayed by latency
         self._forcerange = self.model.actuator_forcerange.copy()
 
@@ -97,7 +96,7 @@ class World:
         if disturbance is not None:
             action = action + disturbance
         self.ticks += 1
-        self._pending.append(self._servos.drive(to_radians(action)).copy())
+        self._pending.append(self._servos.drive(to_radians(action)))
         self.data.ctrl[:] = self._pending.popleft()
         mujoco.mj_step(self.model, self.data, nstep=scene.SUBSTEPS)
         self._update()
@@ -110,8 +109,7 @@ class World:
             torque: torque limits (6,) as shares of the stall torque; 0 for no torque.
         """
         self.data.ctrl[:] = self._servos.drive(goal)
-        self.model.actuator_forcerange[:, 0] = -servos.STALL_TORQUE * torque
-        self.model.actuator_forcerange[:, 1] = servos.STALL_TORQUE * torque
+        self.model.actuator_forcerange[:] = servos.STALL_TORQUE * np.column_stack([-torque, torque])
         mujoco.mj_step(self.model, self.data)
         self._substeps += 1
         if self._substeps % scene.SUBSTEPS == 0:
@@ -127,8 +125,7 @@ class World:
 
     def _update(self) -> None:
         """Update what is derived from the state, at the end of a control period."""
-        # A sum is NaN or infinite if any of its terms is.
-        self._finite = math.isfinite(self.data.qpos.sum() + self.data.qvel.sum())
+        self._finite = math.isfinite(self.data.qpos.sum() + self.data.qvel.sum())  # as each of the terms
         if self._finite:
             # MuJoCo leaves body poses at the beginning of the step; cameras need those at its end.
             mujoco.mj_kinematics(self.model, self.data)
@@ -143,11 +140,11 @@ class World:
 
     def is_success(self) -> bool:
         """Whether the goal has been met for `HOLD_TICKS` ticks in a row."""
-        return self.is_finite() and self._held_ticks >= HOLD_TICKS
+        return self._finite and self._held_ticks >= HOLD_TICKS
 
     def terms(self) -> dict[str, float]:
         """Named parts of the progress, each in [0, 1]; nothing once the simulation has diverged."""
-        return self.task.terms(self) if self.is_finite() else {}
+        return self.task.terms(self) if self._finite else {}
 
     def progress(self, terms: dict[str, float] | None = None) -> float:
         """Return the progress, 0 to 1; 1 exactly at success. Pass `terms` if they are known already."""
@@ -187,11 +184,9 @@ class World:
 
     def touching_fingers(self, prop: str) -> set[str]:
         """Return the fingers ("static", "moving") in contact with a prop."""
-        body = self._bodies[prop]
-        contacts = self.data.contact.geom
-        on_prop = self.model.geom_bodyid[contacts] == body
-        others = contacts[:, ::-1][on_prop]
-        return {self._fingers[geom] for geom in others if geom in self._fingers}
+        bodies = self.model.geom_bodyid[self.data.contact.geom]  # (contacts, 2)
+        others = bodies[:, ::-1][bodies == self._bodies[prop]]
+        return {self._fingers[body] for body in others if body in self._fingers}
 
     def is_touched(self, prop: str) -> bool:
         return bool(self.touching_fingers(prop))
@@ -201,10 +196,13 @@ class World:
 
     # -- images ------------------------------------------------------------------------------------
 
-    def render(self, camera: str, height: int, width: int, **kinds: bool) -> Frame:
-        """Render the images of a camera; `kinds` selects `rgb`, `ids` and `depth` (see `rendering.Frame`)."""
-        check_cameras([camera], "camera"), check_size(height, width)
-        return self.renderer.render(self.data, camera, height, width, **kinds)
+    def render(
+        self, camera: str, height: int, width: int, rgb: bool = True, ids: bool = False, depth: bool = False
+    ) -> Frame:
+        """Render the images of a camera, see `Frame`."""
+        check_cameras([camera], "camera")
+        check_size(height, width)
+        return self.renderer.render(self.data, camera, (height, width), rgb, ids, depth)
 
     @property
     def renderer(self) -> Renderer:
@@ -217,13 +215,3 @@ class World:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-
-
-def _finger_geoms(model: mujoco.MjModel) -> dict[int, str]:
-    """Map each colliding geom of the gripper to its finger."""
-    sides = {"gripper": "static", "moving_jaw_so101_v1": "moving"}
-    return {
-        geom: sides[model.body(model.geom_bodyid[geom]).name]
-        for geom in range(model.ngeom)
-        if model.geom_contype[geom] and model.body(model.geom_bodyid[geom]).name in sides
-    }

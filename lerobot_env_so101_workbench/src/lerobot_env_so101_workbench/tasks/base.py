@@ -78,8 +78,7 @@ class Task(ABC):
     def sample_poses(self, props: tuple[Prop, ...], rng: np.random.Generator) -> dict[str, Pose]:
         """Draw a pose for every prop, far enough apart for the open jaws."""
         for _ in range(1000):
-            poses = self._try_poses(props, rng)
-            if poses is not None:
+            if (poses := self._try_poses(props, rng)) is not None:
                 return poses
         raise RuntimeError(f"task {self.name}: no room for {len(props)} props; make the areas larger.")
 
@@ -87,8 +86,8 @@ class Task(ABC):
         placed: dict[str, Pose] = {}
         for prop in props:
             for _ in range(20):
-                (x0, x1), (y0, y1) = self.area(prop)
-                pose = (rng.uniform(x0, x1), rng.uniform(y0, y1), rng.uniform(-np.pi, np.pi))
+                x, y = self.area(prop)
+                pose = (rng.uniform(*x), rng.uniform(*y), rng.uniform(-np.pi, np.pi))
                 others = [other for other in props if other.name in placed]
                 if all(_apart(prop, pose, other, placed[other.name]) for other in others):
                     placed[prop.name] = pose
@@ -118,8 +117,7 @@ def is_in(world: World, cube: str, bowl: str) -> bool:
     """Return whether the cube lies in the bowl: inside the rim, below it, and the bowl upright."""
     offset = world.position(cube) - world.position(bowl)
     inside = math.hypot(offset[0], offset[1]) < BOWL_RADIUS and 0.0 < offset[2] < BOWL_HEIGHT + CUBE_HALF
-    upright = world.rotation(bowl)[2, 2] > 0.9
-    return bool(inside and upright)
+    return bool(inside and world.rotation(bowl)[2, 2] > 0.9)
 
 
 def closeness(world: World, cube: str, bowl: str) -> float:

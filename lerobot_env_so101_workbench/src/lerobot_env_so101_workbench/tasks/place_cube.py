@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Put the red cube into the blue bowl and release it."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from ..sim.scene import BOWL_HEIGHT, Prop
@@ -12,7 +14,7 @@ BLUE_BOWL = Prop("blue bowl", "bowl", (0.12, 0.22, 0.75), mass=0.12)
 
 class PlaceCube(Task):
     name = "place_cube"
-    props = (RED_CUBE, BLUE_BOWL)
+    props: ClassVar[tuple[Prop, ...]] = (RED_CUBE, BLUE_BOWL)
     time_limit_s = 10.0
 
     def sample_goal(self, rng: np.random.Generator) -> Goal:
@@ -22,20 +24,15 @@ class PlaceCube(Task):
         return f"Put the {goal.pick} into the {goal.into}."
 
     def terms(self, world) -> dict[str, float]:
-        return place_terms(world, world.goal)
+        cube, bowl = world.goal.pick, world.goal.into
+        if is_in(world, cube, bowl):
+            return {"reach": 1.0, "lift": 1.0, "carry": 1.0, "release": float(not world.is_touched(cube))}
+        return {
+            "reach": reach(world, cube),
+            "lift": lift(world, cube, BOWL_HEIGHT + 0.02),
+            "carry": closeness(world, cube, bowl),
+            "release": 0.0,
+        }
 
     def is_success(self, world) -> bool:
         return is_in(world, world.goal.pick, world.goal.into) and not world.is_touched(world.goal.pick)
-
-
-def place_terms(world, goal: Goal) -> dict[str, float]:
-    """Return the progress of picking `goal.pick` and putting it into `goal.into`."""
-    assert goal.into is not None
-    if is_in(world, goal.pick, goal.into):
-        return {"reach": 1.0, "lift": 1.0, "carry": 1.0, "release": float(not world.is_touched(goal.pick))}
-    return {
-        "reach": reach(world, goal.pick),
-        "lift": lift(world, goal.pick, BOWL_HEIGHT + 0.02),
-        "carry": closeness(world, goal.pick, goal.into),
-        "release": 0.0,
-    }

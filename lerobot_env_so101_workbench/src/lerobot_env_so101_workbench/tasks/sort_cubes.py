@@ -4,8 +4,8 @@
 import numpy as np
 
 from ..sim.scene import Prop
-from .base import PICK_AREA, Goal, Task, is_in
-from .place_cube import BLUE_BOWL, RED_CUBE, place_terms
+from .base import PICK_AREA, Goal, is_in
+from .place_cube import BLUE_BOWL, RED_CUBE, PlaceCube
 
 CUBES = (
     RED_CUBE,
@@ -15,29 +15,22 @@ CUBES = (
 BOWLS = (BLUE_BOWL, Prop("white bowl", "bowl", (0.92, 0.92, 0.90), mass=0.12))
 
 
-class SortCubes(Task):
+class SortCubes(PlaceCube):
     name = "sort_cubes"
     props = (*CUBES, *BOWLS)
-    time_limit_s = 10.0
 
     def sample_goal(self, rng: np.random.Generator) -> Goal:
         return Goal(pick=CUBES[rng.integers(len(CUBES))].name, into=BOWLS[rng.integers(len(BOWLS))].name)
-
-    def instruction(self, goal: Goal) -> str:
-        return f"Put the {goal.pick} into the {goal.into}."
 
     def area(self, prop: Prop):
         """Place the bowls to the left and right of the cubes, in either order."""
         return PICK_AREA if prop.shape == "cube" else ((0.16, 0.30), (-0.22, 0.22))
 
     def terms(self, world) -> dict[str, float]:
-        terms = place_terms(world, world.goal)
-        return terms | {"others_left": float(not self._misplaced(world))}
+        return super().terms(world) | {"others_left": float(not self._misplaced(world))}
 
     def is_success(self, world) -> bool:
-        goal = world.goal
-        placed = is_in(world, goal.pick, goal.into) and not world.is_touched(goal.pick)
-        return placed and not self._misplaced(world)
+        return super().is_success(world) and not self._misplaced(world)
 
     def _misplaced(self, world) -> bool:
         return any(is_in(world, c.name, b.name) for c in CUBES for b in BOWLS if c.name != world.goal.pick)

@@ -5,18 +5,15 @@ The follower's servos move the simulated arm on its table. The leader is moved b
 recording. Physics, servos and cameras run in one thread in real time; each port has a thread of its own.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import Self
 
 from lerobot_processor_so101 import arm
-from lerobot_processor_so101.config_checks import check_id
+from lerobot_processor_so101.config_checks import check_choices, check_id
 
 from ..names import FOLLOWER_PORT, check_cameras, check_level, check_size, check_task
 from ..sim.scene import SUBSTEPS
@@ -27,18 +24,7 @@ from .calibration import FOLLOWER, LEADER, calibrate, encoder_zeros, set_up, wri
 from .camera import ArmCamera
 from .faults import Faults
 from .frame_file import frame_path
-from .joints import (
-    MIDDLE,
-    STEP,
-    Hand,
-    Joints,
-    LeaderJoints,
-    WorldJoints,
-    hold,
-    move_and_follow,
-    move_and_hold,
-    sweep,
-)
+from .joints import STEP, Hand, Joints, LeaderJoints, WorldJoints, hold, move_and_follow, sweep, to_middle
 from .leader import expert_moves, interpolated, read_actions, recorded_moves
 from .sts_servo import Servo
 
@@ -57,8 +43,7 @@ class VirtualArmConfig:
         task, level: of the scene.
         seed: training seed of the first initial state, and of the servos' mounting.
         servos: ready (ids and calibration as LeRobot expects them, calibration files written), assembled (ids
-            only: try lerobot-calibrate) or new (all have id 1, none is on the cable: try
-                lerobot-setup-motors).
+            only: try lerobot-calibrate) or new (all have id 1, none is on the cable: lerobot-setup-motors).
         leader: what moves the leader arm: expert, recording or still; none for no leader arm.
         recording, episode: folder of a LeRobotDataset and its episode, for --leader=recording.
         id: name of the calibration files, for --robot.id and --teleop.id.
@@ -84,17 +69,11 @@ class VirtualArmConfig:
     camera_fps: int = 30
 
     def check(self) -> None:
-        """Validate the options.
-
-        Raises:
-            ValueError: if an option is not supported, or the recording is missing.
-        """
+        """Raise ValueError if an option is not supported, or the recording is missing."""
         check_id(self.id, "--id")
         check_task(self.task, "--task")
         check_level(self.level, "--level")
-        for flag, found, expected in (("servos", self.servos, SERVOS), ("leader", self.leader, LEADERS)):
-            if found not in expected:
-                raise ValueError(f"--{flag}: found {found!r}, expected one of {', '.join(expected)}.")
+        check_choices(self, {"servos": SERVOS, "leader": LEADERS}, "--")
         if (self.leader == "recording") != (self.recording is not None):
             raise ValueError(
                 f"--recording: found {self.recording} with --leader={self.leader}; --leader=recording needs "
@@ -111,16 +90,13 @@ class EmulatedArm:
     """One of the two arms: joints, servos and port.
 
     Attributes:
-        joints: moved by the servos.
-        faults: faults on demand.
         bus: the servos on their port.
         moves: poses of the hand that moves a leader, if any.
     """
 
     def __init__(self, joints: Joints, port: Path, servos: str, seed: int) -> None:
         self.joints, self.faults = joints, joints.faults
-        zeros = map(float, encoder_zeros(seed))
-        made = [Servo(*parts) for parts in zip(arm.JOINTS, joints.shafts, zeros, strict=True)]
+        made = [Servo(*parts) for parts in zip(arm.JOINTS, joints.shafts, encoder_zeros(seed), strict=True)]
         if servos != "new":
             set_up(made)
         if servos == "ready":
@@ -136,7 +112,7 @@ class EmulatedArm:
 
     def hold_middle(self) -> None:
         """Move joints without torque to the middle of their ranges by hand and hold them there."""
-        self.joints.hand = move_and_hold(self.joints.radians.copy(), MIDDLE)
+        self.joints.hand = to_middle(self.joints.radians.copy())
 
     def move_through_ranges(self) -> None:
         """Move joints without torque through their ranges by hand, one after the other."""
@@ -172,9 +148,17 @@ class VirtualArm:
         joints = WorldJoints(self.world, Faults(config.seed))
         self.follower = EmulatedArm(joints, config.follower_port, config.servos, 2 * config.seed)
         joints.hand = hold(joints.radians.copy())
+        self.arms = [self.follower]
         # 2. the leader, at the follower's pose
-        self.leader = None if config.leader == "none" else self._make_leader(joints.radians, actions)
-        self.arms = [self.follower] + ([self.leader] if self.leader else [])
+        self.leader: EmulatedArm | None = None
+        if config.leader != "none":
+            leader_joints = LeaderJoints(joints.radians, Faults(config.seed + 1))
+            self.leader = EmulatedArm(leader_joints, config.leader_port, config.servos, 2 * config.seed + 1)
+            if config.leader != "still":
+                moves = expert_moves(self.world) if actions is None else recorded_moves(actions)
+                self.leader.moves = interpolated(moves)
+            self.leader.let_go()
+            self.arms.append(self.leader)
         # 3. the cameras
         size = (config.height, config.width, config.camera_fps)
         self.cameras = {
@@ -184,17 +168,6 @@ class VirtualArm:
         self._steps = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-
-    def _make_leader(self, radians: np.ndarray, actions: np.ndarray | None) -> EmulatedArm:
-        config = self.config
-        joints = LeaderJoints(radians, Faults(config.seed + 1))
-        leader = EmulatedArm(joints, config.leader_port, config.servos, 2 * config.seed + 1)
-        if config.leader != "still":
-            leader.moves = interpolated(
-                expert_moves(self.world) if actions is None else recorded_moves(actions)
-            )
-        leader.let_go()
-        return leader
 
     # -- ports -------------------------------------------------------------------------------------
 
@@ -230,7 +203,7 @@ class VirtualArm:
         for each in self.arms:
             each.bus.unplug()
 
-    def __enter__(self) -> VirtualArm:
+    def __enter__(self) -> Self:
         self.plug_in()
         self._thread = threading.Thread(target=self._run, name="virtual-arm", daemon=True)
         self._thread.start()
@@ -275,10 +248,9 @@ class VirtualArm:
         for each in self.arms:
             each.step()
         self._steps += 1
-        if self._steps % SUBSTEPS == 0:
-            self._reset_scene_if_due()
-
-    def _reset_scene_if_due(self) -> None:
+        if self._steps % SUBSTEPS:
+            return
+        # at the end of a control period, reset a diverged world, or the scene if it is due
         if not self.world.is_finite():
             self.world.reset(self._scene_reset.next())
         elif self._scene_reset.is_due(self.world.joints()):

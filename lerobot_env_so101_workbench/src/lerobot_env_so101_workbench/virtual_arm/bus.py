@@ -8,8 +8,6 @@ A thread responds to packets. It waits as long as the bytes would take on the wi
 what is sent at its own baud rate. The shafts are simulated elsewhere: call `tick` there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -26,6 +24,7 @@ from functools import reduce
 from itertools import groupby
 from operator import and_, itemgetter
 from pathlib import Path
+from typing import Self
 
 from . import sts_protocol as sts
 from .faults import Faults
@@ -45,7 +44,6 @@ class VirtualBus:
     Args:
         servos: all servos of the arm; `attach` selects those on the cable.
         link: path of a symbolic link to the port, whose own name changes each time it is opened.
-        faults: faults on demand.
 
     Attributes:
         lock: held while a packet is executed and in `tick`; hold it to read several registers consistently.
@@ -97,9 +95,8 @@ class VirtualBus:
         if self.link is not None:
             self.link.unlink(missing_ok=True)
             self.link.symlink_to(self._port)
-        self._thread = threading.Thread(
-            target=self._serve, args=(master, stop_read), name="virtual-bus", daemon=True
-        )
+        arguments = (master, stop_read)
+        self._thread = threading.Thread(target=self._serve, args=arguments, name="virtual-bus", daemon=True)
         self._thread.start()
 
     def unplug(self) -> None:
@@ -114,7 +111,7 @@ class VirtualBus:
         if self.link is not None:
             self.link.unlink(missing_ok=True)
 
-    def __enter__(self) -> VirtualBus:
+    def __enter__(self) -> Self:
         self.plug_in()
         return self
 
@@ -173,7 +170,6 @@ class VirtualBus:
         """Execute an instruction.
 
         Args:
-            packet: the instruction.
             baud_rate: rate at which it is sent [1/s]; None for one that every servo receives.
 
         Returns:
@@ -186,9 +182,8 @@ class VirtualBus:
                 return []
             if code == sts.SYNC_READ:
                 address, size, *ids = params
-                return self._encode(
-                    [(i, s, _read(s, address, size)) for i in ids for s in receivers if s.id == i]
-                )
+                found = [(i, s, _read(s, address, size)) for i in ids for s in receivers if s.id == i]
+                return self._encode(found)
             if code == sts.SYNC_WRITE:  # address, size, and for each servo its id and `size` bytes
                 address, size = params[:2]
                 for begin in range(2, len(params) - size, size + 1):
@@ -201,7 +196,7 @@ class VirtualBus:
             results = [(s.id, s, _execute(s, packet)) for s in sorted(addressed, key=lambda s: s.id)]
             return self._encode(results) if packet.id != sts.BROADCAST or code == sts.PING else []
 
-    def _encode(self, results: list[tuple[int, Servo, bytes | None]]) -> list[bytes]:
+    def _encode(self, results: Sequence[tuple[int, Servo, bytes | None]]) -> list[bytes]:
         """Encode one response per id: servos with equal ids send at the same time and collide."""
         sent = [
             (id, Packet(id, servo.get("Status"), params).encode())
@@ -265,14 +260,13 @@ def _execute(servo: Servo, packet: Packet) -> bytes | None:
         return _read(servo, *params)
     if code == sts.WRITE and len(params) >= 2:
         servo.write(params[0], params[1:])
-        return acknowledge
-    if code == sts.REG_WRITE and len(params) >= 2:
+    elif code == sts.REG_WRITE and len(params) >= 2:
         servo.prepare(params[0], params[1:])
-        return acknowledge
-    if code == sts.ACTION:
+    elif code == sts.ACTION:
         servo.act()
-        return acknowledge
-    return None
+    else:
+        return None
+    return acknowledge
 
 
 def _collide(responses: list[bytes]) -> bytes:
@@ -292,11 +286,10 @@ def _baud_rate(terminal: int) -> int | None:
 
 
 def _check_link(link: Path) -> None:
-    if not link.exists():
-        return
-    if not link.is_symlink():
+    if link.is_symlink() and link.exists():
+        raise FileExistsError(
+            f"port: {link} leads to {link.readlink()}, perhaps of another virtual arm; stop that one, remove "
+            "the link, or choose another path for the port."
+        )
+    if link.exists():
         raise FileExistsError(f"port: {link} exists and is no link; choose another path for the port.")
-    raise FileExistsError(
-        f"port: {link} leads to {link.readlink()}, perhaps of another virtual arm; stop that one, remove the "
-        "link, or choose another path for the port."
-    )

@@ -4,10 +4,8 @@
 Horns are never mounted exactly in the middle: each servo's encoder has an offset drawn from a seed.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,23 +21,23 @@ from .sts_servo import Servo
 
 FOLLOWER, LEADER = "robots/so_follower", "teleoperators/so_leader"  # folders of LeRobot's calibration files
 _MIDDLE = (STEPS_PER_TURN - 1) // 2  # LeRobot's position of the middle of a joint's range
-_FULL_TURN = "wrist_roll"  # LeRobot's range of this joint is a full turn
 _MAX_OFFSET = 500  # steps
 
 
-def encoder_zeros(seed: int) -> np.ndarray:
-    """Draw the encoder steps (6,) at the joints' angle 0."""
-    return 2048.0 + np.random.default_rng(seed).integers(-_MAX_OFFSET, _MAX_OFFSET + 1, len(arm.JOINTS))
+def encoder_zeros(seed: int) -> list[float]:
+    """Draw the encoder steps at the joints' angle 0."""
+    offsets = np.random.default_rng(seed).integers(-_MAX_OFFSET, _MAX_OFFSET + 1, len(arm.JOINTS))
+    return (2048.0 + offsets).tolist()
 
 
 def calibration_of(servos: Iterable[Servo]) -> dict[str, MotorCalibration]:
     """Return the calibration that LeRobot finds for servos in the order of `arm.JOINTS`."""
     found = {}
-    for number, servo in enumerate(servos, 1):
-        low, high = arm.LOWER[number - 1] / ENCODER_STEP, arm.UPPER[number - 1] / ENCODER_STEP
+    ranges = zip(servos, arm.LOWER / ENCODER_STEP, arm.UPPER / ENCODER_STEP, strict=True)
+    for number, (servo, low, high) in enumerate(ranges, 1):
         offset = round(servo.zero + (low + high) / 2) - _MIDDLE
         ends = [round(servo.zero + end) - offset for end in (low, high)]
-        if servo.name == _FULL_TURN:
+        if servo.name == "wrist_roll":  # LeRobot's range of this joint is a full turn
             ends = [0, STEPS_PER_TURN - 1]
         found[servo.name] = MotorCalibration(number, 0, offset, *ends)
     return found
@@ -52,9 +50,8 @@ def set_up(servos: Iterable[Servo]) -> None:
         servo.save()
 
 
-def calibrate(servos: Iterable[Servo]) -> None:
+def calibrate(servos: Sequence[Servo]) -> None:
     """Write the calibration to the servos, as `lerobot-calibrate` does."""
-    servos = list(servos)
     for servo, found in zip(servos, calibration_of(servos).values(), strict=True):
         servo.set("Homing_Offset", found.homing_offset)
         servo.set("Min_Position_Limit", found.range_min)
@@ -67,7 +64,7 @@ def calibration_file(folder: str, id: str) -> Path:
     return HF_LEROBOT_CALIBRATION / folder / f"{id}.json"
 
 
-def write_calibration_file(servos: Iterable[Servo], folder: str, id: str) -> Path:
+def write_calibration_file(servos: Iterable[Servo], folder: str, id: str) -> None:
     """Write LeRobot's calibration file.
 
     Raises:
@@ -76,10 +73,7 @@ def write_calibration_file(servos: Iterable[Servo], folder: str, id: str) -> Pat
     path = calibration_file(folder, id)
     text = json.dumps({name: asdict(found) for name, found in calibration_of(servos).items()}, indent=4)
     if path.exists() and json.loads(path.read_text()) != json.loads(text):
-        raise FileExistsError(
-            f"--id: {path} holds another calibration and was left as it is; choose another id, or "
-            "remove the file."
-        )
+        left = "holds another calibration and was left as it is; choose another id, or remove the file"
+        raise FileExistsError(f"--id: {path} {left}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    return path

@@ -8,8 +8,6 @@ camera.faults.delay(0.15)          # frames arrive 150 ms after they were render
 camera.unplug()
 """
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from pathlib import Path
@@ -21,10 +19,6 @@ from .faults import FaultInjector
 from .frame_file import FrameWriter
 from .joints import STEP
 
-CAMERA_KINDS = {
-    "dropped": "a frame does not arrive",
-    "frozen": "the previous frame arrives in its place, as a new one",
-}
 _ROUNDING = 1e-6  # physics steps
 _MAX_LATENCY = 2.0  # s; delayed frames are held in memory
 
@@ -32,7 +26,10 @@ _MAX_LATENCY = 2.0  # s; delayed frames are held in memory
 class CameraFaults(FaultInjector):
     """Faults and latency of one camera."""
 
-    kinds = CAMERA_KINDS
+    kinds = {
+        "dropped": "a frame does not arrive",
+        "frozen": "the previous frame arrives in its place, as a new one",
+    }
 
     def clear(self) -> None:
         """End all faults and the latency."""
@@ -46,9 +43,7 @@ class CameraFaults(FaultInjector):
             ValueError: if the latency is out of range.
         """
         if not 0.0 <= seconds <= _MAX_LATENCY:
-            raise ValueError(
-                f"latency: found {seconds * 1000:g} ms, expected 0 to {_MAX_LATENCY * 1000:g} ms."
-            )
+            raise ValueError(f"latency: found {1e3 * seconds:g} ms, expected 0 to {1e3 * _MAX_LATENCY:g} ms.")
         self.latency = seconds
 
 
@@ -56,14 +51,9 @@ class ArmCamera:
     """One camera. Call `update` from the simulation's thread only.
 
     Args:
-        view: a camera of the scene.
-        path: file of its frames.
         height, width: frame size [pixels].
-        fps: frames per second.
-        seed: random seed of its faults.
 
     Attributes:
-        faults: faults on demand.
         delivered: number of frames that have arrived.
         skipped: number of frames not rendered because the simulation was behind.
     """
@@ -79,10 +69,6 @@ class ArmCamera:
         self._next_due: float | None = None  # None: at once
         self._frame: np.ndarray | None = None
         self._delayed: deque[tuple[float, np.ndarray]] = deque()  # time of arrival, frame
-
-    @property
-    def is_plugged_in(self) -> bool:
-        return self._writer is not None
 
     def plug_in(self) -> None:
         """Start to publish frames.
@@ -105,7 +91,7 @@ class ArmCamera:
 
     def update(self, world: World, steps: int) -> None:
         """Render a frame if one is due after `steps` physics steps; deliver the frames that have arrived."""
-        if not self.is_plugged_in:
+        if self._writer is None:
             return
         if self._next_due is None or steps >= self._next_due - _ROUNDING:
             periods = int((steps + _ROUNDING) // self._period)

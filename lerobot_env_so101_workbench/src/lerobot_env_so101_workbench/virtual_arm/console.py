@@ -5,8 +5,6 @@ so101-virtual-arm
 lerobot-teleoperate --robot.type=so101_follower --robot.port=/tmp/so101_follower --robot.id=virtual ...
 """
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import shlex
@@ -20,7 +18,7 @@ from lerobot_processor_so101.cli import run_command
 
 from ..names import CAMERA_NAMES, FOLLOWER_PORT
 from .arm import EmulatedArm, VirtualArm, VirtualArmConfig
-from .camera import CAMERA_KINDS, ArmCamera
+from .camera import ArmCamera, CameraFaults
 from .faults import KINDS
 
 HELP = f"""\
@@ -41,7 +39,7 @@ Commands (start with "leader" for the leader arm):
 Joints: {", ".join(JOINTS)}
 Commands for a camera (start with its name, for example "top latency 150"):
   latency MS           delay frames
-  fault KIND [COUNT]   fault of the next COUNT frames: {", ".join(CAMERA_KINDS)}
+  fault KIND [COUNT]   fault of the next COUNT frames: {", ".join(CameraFaults.kinds)}
   rate KIND P          fault of each frame with probability P
   pull, plug           unplug, plug in its cable
   well                 end all its faults
@@ -55,9 +53,9 @@ def _number(word: str) -> float:
         raise ValueError(f"found {word!r}, expected a number.") from None
 
 
-def _check(arm: EmulatedArm, joints: tuple[str, ...]) -> tuple[str, ...]:
+def _check(arm: EmulatedArm, joints: tuple[str, ...]) -> list[str]:
     """Return `joints` if each is one, else raise ValueError."""
-    return tuple(arm.bus.servo(joint).name for joint in joints)
+    return [arm.bus.servo(joint).name for joint in joints]
 
 
 def _attach(arm: EmulatedArm, *joints: str) -> str:
@@ -174,23 +172,18 @@ def _camera_option(config: VirtualArmConfig) -> str:
     return f' --robot.cameras="{{{", ".join(cameras)}}}"' if cameras else ""
 
 
-def _read_commands(console: Console) -> None:
-    """Execute lines of standard input until "quit"; after its end, wait for a signal."""
-    for line in sys.stdin:
-        try:
-            print(console.do(line), flush=True)
-        except EOFError:
-            return
-    threading.Event().wait()
-
-
 def main() -> None:
     """Run `so101-virtual-arm` until "quit", Ctrl-C or SIGTERM."""
 
     def command(config: VirtualArmConfig) -> None:
         with contextlib.suppress(KeyboardInterrupt), VirtualArm(config) as virtual_arm:
             print(describe(virtual_arm), flush=True)
-            _read_commands(Console(virtual_arm))
+            for line in sys.stdin:
+                try:
+                    print(Console(virtual_arm).do(line), flush=True)
+                except EOFError:  # "quit"
+                    return
+            threading.Event().wait()  # standard input has ended: wait for a signal
 
     run_command("so101-virtual-arm", VirtualArmConfig, command, log="lerobot_env_so101_workbench")
 

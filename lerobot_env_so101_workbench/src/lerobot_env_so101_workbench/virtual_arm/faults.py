@@ -10,8 +10,6 @@
 Brown-outs and unplugged cables are methods of the bus, because they affect all servos at once.
 """
 
-from __future__ import annotations
-
 import random
 import threading
 
@@ -26,9 +24,6 @@ KINDS = {
 
 class FaultInjector:
     """Faults of the next few packets or frames, or of each one with a probability; thread-safe.
-
-    Args:
-        seed: random seed.
 
     Attributes:
         kinds: description of every fault by name.

@@ -10,8 +10,6 @@ changed while it copied, it copies again. The writer holds a lock on the file, w
 releases even when the process is killed. Readers notice its end at once, and a stale file is recognised.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
@@ -42,12 +40,7 @@ def _slot_offset(count: int, height: int, width: int) -> int:
 
 
 class FrameWriter:
-    """Publishes frames of one size.
-
-    Args:
-        path: file of the frames, readable by this user only.
-        height, width: frame size [pixels].
-        fps: nominal frames per second.
+    """Publishes frames of one size, in a file that only this user can read.
 
     Raises:
         FileExistsError: if `path` belongs to a running writer or is another kind of file.
@@ -103,11 +96,17 @@ class FrameReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self._fd = _open(path)
-        header = os.pread(self._fd, _HEADER.size, 0)
-        if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+        self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(self._fd)  # anybody may create files in /tmp
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+                raise PermissionError(f"{path} is no regular file of this user.")
+            header = os.pread(self._fd, _HEADER.size, 0)
+            if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+                raise ValueError(f"{path} is no frame file of a virtual arm.")
+        except BaseException:
             os.close(self._fd)
-            raise ValueError(f"{path} is no frame file of a virtual arm.")
+            raise
         _, self.height, self.width, self.fps = _HEADER.unpack(header)
 
     @property
@@ -143,32 +142,16 @@ class FrameReader:
         os.close(self._fd)
 
 
-def _open(path: Path) -> int:
-    """Open a regular file of this user, or raise OSError: anybody may create files in /tmp."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
-        os.close(fd)
-        raise PermissionError(f"{path} is no regular file of this user.")
-    return fd
-
-
 def _check_free(path: Path) -> None:
     """Raise FileExistsError unless `path` does not exist or is the stale file of a killed writer."""
+    other = "choose another path with --follower_port."
     try:
-        reader = FrameReader(path)
+        with contextlib.closing(FrameReader(path)) as reader:
+            in_use = reader.is_alive
     except FileNotFoundError:
         return
     except (OSError, ValueError):
-        raise FileExistsError(
-            f"camera: {path} exists and is no frame file of this user; "
-            "choose another path with --follower_port."
-        ) from None
-    try:
-        if reader.is_alive:
-            raise FileExistsError(
-                f"camera: {path} is in use, perhaps by another virtual arm; stop that one, or choose "
-                "another path with --follower_port."
-            )
-    finally:
-        reader.close()
+        raise FileExistsError(f"camera: {path} exists and is no frame file of this user; {other}") from None
+    if in_use:
+        found = "is in use, perhaps by another virtual arm; stop that one, or"
+        raise FileExistsError(f"camera: {path} {found} {other}")

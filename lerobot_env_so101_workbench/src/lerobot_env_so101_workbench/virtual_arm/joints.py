@@ -5,8 +5,7 @@ A *hand* can hold joints without torque, as a person does: an endless iterator o
 physics step. It holds the follower until all servos have torque, or until it is removed.
 """
 
-from __future__ import annotations
-
+import itertools
 import logging
 from collections.abc import Iterator
 
@@ -116,21 +115,19 @@ class LeaderJoints(Joints):
         self.radians[:] = pose
 
 
-# -- hands
-# -----------------------------------------------------------------------------------------------------
+# -- hands -----------------------------------------------------------------------------------------
 
 
 def hold(pose: np.ndarray) -> Hand:
     """Hold the arm at `pose` (6,) [rad]."""
-    while True:
-        yield pose
+    return itertools.repeat(pose)
 
 
-def move_and_hold(begin: np.ndarray, end: np.ndarray) -> Hand:
-    """Move the arm from one pose (6,) [rad] to another, log the arrival, and hold it there."""
-    yield from _move(begin, end)
+def to_middle(begin: np.ndarray) -> Hand:
+    """Move the arm from `begin` (6,) [rad] to the middle of its ranges, log the arrival, and hold it."""
+    yield from _move(begin, MIDDLE)
     logger.info("so101-virtual-arm: joints without torque are held at the goal.")
-    yield from hold(end)
+    yield from hold(MIDDLE)
 
 
 def move_and_follow(begin: np.ndarray, hand: Hand) -> Hand:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moves of a virtual leader arm, by the expert or a recording: a pose (6,) in LeRobot's units per tick."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

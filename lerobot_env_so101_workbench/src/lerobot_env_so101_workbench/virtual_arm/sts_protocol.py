@@ -7,8 +7,6 @@
 byte of the sum over id, length, instruction and parameters. Words are little endian.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 HEADER = b"\xff\xff"

@@ -5,8 +5,6 @@ Names are LeRobot's. Addresses below 40 and from 80 on are EEPROM; 40 to 79 are 
 Units: a step is 1/4096 turn; torques are thousandths of the stall torque unless marked as percent.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 MODEL_NUMBER = 777

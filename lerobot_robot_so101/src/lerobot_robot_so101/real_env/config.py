@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`--env.type=so101_real`: an arm on a table, for `lerobot-eval`."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from lerobot_processor_so101 import AddFPSProcessorStep
 from lerobot_processor_so101.arm import HOME, JOINTS
+from lerobot_processor_so101.config_checks import check_choices
 
 KEY = "key"  # the operator judges
 
@@ -61,17 +60,10 @@ class SO101RealEnvConfig(EnvConfig):
         self.features_map = {key: key for key in self.features}
 
     def check(self) -> None:
-        """Validate the options.
-
-        Raises:
-            ValueError: if the check is unknown or lacks an option, or home has another size or other units.
-        """
+        """Raise ValueError if the check is unknown or lacks an option, or home has another size or units."""
         from .success import CHECKS
 
-        if self.success not in (KEY, *CHECKS):
-            raise ValueError(
-                f"--env.success: found {self.success!r}, expected one of {', '.join((KEY, *CHECKS))}."
-            )
+        check_choices(self, {"success": (KEY, *CHECKS)}, "--env.")
         needed = {"inside": ("segmenter", "target", "container"), "lifted": ("segmenter", "target")}
         missing = [name for name in needed.get(self.success, ()) if not getattr(self, name)]
         if missing:
@@ -95,8 +87,8 @@ class SO101RealEnvConfig(EnvConfig):
 
     def get_env_processors(self) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
         """Add the rate to observations, so that policies can check it; LeRobot does not pass it."""
-        before = PolicyProcessorPipeline(steps=[AddFPSProcessorStep(self.fps)])
-        return before, PolicyProcessorPipeline(steps=[])
+        steps = [AddFPSProcessorStep(self.fps)]
+        return PolicyProcessorPipeline(steps=steps), PolicyProcessorPipeline(steps=[])
 
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False

@@ -7,14 +7,12 @@ What is unusual about it:
 - It runs in real time: steps come at `fps`, and the number of late ones is logged at the end of the episode.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,14 +20,13 @@ from lerobot.configs import parser
 from lerobot.robots import make_robot_from_config
 from lerobot.utils.robot_utils import precise_sleep
 
-from lerobot_processor_so101.arm import JOINTS
+from lerobot_processor_so101.arm import ACTION_NAMES, JOINTS
+from lerobot_processor_so101.env_observations import as_observation, observation_space
 
+from .config import KEY, SO101RealEnvConfig
 from .initial_states import InitialState, read_initial_states
 from .operator import Aborted, Operator
 from .results import Results
-
-if TYPE_CHECKING:
-    from .config import SO101RealEnvConfig
 
 logger = logging.getLogger(__name__)
 
@@ -40,26 +37,19 @@ _HOME_TIMEOUT_S = 10.0  # beyond the time that homing should take
 class RealEnv(gym.Env):
     """One arm, one table, one operator.
 
-    Observation: `agent_pos` (6,) float32 in the arm's units, `pixels` {camera: (H, W, 3) uint8}, and for
-    images with one channel `images.<camera>` (1, H, W) float32, as in the workbench's environment. Action:
-    (6,) in the arm's units. `info` always has `is_success`.
-
-    Args:
-        config: see `SO101RealEnvConfig`.
-        operator: sets up initial states and judges episodes.
+    Observation: see `as_observation`; joints and actions (6,) are in the arm's units. `info` always has
+    `is_success`.
     """
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
 
     def __init__(self, config: SO101RealEnvConfig, operator: Operator | None = None) -> None:
         self.config, self._operator = config, operator or Operator()
-        self.metadata = {**self.metadata, "render_fps": config.fps}
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": config.fps}
         self.render_mode = "rgb_array"
         self._initial_states = read_initial_states(config.starts)
         names = {state.name for state in self._initial_states}
         self._results = Results(config.results, names, _policy_path())
         self._check: Any = None
-        if config.success != "key":
+        if config.success != KEY:
             from .success import SuccessCheck
 
             self._check = SuccessCheck(
@@ -70,15 +60,13 @@ class RealEnv(gym.Env):
         self._ticks, self._late_ticks, self._next_tick = 0, 0, 0.0
         self._observed: dict[str, Any] = {}
         self.action_space = gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)
-        self.observation_space = _observation_space(config.frame_shapes)
+        self.observation_space = observation_space(config.frame_shapes)
 
     @property
     def task_description(self) -> str:
         return self._initial_state.instruction if self._initial_state else ""
 
-    @property
-    def task(self) -> str:
-        return self.task_description
+    task = task_description
 
     @property
     def _max_episode_steps(self) -> int:
@@ -93,7 +81,20 @@ class RealEnv(gym.Env):
         """
         super().reset(seed=seed)
         with self._closing_on_error():
-            return self._begin_episode(), {"is_success": False}
+            state = self._initial_state = self._next_initial_state()
+            if self._robot is None:
+                self._robot = make_robot_from_config(self.config.robot)
+                self._robot.connect()
+            self._go_home()
+            self._report_guard("homing")
+            image = f"\nReference image: {state.image}" if state.image else ""
+            number = f"{len(self._results.done) + 1} of {len(self._initial_states)}"
+            self._operator.ready(f"\nInitial state {number}, {state.name}: {state.description}{image}")
+            if self._check is not None:
+                self._check.reset()
+            self._operator.begin()
+            self._ticks, self._late_ticks, self._next_tick = 0, 0, time.perf_counter()
+            return self._observe(), {"is_success": False}
 
     def step(self, action: np.ndarray):
         """Send a command, wait for the next control period, and observe.
@@ -102,7 +103,16 @@ class RealEnv(gym.Env):
             Aborted: if the operator stops.
         """
         with self._closing_on_error():
-            return self._step(action)
+            if not self._wait_while_paused():  # after a pause the action answers an old observation: drop it
+                self._send(action)
+            self._wait_for_next_tick()
+            self._ticks += 1
+            observation = self._observe()
+            met = self._check is not None and self._check(self._observed)
+            terminated = met or self._operator.ended
+            truncated = not terminated and self._ticks >= self._max_episode_steps
+            success = self._end_episode(met) if terminated or truncated else False
+            return observation, float(success), terminated, truncated, {"is_success": success}
 
     @contextmanager
     def _closing_on_error(self) -> Iterator[None]:
@@ -118,34 +128,6 @@ class RealEnv(gym.Env):
         except BaseException:
             self.close()
             raise
-
-    def _begin_episode(self) -> dict[str, Any]:
-        state = self._initial_state = self._next_initial_state()
-        if self._robot is None:
-            self._robot = make_robot_from_config(self.config.robot)
-            self._robot.connect()
-        self._go_home()
-        self._report_guard("homing")
-        image = f"\nReference image: {state.image}" if state.image else ""
-        number = f"{len(self._results.done) + 1} of {len(self._initial_states)}"
-        self._operator.ready(f"\nInitial state {number}, {state.name}: {state.description}{image}")
-        if self._check is not None:
-            self._check.reset()
-        self._operator.begin()
-        self._ticks, self._late_ticks, self._next_tick = 0, 0, time.perf_counter()
-        return self._observe()
-
-    def _step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        if not self._wait_while_paused():  # after a pause the action answers an old observation: drop it
-            self._send(action)
-        self._wait_for_next_tick()
-        self._ticks += 1
-        observation = self._observe()
-        met = self._check is not None and self._check(self._observed)
-        terminated = met or self._operator.ended
-        truncated = not terminated and self._ticks >= self._max_episode_steps
-        success = self._end_episode(met) if terminated or truncated else False
-        return observation, float(success), terminated, truncated, {"is_success": success}
 
     def render(self) -> np.ndarray:
         """Return the camera frames side by side."""
@@ -163,9 +145,8 @@ class RealEnv(gym.Env):
             robot.disconnect()
 
     def _next_initial_state(self) -> InitialState:
-        done = self._results.done
         for state in self._initial_states:
-            if state.name not in done:
+            if state.name not in self._results.done:
                 return state
         raise ValueError(
             f"--env.results: all {len(self._initial_states)} initial states have results in "
@@ -174,31 +155,17 @@ class RealEnv(gym.Env):
         )
 
     def _observe(self) -> dict[str, Any]:
-        self._observed = self._robot.get_observation()
-        joints = np.array([self._observed[f"{joint}.pos"] for joint in JOINTS], np.float32)
-        observation: dict[str, Any] = {"agent_pos": joints}
-        pixels = {}
-        for name, (_, _, channels) in self.config.frame_shapes.items():
-            if channels == 3:
-                pixels[name] = self._observed[name]
-            else:
-                observation[f"images.{name}"] = np.moveaxis(self._observed[name], -1, 0).astype(np.float32)
-        return {**observation, "pixels": pixels} if pixels else observation
+        joints = self._joints()
+        return as_observation(joints, {name: self._observed[name] for name in self.config.frame_shapes})
 
     def _send(self, joints: np.ndarray) -> None:
-        self._robot.send_action({f"{joint}.pos": float(j) for joint, j in zip(JOINTS, joints, strict=True)})
+        self._robot.send_action(dict(zip(ACTION_NAMES, map(float, joints), strict=True)))
 
     def _go_home(self) -> None:
-        """Move home in small steps, since a robot without a guard would jump; then wait until it is there.
-
-        `so101_guarded` plans a way around the table; other robots go straight.
-
-        Raises:
-            TimeoutError: if a joint does not reach home; the message names it.
-        """
+        """Move home in small steps, since a robot without a guard would jump; then wait until it is there."""
         home, begin = np.array(self.config.home), self._joints()
         seconds, fps = self.config.home_time_s, self.config.fps
-        if (path_to := getattr(self._robot, "path_to", None)) is not None:
+        if (path_to := getattr(self._robot, "path_to", None)) is not None:  # around the table
             path = path_to(begin, home, seconds, fps)
         else:
             ticks = max(1, round(seconds * fps))
@@ -207,12 +174,12 @@ class RealEnv(gym.Env):
             self._send(joints)
             precise_sleep(1 / fps)
             self._joints()  # a guard needs measurements
-        for _ in range(round(_HOME_TIMEOUT_S * self.config.fps)):
-            if self._distance_from_home().max() <= _HOME_TOLERANCE:
+        for _ in range(round(_HOME_TIMEOUT_S * fps)):
+            distance = np.abs(self._joints() - home)[:-1]  # a gripper with an object may never get there
+            if distance.max() <= _HOME_TOLERANCE:
                 return
             self._send(home)
-            precise_sleep(1 / self.config.fps)
-        distance = self._distance_from_home()
+            precise_sleep(1 / fps)
         raise TimeoutError(
             f"so101_real: {JOINTS[int(distance.argmax())]} is {distance.max():.0f} from home "
             f"{_HOME_TIMEOUT_S:.0f} s after the arm should be there. Check what it pushes against, and "
@@ -220,13 +187,9 @@ class RealEnv(gym.Env):
         )
 
     def _joints(self) -> np.ndarray:
-        """Measured joint positions, (6,) in the arm's units."""
-        observed = self._robot.get_observation()
-        return np.array([observed[f"{joint}.pos"] for joint in JOINTS])
-
-    def _distance_from_home(self) -> np.ndarray:
-        """Distance of each body joint from home, (5,); a gripper that holds something may never get there."""
-        return np.abs(self._joints() - self.config.home)[:-1]
+        """Read an observation, and return the joint positions, (6,) in the arm's units."""
+        self._observed = self._robot.get_observation()
+        return np.array([self._observed[name] for name in ACTION_NAMES])
 
     def _wait_while_paused(self) -> bool:
         """Wait until the operator ends a pause; return whether there was one. The arm holds its last goal."""
@@ -255,19 +218,17 @@ class RealEnv(gym.Env):
         return report
 
     def _end_episode(self, met: bool) -> bool:
-        """Have the episode judged, and write its result.
-
-        Raises:
-            Aborted: if the operator stops; no result is written.
-        """
+        """Have the episode judged, and write its result; Aborted, and no result, if the operator stops."""
         operator, state = self._operator, self._initial_state
         assert state is not None
         operator.end()
         guard = self._report_guard(state.name)
         if operator.aborted:
             raise Aborted
-        success: bool | None = None if operator.retake else met
-        if not operator.retake and self._check is None:
+        success: bool | None = met
+        if operator.retake:
+            success = None
+        elif self._check is None:
             success = operator.judge()
         if success is None:
             logger.warning("so101_real: %s is repeated; LeRobot counts this try as a failure.", state.name)
@@ -284,14 +245,3 @@ def _policy_path() -> str | None:
     """`--policy.path` with symbolic links such as `last` resolved; None if there is none."""
     path = parser.get_path_arg("policy")
     return str(Path(path).resolve()) if path and Path(path).exists() else path
-
-
-def _observation_space(frame_shapes: dict[str, tuple[int, int, int]]) -> gym.spaces.Dict:
-    spaces: dict[str, gym.Space] = {"agent_pos": gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)}
-    pixels: dict[str, gym.Space] = {}
-    for name, (height, width, channels) in frame_shapes.items():
-        if channels == 3:
-            pixels[name] = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
-        else:
-            spaces[f"images.{name}"] = gym.spaces.Box(-np.inf, np.inf, (1, height, width), np.float32)
-    return gym.spaces.Dict({**spaces, "pixels": gym.spaces.Dict(pixels)} if pixels else spaces)

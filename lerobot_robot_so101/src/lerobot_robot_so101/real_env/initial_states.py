@@ -37,8 +37,7 @@ def read_initial_states(path: Path) -> list[InitialState]:
         )
     states = []
     for number, entry in enumerate(json.loads(path.read_text())):
-        missing = [key for key in ("name", "description", "instruction") if not entry.get(key)]
-        if missing:
+        if missing := [key for key in ("name", "description", "instruction") if not entry.get(key)]:
             raise ValueError(f"--env.starts: entry {number} of {path} lacks {', '.join(missing)}.")
         image = path.parent / entry["picture"] if entry.get("picture") else None
         if image is not None and not image.is_file():

@@ -3,6 +3,8 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from lerobot.utils.keyboard_input import create_key_listener
 
@@ -25,12 +27,10 @@ class Operator:
     def __init__(
         self,
         ask: Callable[[str], str] = input,
-        listen: Callable[[Callable[[str], None]], object] = lambda on_key: create_key_listener(
-            on_key, controls_help=KEYS
-        ),
+        listen: Callable[[Callable[[str], None]], object] = partial(create_key_listener, controls_help=KEYS),
     ) -> None:
         self._ask, self._listen = ask, listen
-        self._listener: object = None
+        self._listener: Any = None
         self.paused = self.ended = self.retake = self.aborted = False
 
     def ready(self, description: str) -> None:
@@ -50,9 +50,8 @@ class Operator:
 
     def end(self) -> None:
         """Stop listening, because the answers to questions are typed."""
-        stop = getattr(self._listener, "stop", None)
-        if stop is not None:
-            stop()
+        if self._listener is not None:
+            self._listener.stop()
         self._listener = None
 
     def judge(self) -> bool | None:

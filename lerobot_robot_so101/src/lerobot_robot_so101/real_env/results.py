@@ -56,10 +56,8 @@ class Results:
 
     def summary(self) -> str:
         """Success rate so far with a Wilson 95 % interval."""
-        count, total = sum(row["success"] for row in self.rows), len(self.rows)
-        if not total:
-            return "no results yet"
-        return percent(count, total)
+        successes = [row["success"] for row in self.rows]
+        return percent(sum(successes), len(successes)) if successes else "no results yet"
 
 
 def _rows(text: str) -> Iterator[dict[str, Any]]:

@@ -54,9 +54,8 @@ def lifted(scene: SceneMasks) -> bool:
             "judge by `--env.success=key`."
         )
     known = scene.target & (scene.depth > 0) & (scene.initial_depth > 0)
-    return bool(
-        known.sum() >= _MIN_PIXELS and np.median((scene.initial_depth - scene.depth)[known]) > _LIFTED_MM
-    )
+    risen = (scene.initial_depth - scene.depth)[known]
+    return bool(risen.size >= _MIN_PIXELS and np.median(risen) > _LIFTED_MM)
 
 
 CHECKS: dict[str, Callable[[SceneMasks], bool]] = {"inside": inside, "lifted": lifted}
@@ -67,7 +66,6 @@ class SuccessCheck:
 
     Args:
         name: of `CHECKS`.
-        camera: name of the camera.
         segmenter: see `make_segmenter`.
         target, container: class names of the segmenter; `lifted` needs no container.
         every: control periods between checks.
@@ -85,8 +83,7 @@ class SuccessCheck:
         self._segmenter: Any = make_segmenter(segmenter)
         names = list(self._segmenter.class_names)
         classes = [target] + ([container] if container else [])
-        missing = [name for name in classes if name not in names]
-        if missing:
+        if missing := [name for name in classes if name not in names]:
             raise ValueError(
                 f"--env.target, --env.container: found {missing}, expected classes of {segmenter!r}: {names}."
             )
