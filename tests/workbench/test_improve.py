@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,11 @@ class FakeCommands:
         for job in jobs:
             self.steps.append(job.name)
             self.commands[job.name] = job.command
+            if job.command[0] == "cp":
+                assert not Path(job.command[3]).exists()
+                write_info(Path(job.command[3]), read_info(Path(job.command[2])))
+                job.ended(Cost(60.0, 30.0), job.name != self.interrupt)
+                continue
             options = dict(argument.removeprefix("--").split("=", 1) for argument in job.command[1:])
             cut = job.name == self.interrupt
             getattr(self, "run_" + job.command[0].replace("-", "_"))(options, cut)
@@ -45,11 +51,6 @@ class FakeCommands:
         root, episodes = Path(options["root"]), int(options["episodes"])
         assert (root / "meta").exists() == ("resume" in options)
         write_info(root, read_info(root) + (episodes // 2 if half else episodes))
-
-    def run_lerobot_edit_dataset(self, options, half) -> None:
-        assert not Path(options["new_root"]).exists()
-        roots = json.loads(options["operation.roots"])
-        write_info(Path(options["new_root"]), sum(map(read_info, map(Path, roots))))
 
     def run_so101_arrays(self, options, half) -> None:
         assert not Path(options["output"]).exists()
@@ -105,14 +106,11 @@ def run(monkeypatch, settings: ImproveConfig, interrupt: str | None = None) -> F
 
 
 ROUNDS = ["round 0", "round 1", "round 2", "plain 2"]
-STEPS = [
-    f"{name}: {kind}"
-    for name in ROUNDS
-    for kind in {
-        "round 0": ("demonstrate", "arrays", "train", "evaluate"),
-        "plain 2": ("demonstrate", "merge", "arrays", "train", "evaluate"),
-    }.get(name, ("take over", "merge", "arrays", "train", "evaluate"))
-]
+STEPS = [f"round 0: {kind}" for kind in ("demonstrate", "arrays", "train")]
+for before, name in pairwise(ROUNDS):
+    record = "demonstrate" if name == "plain 2" else "take over"
+    STEPS += [f"{name}: {kind}" for kind in ("copy", record, "arrays", "train")] + [f"{before}: evaluate"]
+STEPS.append("plain 2: evaluate")
 
 
 def test_the_steps_of_two_rounds_and_the_comparison(monkeypatch, tmp_path):
@@ -124,11 +122,12 @@ def test_the_steps_of_two_rounds_and_the_comparison(monkeypatch, tmp_path):
         former = root / f"round_{number - 1}" / "train" / "checkpoints" / "last" / "pretrained_model"
         assert f"--policy.path={former}" in takeovers
         assert "--episodes=4" in takeovers
-    parts = [root / "round_0/demonstrations", root / "round_1/takeovers", root / "round_2/takeovers"]
-    merge = f"--operation.roots={json.dumps(list(map(str, parts)))}"
-    assert merge in fake.commands["round 2: merge"]
+        assert f"--root={root / f'round_{number}/dataset'}" in takeovers
+        assert "--resume=true" in takeovers
+    assert fake.commands["round 2: copy"][2:] == [str(root / f"round_{n}/dataset") for n in (1, 2)]
     assert f"--root={root / 'round_2/dataset'}" in fake.commands["round 2: arrays"]
     assert f"--dataset.root={root / 'round_2/arrays'}" in fake.commands["round 2: train"]
+    assert f"--steps={6 * FRAMES * 14 // 32}" in fake.commands["round 2: train"]  # six times over the frames
     # as many frames as both rounds of takeovers: 8 of the 6 + 8 episodes
     assert "--episodes=8" in fake.commands["plain 2: demonstrate"]
     seeds = [
@@ -202,7 +201,7 @@ def test_an_interrupted_run_resumes_at_the_step_that_was_cut(monkeypatch, tmp_pa
 def test_a_step_that_was_complete_when_it_was_cut_is_not_run_again(monkeypatch, tmp_path):
     settings = config(tmp_path / "run", rounds=0, compare=False)
     run(monkeypatch, settings, interrupt="round 0: demonstrate")
-    write_info(settings.root / "round_0" / "demonstrations", 6)
+    write_info(settings.root / "round_0" / "dataset", 6)
     assert run(monkeypatch, settings).steps == [
         f"round 0: {kind}" for kind in ("arrays", "train", "evaluate")
     ]
@@ -227,7 +226,7 @@ def test_other_options_are_refused_by_name(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"--takeovers: .* began with 4, the command has 5"):
         improve(config(tmp_path / "run", **{**settings, "takeovers": 5}))
     more = run(monkeypatch, config(tmp_path / "run", **{**settings, "rounds": 1}))
-    assert more.steps == [f"round 1: {kind}" for kind in ("take over", "merge", "train", "evaluate")]
+    assert more.steps == [f"round 1: {kind}" for kind in ("copy", "take over", "train", "evaluate")]
     assert f"--config_path={tmp_path / 'run' / 'train.yaml'}" in more.commands["round 1: train"]
     recipe.write_text("steps: 2")
     with pytest.raises(ValueError, match=r"--train: .* began with 'steps: 1'"):

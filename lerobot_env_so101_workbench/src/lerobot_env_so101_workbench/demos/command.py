@@ -68,7 +68,8 @@ class DemosConfig(ImageOptions):
         cameras: to record.
         video: store images as video or, if false, in the Parquet files (faster to read if they are small).
         disturbance: strength of the disturbance of executed commands [deg]; recorded labels stay clean.
-        resume: add to the dataset in `root`, continuing after its last seed.
+        resume: add to the dataset in `root`, continuing after its last seed; takeovers may follow
+            demonstrations.
         policy, takeover: record takeovers of a policy, see `PolicyOptions` and `TakeoverOptions`.
         repo_id: name of the dataset; by default local/<task>_<level>.
         renderer: `auto`, `egl`, `osmesa`, `glfw` or `ray`.
@@ -127,8 +128,8 @@ def features(config: DemosConfig) -> dict[str, dict]:
     }
 
 
-def open_dataset(config: DemosConfig, identity: dict[str, Any]) -> RecordingDataset:
-    """Create the dataset, or open it to add episodes; `identity` is that of an `EpisodeSource`.
+def open_dataset(config: DemosConfig) -> RecordingDataset:
+    """Create the dataset, or open it to add episodes.
 
     Raises:
         FileExistsError: if `root` contains something and `resume` is false.
@@ -156,7 +157,7 @@ def open_dataset(config: DemosConfig, identity: dict[str, Any]) -> RecordingData
             raise FileNotFoundError(
                 f"--root: found no dataset in {config.root} to resume; leave out --resume."
             )
-        _check_resumed(config, described, identity)
+        _check_resumed(config, described)
         return RecordingDataset.resume(repo_id, **options)
     try:
         return RecordingDataset.create(
@@ -169,23 +170,22 @@ def open_dataset(config: DemosConfig, identity: dict[str, Any]) -> RecordingData
         ) from None
 
 
-def _check_resumed(config: DemosConfig, described: dict[str, dict], identity: dict[str, Any]) -> None:
-    """Raise ValueError if a dataset's task, level, policy or features are not those of the options."""
+def _check_resumed(config: DemosConfig, described: dict[str, dict]) -> None:
+    """Raise ValueError if a dataset's task, level or features are not those of the options."""
     info = load_info(config.root)
-    progress = {"task": config.task, "level": config.level, **_read_progress(config.root)}
+    made_for = {"task": config.task, "level": config.level}
 
-    def options(fps: int, progress: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
+    def options(fps: int, made_for: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
         """Describe the dataset, or the options."""
-        names = ("task", "level", "policy.path", "takeover.relabel")
-        found = {f"--{name}": progress.get(name) for name in names} | {"--fps": fps}
+        found = {"--task": made_for["task"], "--level": made_for["level"], "--fps": fps}
         found["--cameras, --rgb, --seg, --depth"] = sorted(k for k in features if k.startswith(OBS_IMAGES))
         for key, feature in features.items():
             found[f"type of {key}"], found[f"shape of {key}"] = feature["dtype"], tuple(feature["shape"])
             found[f"class names of {key}"] = (feature.get("info") or {}).get("class_names")
         return found
 
-    recorded = options(info.fps, progress, info.features)
-    for what, expected in options(config.fps, identity, described).items():
+    recorded = options(info.fps, made_for | _read_progress(config.root), info.features)
+    for what, expected in options(config.fps, made_for, described).items():
         found = recorded.get(what, expected)  # older datasets lack features
         if found != expected:
             raise ValueError(
@@ -196,7 +196,7 @@ def _check_resumed(config: DemosConfig, described: dict[str, dict], identity: di
 
 
 def _read_progress(root: Path) -> dict[str, Any]:
-    """Return task, level and number of seeds used of a dataset, as far as they are stored."""
+    """Return task, level, policy and number of seeds used of a dataset, as far as they are stored."""
     progress, attempts = root / "meta" / _PROGRESS, root / "meta" / _ATTEMPTS
     if progress.is_file():
         return json.loads(progress.read_text())
@@ -218,7 +218,7 @@ def record(config: DemosConfig) -> RecordingDataset:
     """
     config.check()
     with owning(config.root), closing(open_source(config)) as source:
-        dataset = open_dataset(config, source.identity)
+        dataset = open_dataset(config)
         if config.workers == 0:
             return _record(config, source, dataset)
         with closing(Workers(partial(open_source, config), config.workers, source)) as workers:
@@ -245,7 +245,12 @@ def open_source(config: DemosConfig) -> Demonstrator | Takeovers:
 
 def _record(config: DemosConfig, source: EpisodeSource, dataset: RecordingDataset) -> RecordingDataset:
     first_seed = config.seed + source.first_seed
-    progress = {**source.identity, "attempts": 0, "policy_succeeded": 0, **_read_progress(config.root)}
+    progress = {"attempts": 0, "policy_attempts": 0, "policy_succeeded": 0} | _read_progress(config.root)
+    if progress.get("policy.path") != source.identity.get(
+        "policy.path"
+    ):  # the seeds go on, its counts do not
+        progress |= {"policy_attempts": 0, "policy_succeeded": 0}
+    progress |= source.identity
     saved = failures = unneeded = 0
     bar = tqdm(total=config.episodes, desc=f"{config.task}, {config.level}", unit="episode")
     try:
@@ -256,6 +261,7 @@ def _record(config: DemosConfig, source: EpisodeSource, dataset: RecordingDatase
                     del frame[INTERVENTION]
                 dataset.add_frame(frame)
             progress["attempts"] += 1
+            progress["policy_attempts"] += 1
             # 2. keep it if the expert succeeded
             if source.is_needed and source.succeeded:
                 # first the number of seeds: a kill between the two wastes a seed, and repeats none
@@ -309,7 +315,7 @@ def main() -> None:
         if config.policy.path is None:
             return recorded
         progress = _read_progress(config.root)
-        unneeded, attempts = progress["policy_succeeded"], progress["attempts"]
+        unneeded, attempts = progress["policy_succeeded"], progress["policy_attempts"]
         return f"{recorded}. The policy succeeded before the takeover in {unneeded} of {attempts} episodes."
 
     run_command("so101-demos", DemosConfig, command, log="lerobot_env_so101_workbench")

@@ -24,6 +24,7 @@ ROLES = {"target": "cube", "container": "bowl"}
 FINGERS = ("static_finger", "moving_finger")
 # Seeds of training initial states: each dataset of each run has a range of its own.
 _SEEDS_PER_DATASET, _DATASETS_PER_RUN = 10_000, 100
+_EPOCHS, _BATCH = 6, 32  # of segdepth
 
 
 @dataclass
@@ -38,8 +39,8 @@ class ImproveConfig:
         takeovers: episodes with a takeover per round.
         eval_episodes: validation initial states per evaluation.
         train: configuration of `lerobot-train` (YAML, such as `so101-config` lists); its dataset, output
-            folder and seed are set for each round. By default segdepth with true masks and depth, 4,000
-            steps of 32.
+            folder and seed are set for each round. By default segdepth with true masks and depth, six times
+            over the frames.
         compare: train also on plain demonstrations of as many frames as the last round's dataset.
         seed: of training; each seed has training initial states of its own.
         cameras, height, width, rgb, seg, depth, video: images to record, see `so101-demos`.
@@ -50,7 +51,7 @@ class ImproveConfig:
     level: str = "randomised"
     episodes: int = 200
     rounds: int = 2
-    takeovers: int = 100
+    takeovers: int = 150
     eval_episodes: int = N_VALIDATION
     train: Path | None = None
     compare: bool = False
@@ -98,10 +99,10 @@ class Step:
 
     Args:
         round: `round <n>`, or `plain <n>`, the comparison with round n.
-        kind: demonstrate, take over, merge, arrays, train or evaluate.
+        kind: demonstrate, copy, take over, arrays, train or evaluate.
         command: returns console script and arguments, once the steps before have finished; empty if nothing
             is left to do. It continues a part that exists, or removes it if it cannot be continued.
-        beside: it needs nothing of the step before, and may run at the same time.
+        beside: it needs nothing of the step before, and runs at the same time.
     """
 
     round: str
@@ -121,40 +122,40 @@ def folder(config: ImproveConfig, round: str) -> Path:
 
 def dataset(config: ImproveConfig, round: str) -> Path:
     """Return the dataset that a round's policy is trained on."""
-    return folder(config, round) / ("demonstrations" if round == "round 0" else "dataset")
+    return folder(config, round) / "dataset"
 
 
 def plan(config: ImproveConfig) -> Iterator[Step]:
-    """Yield all steps in order."""
-    recorded = [dataset(config, "round 0")]
-    for number in range(config.rounds + 1):
-        name = f"round {number}"
-        if number == 0:
-            yield Step(name, "demonstrate", partial(_record, config, recorded[0], config.episodes, number))
-        else:
-            recorded.append(folder(config, name) / "takeovers")
-            policy = _checkpoint(folder(config, f"round {number - 1}"))
-            record = partial(_record, config, recorded[-1], config.takeovers, number, policy)
-            yield Step(name, "take over", record, beside=True)
-            yield Step(name, "merge", partial(_merge, list(recorded), dataset(config, name)))
-        yield from _train_and_evaluate(config, name)
+    """Yield all steps in order. A policy is evaluated while the next one is trained."""
+    first = dataset(config, "round 0")
+    yield Step("round 0", "demonstrate", partial(_record, config, first, config.episodes, 0))
+    yield from _train_steps(config, "round 0")
+    for number in range(1, config.rounds + 1):
+        name, last = f"round {number}", f"round {number - 1}"
+        data, episodes = dataset(config, name), config.episodes + number * config.takeovers
+        yield Step(name, "copy", partial(_copy, dataset(config, last), data))
+        policy = _checkpoint(folder(config, last))
+        yield Step(name, "take over", partial(_record, config, data, episodes, number, policy))
+        yield from _train_steps(config, name)
+        yield Step(last, "evaluate", partial(_evaluate, config, folder(config, last)), beside=True)
+    name = last = f"round {config.rounds}"
     if config.compare:
-        name, last = f"plain {config.rounds}", f"round {config.rounds}"
-        plain = folder(config, name) / "demonstrations"
-        record = partial(_record_as_many_frames, config, plain, last)
-        yield Step(name, "demonstrate", record, beside=True)
-        yield Step(name, "merge", partial(_merge, [recorded[0], plain], dataset(config, name)))
-        yield from _train_and_evaluate(config, name)
+        name = f"plain {config.rounds}"
+        data = dataset(config, name)
+        yield Step(name, "copy", partial(_copy, first, data))
+        yield Step(name, "demonstrate", partial(_record_as_many_frames, config, data, last))
+        yield from _train_steps(config, name)
+        yield Step(last, "evaluate", partial(_evaluate, config, folder(config, last)), beside=True)
+    yield Step(name, "evaluate", partial(_evaluate, config, folder(config, name)))
 
 
-def _train_and_evaluate(config: ImproveConfig, round: str) -> Iterator[Step]:
+def _train_steps(config: ImproveConfig, round: str) -> Iterator[Step]:
     data = dataset(config, round)
     if config.train is None:  # other policies may not be able to read arrays
         arrays = folder(config, round) / "arrays"
         yield Step(round, "arrays", partial(_arrays, data, arrays))
         data = arrays
     yield Step(round, "train", partial(_train, config, data, folder(config, round) / "train"))
-    yield Step(round, "evaluate", partial(_evaluate, config, folder(config, round)))
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -163,18 +164,16 @@ def _train_and_evaluate(config: ImproveConfig, round: str) -> Iterator[Step]:
 def _record(
     config: ImproveConfig, root: Path, episodes: int, number: int, policy: Path | None = None
 ) -> list[str]:
-    """Record the episodes that are missing: demonstrations, or takeovers of a policy."""
+    """Record the episodes that a dataset lacks: demonstrations, or takeovers of a policy."""
     missing = episodes - count(root)[0]
     if missing == 0:
         return []
     seed = _SEEDS_PER_DATASET * (_DATASETS_PER_RUN * config.seed + number)
     command = ["so101-demos", f"--root={root}", f"--task={config.task}", f"--level={config.level}"]
     command += [f"--episodes={missing}", f"--seed={seed}", *config.camera_setup().flags()]
-    command.append(f"--video={json.dumps(config.video)}")
+    command += [f"--video={json.dumps(config.video)}", "--workers=2"]
     if policy is not None:
         command.append(f"--policy.path={policy}")
-    elif number == 0:  # nothing runs beside it
-        command.append("--workers=2")
     if missing < episodes:
         return [*command, "--resume=true"]
     shutil.rmtree(root, ignore_errors=True)
@@ -182,21 +181,15 @@ def _record(
 
 
 def _record_as_many_frames(config: ImproveConfig, root: Path, last: str) -> list[str]:
-    """Record plain demonstrations with as many frames as the takeovers of all rounds."""
+    """Add plain demonstrations with as many frames as the takeovers of all rounds."""
     (episodes, frames), (_, all_frames) = count(dataset(config, "round 0")), count(dataset(config, last))
-    return _record(config, root, max(1, round((all_frames - frames) * episodes / frames)), config.rounds + 1)
+    return _record(config, root, max(episodes + 1, round(all_frames * episodes / frames)), config.rounds + 1)
 
 
-def _merge(roots: list[Path], output: Path) -> list[str]:
+def _copy(data: Path, output: Path) -> list[str]:
     shutil.rmtree(output, ignore_errors=True)
-    return [
-        "lerobot-edit-dataset",
-        f"--new_repo_id=local/{output.name}",
-        f"--new_root={output}",
-        "--operation.type=merge",
-        f"--operation.repo_ids={json.dumps([f'local/{root.name}' for root in roots])}",
-        f"--operation.roots={json.dumps(list(map(str, roots)))}",
-    ]
+    output.parent.mkdir(exist_ok=True)
+    return ["cp", "-r", str(data), str(output)]
 
 
 def _arrays(data: Path, output: Path) -> list[str]:
@@ -225,8 +218,8 @@ def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
         f"--policy.class_names={json.dumps(class_names(props_of(config.task, config.level)))}",
         f"--policy.watched_classes={json.dumps([*(roles or names), *FINGERS])}",
         *([f"--policy.roles={json.dumps(roles)}"] if roles else []),
-        "--steps=4000",
-        "--batch_size=32",
+        f"--steps={max(1, _EPOCHS * count(data)[1] // _BATCH)}",
+        f"--batch_size={_BATCH}",
         "--num_workers=0",  # arrays are read faster than they are passed between processes
         "--save_freq=1000",
         "--log_freq=200",

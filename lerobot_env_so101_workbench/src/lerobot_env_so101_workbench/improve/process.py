@@ -4,6 +4,7 @@
 import io
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from ..sim.cameras import CameraSetup
 # PyTorch's threads: two save a quarter of a small network's training where nothing else runs, and take twenty
 # times as long where a third process does.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+_PROGRAMS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 _LAST_LINES = 15
 _GRACE_S = 60.0  # for a command to end after an interrupt
 
@@ -132,7 +134,7 @@ class _Running:
         self._began = time.monotonic()
         job.log.parent.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
-            [str(Path(sys.executable).parent / job.command[0]), *job.command[1:]],
+            [shutil.which(job.command[0], path=_PROGRAMS) or job.command[0], *job.command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
