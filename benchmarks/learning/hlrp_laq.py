@@ -13,14 +13,13 @@ trained alike:
     random          untrained
 
 and evaluated on unseen recordings: the share of the codes in use and their perplexity; the error of the later
-    frame on fingers and cube, over that of the earlier frame; and the R² of a linear map from latent actions
-    to joint motion over the gap (mean of the joints, fitted on the training recordings; bootstrap over
-    recordings). Three hours on two cores. Writes results/learning/hlrp_laq.json, where rows that are not
-    measured again stay, and outputs/learning_hlrp_laq/applied.png, one pair's latent action applied to other
-    frames.
+frame on fingers and cube, over that of the earlier frame; and the R² of a linear map from latent actions to
+joint motion over the gap (mean of the joints, fitted on the training recordings; bootstrap over recordings).
+Also writes applied.png beside the trainings: one pair's latent action applied to other frames.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import torch
 from lerobot.datasets import LeRobotDataset
 from lerobot.utils.feature_utils import dataset_to_policy_features
 from scipy.stats import bootstrap
+from torch.utils.data import default_collate
 
 from lerobot_policy_hlrp import HLRPLAQConfig
 from lerobot_policy_hlrp.laq.label_file import LatentLabels
@@ -38,14 +38,17 @@ from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
 from lerobot_processor_so101 import image_key, seg_key
 from lerobot_processor_so101.perception.stored import decode_ids
 
-from ..lib.report import arguments, save, table
-from ..lib.study import Study, file_name
+from ..lib.moving_background import add_discs
+from ..lib.report import arguments, save, show
+from ..lib.small_smolvla import IMAGES
+from ..lib.study import Study, file_name, flags
 
-MASKS = ["--policy.mask_classes=[cube,static_finger,moving_finger]"]
+OBJECTS = ["cube", "static_finger", "moving_finger"]
+MASKS = flags("policy.", mask_classes=OBJECTS)
 VARIANTS = {
     "fsq, masks": MASKS,
     "fsq": [],
-    "nsvq, masks": [*MASKS, "--policy.quantizer=nsvq", "--policy.codebook_size=125"],
+    "nsvq, masks": [*MASKS, *flags("policy.", quantizer="nsvq", codebook_size=125)],
     "random": [],
 }
 SIZES = {"image_size": 96, "patch_size": 12, "width": 128, "heads": 4}
@@ -55,22 +58,16 @@ TOP = image_key("top")
 
 def laq_training(video: Path) -> list[str]:
     """Return the options that all trainings of a latent action model share."""
-    options = ["--policy.type=hlrp_laq", *(f"--policy.{name}={value}" for name, value in SIZES.items())]
-    options += ["--policy.optimizer_lr=5e-4", "--policy.scheduler_warmup_steps=200", "--seed=0"]
-    return [
-        *options,
-        "--batch_size=32",
-        "--save_freq=1000",
-        "--dataset.repo_id=local/video",
-        f"--dataset.root={video}",
-    ]
+    policy = {"type": "hlrp_laq", "optimizer_lr": 5e-4, "scheduler_warmup_steps": 200, **SIZES}
+    data = flags("dataset.", repo_id="local/video", root=video)
+    return [*flags("policy.", **policy), *data, *flags(seed=0, batch_size=32, save_freq=1000)]
 
 
 def label(study: Study, name: str, checkpoint: Path, root: Path) -> Path:
     """Write the latent actions of recordings, and return their file."""
     out = study.out / f"labels_{file_name(name)}_{root.name}.safetensors"
-    command = ["so101-laq-label", f"--checkpoint={checkpoint}", f"--root={root}", f"--output={out}"]
-    return study.step(out.stem, command, out)
+    options = flags(checkpoint=checkpoint, root=root, output=out)
+    return study.step(out.stem, ["so101-laq-label", *options], out)
 
 
 def untrained(out: Path, video: Path) -> Path:
@@ -98,9 +95,8 @@ def pairs_of(root: Path, gap: int) -> LeRobotDataset:
 
 def stacked(pairs: LeRobotDataset, indices: Iterable[int]) -> dict[str, Any]:
     """Return a batch of frames and ids."""
-    items = [pairs[index] for index in indices if index < len(pairs)]
-    batch = {key: torch.stack([item[key] for item in items]) for key in (TOP, f"{TOP}_seg", f"{TOP}_is_pad")}
-    return {**batch, seg_key("top"): decode_ids(batch.pop(f"{TOP}_seg"))}
+    batch = default_collate([pairs[index] for index in indices if index < len(pairs)])
+    return {**batch, seg_key("top"): decode_ids(batch[f"{TOP}_seg"])}
 
 
 def motions(root: Path, gap: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,16 +137,18 @@ def probe(train: tuple, test: tuple) -> dict[str, Any]:
 
     residual, spread = by_episode(latents @ weights - motion), by_episode(motion - motion.mean(0))
 
-    def r2(rows: np.ndarray) -> float:
+    def r2(rows: np.ndarray) -> np.ndarray:  # by joint
         rows = rows.astype(int)
-        return float((1 - residual[rows].sum(0) / spread[rows].sum(0)).mean())
+        return 1 - residual[rows].sum(0) / spread[rows].sum(0)
 
     numbers = np.arange(len(residual))
-    interval = bootstrap((numbers,), r2, vectorized=False, random_state=0, method="percentile")
+    mean = bootstrap(
+        (numbers,), lambda rows: r2(rows).mean(), vectorized=False, random_state=0, method="percentile"
+    )
     return {
-        "r2": round(r2(numbers), 3),
-        "bootstrap95": [round(float(bound), 3) for bound in interval.confidence_interval],
-        "r2_by_joint": (1 - residual.sum(0) / spread.sum(0)).round(3).tolist(),
+        "r2": round(float(r2(numbers).mean()), 3),
+        "bootstrap95": [round(float(bound), 3) for bound in mean.confidence_interval],
+        "r2_by_joint": r2(numbers).round(3).tolist(),
     }
 
 
@@ -158,9 +156,7 @@ def probe(train: tuple, test: tuple) -> dict[str, Any]:
 def reconstruction(policy: HLRPLAQPolicy, pairs: LeRobotDataset, count: int = 1000) -> dict[str, float]:
     """Return the error of the later frame over that of the earlier one, on objects and everywhere."""
     policy.eval()
-    ids = torch.tensor(
-        [policy.config.class_names.index(n) for n in ("cube", "static_finger", "moving_finger")]
-    )
+    ids = torch.tensor([policy.config.class_names.index(name) for name in OBJECTS])
     sums = np.zeros((2, 2))  # (predicted, earlier), (on fingers and cube, everywhere)
     for first in np.linspace(0, len(pairs) - 50, count // 50).astype(int):
         batch = stacked(pairs, range(first, first + 50))
@@ -196,11 +192,9 @@ class Stage1(Study):
 
     def video(self, name: str, episodes: int, seed: int) -> Path:
         """Record with moving discs in the background."""
-        sides = ["--height=96", "--width=96", "--video=false", "--cameras=[top]", "--seg=true"]
-        options = [f"--episodes={episodes}", f"--seed={seed}", "--level=randomised", *sides]
-        still, out = self.demonstrate(f"{name} still", options), self.out / name
-        command = ["python", "-m", "benchmarks.lib.moving_background", f"--root={still}", f"--output={out}"]
-        self.step(name, command, out / "meta" / "info.json")
+        options = flags(episodes=episodes, seed=seed, level="randomised", cameras=["top"], seg=True)
+        still, out = self.demonstrate(f"{name} still", [*options, *IMAGES]), self.out / name
+        self.once(name, partial(add_discs, still, out), out / "meta" / "info.json")
         return out
 
     def variant(self, name: str, video: Path, unseen: Path) -> dict[str, Any]:
@@ -235,8 +229,7 @@ def main() -> None:
     video = study.video("video", options.episodes, 20000)
     unseen = study.video("unseen", options.held_out, 60000)
     rows = [study.variant(name, video, unseen) for name in options.variants]
-    rows = save("learning/hlrp_laq", rows, ("variant",), vars(options))
-    print(table(list(rows[0]), [list(row.values()) for row in rows]))
+    show(save("learning/hlrp_laq", rows, ("variant",), vars(options)))
 
 
 if __name__ == "__main__":

@@ -32,14 +32,9 @@ class Clock:
         yield
         self.now[name] += (time.perf_counter() - begin) * 1000
 
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function whose calls are added to a phase."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.phase(name):
-                return function(*args, **kwargs)
-
-        return call
+    def watch(self, name: str, owner: Any, method: str = "forward") -> None:
+        """Add the time of an object's method to a phase, from now on."""
+        setattr(owner, method, self.phase(name)(getattr(owner, method)))
 
     def tick(self) -> None:
         """End a control period."""
@@ -60,9 +55,7 @@ def percentiles(
     return {f"p{q}": round(float(np.percentile(values, q)), digits) for q in shares}
 
 
-def in_turn[K](
-    works: dict[K, Callable[[], Any]], rounds: int, finish: Callable[[], Any] = lambda: None
-) -> dict[K, list[float]]:
+def in_turn[K](works: dict[K, Callable[[], Any]], rounds: int) -> dict[K, list[float]]:
     """Return the milliseconds of some works, one call of each per round, after a round to warm up.
 
     Taking turns exposes all of them to whatever else the machine does.
@@ -70,15 +63,14 @@ def in_turn[K](
     Args:
         works: by name.
         rounds: that count.
-        finish: waits for the device.
     """
     times: dict[K, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
-            finish()
+            finish_gpu()
             begin = time.perf_counter()
             work()
-            finish()
+            finish_gpu()
             if turn:
                 times[name].append(1000 * (time.perf_counter() - begin))
     return times

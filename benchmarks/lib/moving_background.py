@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Add moving discs to the background of demonstrations, unrelated to what the arm does.
 
-    python -m benchmarks.lib.moving_background --root=outputs/demos --output=outputs/discs
-
 Three coloured discs per episode, each on its own course, are drawn on the pixels of the table; the arm, the
 cube and everything else stay in front of them. The recording needs masks (`so101-demos --seg=true
 --video=false`).
@@ -13,12 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from lerobot.datasets import LeRobotDataset
-from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_STATE
 
-from lerobot_processor_so101 import CLASS_NAMES
+from lerobot_processor_so101 import CLASS_NAMES, image_key
 from lerobot_processor_so101.perception.stored import decode_ids
-
-from .report import arguments
 
 DISCS = 3
 TABLE = CLASS_NAMES.index("table")
@@ -57,15 +53,14 @@ class Discs:
         return drawn
 
 
-def add_discs(root: Path, output: Path, camera: str, seed: int) -> None:
-    """Write the dataset with discs."""
-    source = LeRobotDataset("local/source", root=root)
-    key = f"{OBS_IMAGES}.{camera}"
+def add_discs(root: Path, output: Path) -> None:
+    """Write a copy of a dataset, with discs in the images of the top camera."""
+    source, key = LeRobotDataset("local/source", root=root), image_key("top")
     kept = (key, f"{key}_seg", OBS_STATE, ACTION)
-    features = {name: dict(source.meta.features[name]) for name in source.meta.features if name in kept}
+    features = {name: dict(feature) for name, feature in source.meta.features.items() if name in kept}
     options = {"root": output, "robot_type": source.meta.robot_type, "use_videos": False}
     written = LeRobotDataset.create("local/discs", source.fps, features, **options)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     for episode in source.meta.episodes:
         discs = Discs(rng, features[key]["shape"][:2])
         for tick, index in enumerate(range(episode["dataset_from_index"], episode["dataset_to_index"])):
@@ -78,14 +73,3 @@ def add_discs(root: Path, output: Path, camera: str, seed: int) -> None:
             written.add_frame(frame)
         written.save_episode()
     written.finalize()
-
-
-def main() -> None:
-    options = arguments(
-        __doc__, root=Path("outputs/demos"), output=Path("outputs/discs"), camera="top", seed=0
-    )
-    add_discs(options.root, options.output, options.camera, options.seed)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,19 +5,23 @@ from pathlib import Path
 
 from lerobot_policy_segvla.small_vlm import save_small_vlm
 
+from .study import flags
+
 SIDE = 96  # of all images, in pixels
-IMAGES = [f"--height={SIDE}", f"--width={SIDE}", "--video=false"]
-POLICY = [
-    f"--policy.resize_imgs_with_padding=[{SIDE},{SIDE}]",
-    "--policy.num_vlm_layers=4",
-    "--policy.chunk_size=12",
-    "--policy.n_action_steps=8",
-    "--policy.num_steps=5",
-    "--policy.train_expert_only=false",
-    "--policy.freeze_vision_encoder=false",
-    "--policy.tokenizer_max_length=16",
-    "--policy.scheduler_warmup_steps=100",
-]
+SIZE = flags(height=SIDE, width=SIDE)
+IMAGES = [*SIZE, "--video=false"]
+POLICY = flags(
+    "policy.",
+    resize_imgs_with_padding=[SIDE, SIDE],
+    num_vlm_layers=4,
+    chunk_size=12,
+    n_action_steps=8,
+    num_steps=5,
+    train_expert_only=False,
+    freeze_vision_encoder=False,
+    tokenizer_max_length=16,
+    scheduler_warmup_steps=100,
+)
 
 
 def small_vlm(folder: Path, sentences: list[str]) -> Path:
@@ -29,6 +33,6 @@ def small_vlm(folder: Path, sentences: list[str]) -> Path:
 
 def training(vlm: Path, root: Path, steps: int, seed: int, batch: int = 32, lr: float = 1e-3) -> list[str]:
     """Return the options that all trainings of a policy on it share."""
-    options = [*POLICY, f"--policy.vlm_model_name={vlm}", f"--policy.optimizer_lr={lr}", f"--seed={seed}"]
-    options += [f"--policy.scheduler_decay_steps={steps}", f"--batch_size={batch}", "--save_freq=1000"]
-    return [*options, "--dataset.repo_id=local/study", f"--dataset.root={root}"]
+    own = flags("policy.", vlm_model_name=vlm, optimizer_lr=lr, scheduler_decay_steps=steps)
+    data = flags("dataset.", repo_id="local/study", root=root)
+    return [*POLICY, *own, *data, *flags(seed=seed, batch_size=batch, save_freq=1000)]

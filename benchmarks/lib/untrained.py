@@ -51,14 +51,6 @@ def save_act(folder: Path, size: tuple[int, int]) -> Any:
     """Save a small ACT for images of size (H, W); it commands joints near 0. Return its configuration."""
     torch.manual_seed(0)
     sizes = {"dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1}
-    config = ACTConfig(
-        **robot_features(size),
-        **sizes,
-        pretrained_backbone_weights=None,
-        chunk_size=15,
-        n_action_steps=15,
-        use_vae=False,
-        device="cpu",
-        push_to_hub=False,
-    )
-    return save_policy(ACTPolicy(config), folder)
+    sizes |= {"chunk_size": 15, "n_action_steps": 15}
+    options = {"pretrained_backbone_weights": None, "use_vae": False, "device": "cpu", "push_to_hub": False}
+    return save_policy(ACTPolicy(ACTConfig(**robot_features(size), **sizes, **options)), folder)

@@ -4,15 +4,13 @@
     python -m benchmarks.speed.precompute
 
 Records demonstrations in the workbench (two cameras, 640x480, video), and runs the EfficientViT-FPN at
-480x640 with random weights
-on them in three ways: a plain loop (`dataset[i]`, transform, one frame at a time through the original's
-    decoder order, nothing stored), the plain loop with memory kept (glibc is set not to return it, as in
-    `so101-precompute`), and `so101-precompute`, which also stores. They take turns, each in a process of its
-    own. Wall and processor time exclude the loading of models; a busy machine blurs the former. Then bytes
-    per frame and camera of each stored form, and the time to read it. Writes results/speed/precompute.json.
+480x640 with random weights on them in three ways: a plain loop (`dataset[i]`, transform, one frame at a time
+through the original's decoder order, nothing stored), the plain loop with memory kept (glibc is set not to
+return it, as in `so101-precompute`), and `so101-precompute`, which also stores. They take turns, each in a
+process of its own. Wall and processor time exclude the loading of models; a busy machine blurs the former.
+Then bytes per frame and camera of each stored form, and the time to read it.
 """
 
-import json
 import logging
 import shutil
 import tempfile
@@ -38,9 +36,8 @@ from lerobot_processor_so101.precompute import command
 from lerobot_processor_so101.precompute.columns import Column
 from lerobot_processor_so101.precompute.perception import PrecomputeConfig
 
-from ..lib.original_decoder import OriginalOrder
-from ..lib.published_models import MODELS
-from ..lib.report import arguments, in_child, save, table
+from ..lib.published_models import MODELS, OriginalOrder
+from ..lib.report import arguments, in_child, save, show
 
 CAMERAS = ("top", "wrist")
 CHUNK = 50
@@ -58,15 +55,32 @@ def timed(work: Callable[[], int]) -> dict[str, float]:
     }
 
 
+def quiet() -> None:
+    """Log errors only."""
+    logging.disable(logging.WARNING)
+    datasets.disable_progress_bars()
+
+
+def computed(config: PrecomputeConfig) -> Callable[[], Any]:
+    """Prepare `so101-precompute`; return a function that computes everything and returns the job."""
+    job, models = command.prepare(config)
+
+    def compute() -> Any:
+        job.open()
+        command.run(config, job, models)
+        return job
+
+    return compute
+
+
 def speed_of(way: str, root: Path, model: str, output: Path, frames: int) -> dict[str, float]:
     """Return the speed of one way, in this process."""
+    quiet()
     if way == OURS:
-        config = PrecomputeConfig(root=root, output=output, segmenter=model)
-        job, models = command.prepare(config)
+        compute = computed(PrecomputeConfig(root=root, output=output, segmenter=model))
 
         def precompute() -> int:
-            job.open()
-            command.run(config, job, models)
+            job = compute()
             command.assemble(job)
             return sum(episode.length for episode in job.source.episodes)
 
@@ -91,14 +105,13 @@ def speed_of(way: str, root: Path, model: str, output: Path, frames: int) -> dic
     return timed(lambda: loop(frames))
 
 
-def compare(root: Path, output: Path, model: str, repeats: int, frames: int) -> list[dict[str, Any]]:
+def compare(root: Path, model: str, output: Path, repeats: int, frames: int) -> list[dict[str, Any]]:
     """Return the median speed of each way, over processes that take turns."""
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in (PLAIN, KEPT, OURS)}
-    shared = ["--root", root, "--model", model, "--output", output, "--plain_frames", frames]
     for _ in range(repeats):
         for way, found in runs.items():
             shutil.rmtree(output, ignore_errors=True)
-            found.append(in_child("benchmarks.speed.precompute", "--way", way, *shared))
+            found.append(in_child(speed_of, way, root, model, output, frames))
     return [
         {"part": "frames per second", "of": way}
         | {kind: round(median(run[kind] for run in found), 2) for kind in TIMES}
@@ -127,11 +140,7 @@ def stored_forms(root: Path, output: Path, model: str) -> list[dict[str, Any]]:
     """Return bytes and reading time of each form of one camera, from a random, noisy model."""
     # At 512, logits of every frame are 3 MB with six classes (and 79 MB with the 150 of ADE20K).
     options = {"forms": ["ids", "top_k", "logits"], "cameras": ["top"], "logits_size": 128}
-    job, models = command.prepare(
-        config := PrecomputeConfig(root=root, output=output, segmenter=model, **options)
-    )
-    job.open()
-    command.run(config, job, models)
+    job = computed(PrecomputeConfig(root=root, output=output, segmenter=model, **options))()
     tallies = job.tallies()
     command.assemble(job)
     rows = LeRobotDataset("local/bench", root=output).hf_dataset
@@ -146,17 +155,15 @@ def true_maps(root: Path) -> list[dict[str, Any]]:
     """Return the bytes of the simulator's own masks and disparity at 84x84, whose edges are realistic."""
     size = {"height": 84, "width": 84, "rgb": False, "seg": True, "depth": True, "video": False}
     record(DemosConfig(root=root, episodes=2, **size))
-    dataset = LeRobotDataset("local/truth", root=root)
     ids, disparity = [], []
-    for item in (dataset[index] for index in range(len(dataset))):
-        for camera in CAMERAS:
-            ids.append(item[f"observation.images.{camera}_seg"])
-            depth = item[f"observation.images.{camera}_depth"]
-            disparity.append(encode_disparity(depth_to_disparity(depth)[0]))
+    for item in LeRobotDataset("local/truth", root=root):
+        for key in (f"observation.images.{camera}" for camera in CAMERAS):
+            ids.append(item[f"{key}_seg"])
+            disparity.append(encode_disparity(depth_to_disparity(item[f"{key}_depth"])[0]))
     column = column_of("ids", (84, 84), (84, 84, 1))
     return [
-        stored(name, column.encode(torch.stack(planes).numpy()).nbytes / len(planes))
-        for name, planes in (("true ids, 84x84", ids), ("true disparity, 84x84", disparity))
+        stored(f"true {name}, 84x84", column.encode(torch.stack(planes).numpy()).nbytes / len(planes))
+        for name, planes in (("ids", ids), ("disparity", disparity))
     ]
 
 
@@ -185,28 +192,19 @@ def stored(form: str, size: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = arguments(
-        __doc__, root=Path(), repeats=3, plain_frames=30, way="", model="", output=Path()
-    )  # way: in a child
-    logging.disable(logging.WARNING)
-    datasets.disable_progress_bars()
-    if options.way:
-        given = (options.way, options.root, options.model, options.output, options.plain_frames)
-        print(json.dumps(speed_of(*given)))
-        return
+    options = arguments(__doc__, repeats=3, plain_frames=30)
+    quiet()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        root = work / "demos"
+        root, ids = work / "demos", work / "ids"
         record(DemosConfig(root=root, episodes=3, height=480, width=640))
         torch.manual_seed(0)
         model = MODELS["efficientvit_fpn 480x640"].save(work / "model")
-        rows = compare(root, work / "ids", model, options.repeats, options.plain_frames)
+        rows = compare(root, model, ids, options.repeats, options.plain_frames)
         rows += [*stored_forms(root, work / "stored", model), *true_maps(work / "truth"), *many_classes()]
-        rows += samples(root, work / "ids")
-    settings = {"repeats": options.repeats, "plain_frames": options.plain_frames, "chunk": CHUNK}
-    save("speed/precompute", rows, (), settings)
-    keys = ("part", "of", *TIMES, "bytes", "read_ms", "ms")
-    print(table(keys, [[row.get(key, "") for key in keys] for row in rows]))
+        rows += samples(root, ids)
+    save("speed/precompute", rows, (), {**vars(options), "chunk": CHUNK})
+    show(rows, "part", "of", *TIMES, "bytes", "read_ms", "ms")
 
 
 if __name__ == "__main__":
