@@ -6,16 +6,19 @@
 The emulated arm and its cameras run in a process of their own; `lerobot-rollout`'s own loop runs here with
 `so101_guarded`. Policies have random weights, and their segmenter is the workbench's: segdepth (inference
 once in four ticks; does not support rtc) and segvla on the small SmolVLA of the learning studies. A tick
-begins when the loop reads an observation. Run it on a quiet machine; three minutes; writes
-results/speed/control_rate.json.
+begins when the loop reads an observation. Run it on a quiet machine.
 """
 
+import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -28,19 +31,19 @@ from lerobot.rollout.inference.factory import RTCInferenceConfig, SyncInferenceC
 from lerobot.scripts.lerobot_rollout import rollout
 from lerobot.utils.import_utils import register_third_party_plugins
 
-from lerobot_env_so101_workbench import SO101VirtualCameraConfig
-from lerobot_env_so101_workbench.virtual_arm.calibration import FOLLOWER, calibration_file
+import lerobot_robot_so101
+from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm, VirtualArmConfig
 from lerobot_processor_so101.arm import HOME
-from lerobot_robot_so101 import SO101GuardedConfig
 from lerobot_robot_so101.so101_guarded import SO101Guarded
 
 from ..lib.clock import Clock, percentiles
+from ..lib.emulated import close, robot_config
 from ..lib.report import arguments, save, table
 from ..lib.small_smolvla import SIDE, small_vlm
 from ..lib.untrained import robot_features, save_policy
 
 FPS, WARM_S = 30, 3.0  # 1/s; s that do not count, while models load
-SIZE = {"height": 240, "width": 320, "fps": 30}
+SIZE = {"height": 240, "width": 320}
 SENTENCE = "Lift the cube."
 SHARES = (50, 95, 99)  # percentiles
 RUNS = (("segdepth", "sync"), ("segvla", "sync"), ("segvla", "rtc"))
@@ -65,42 +68,34 @@ def make_checkpoint(kind: str, folder: Path) -> Any:
     return save_policy(get_policy_class(kind)(config), folder, statistics)
 
 
-class Console:
-    """`so101-virtual-arm` with two cameras, in a process of its own."""
+def emulate(config: VirtualArmConfig, pipe: Connection) -> None:
+    """Run an arm until the pipe is closed; send what its cameras did, at first and after each message."""
+    arm = VirtualArm(config)
+    with arm, suppress(EOFError):
+        while True:
+            pipe.send([f"{c.delivered} frames sent, {c.skipped} skipped" for c in arm.cameras.values()])
+            pipe.recv()
+    close(arm)
 
-    def __init__(self, folder: Path) -> None:
-        self.port, self.id = folder / "arm", f"rate-{folder.name}"
-        options = [
-            "--leader=none",
-            f"--follower_port={self.port}",
-            f"--id={self.id}",
-            "--cameras=[top,wrist]",
-        ]
-        options += [f"--width={SIZE['width']}", f"--height={SIZE['height']}", f"--camera_fps={SIZE['fps']}"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "lerobot_env_so101_workbench.virtual_arm.console", *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("Type"):
-                return
-        raise RuntimeError("so101-virtual-arm did not start; its output is above.")
 
-    def ask(self, line: str) -> str:
-        """Type a line, and return the reply."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline().strip()
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.communicate()
-        calibration_file(FOLLOWER, self.id).unlink(missing_ok=True)
+@contextmanager
+def emulated(folder: Path) -> Iterator[tuple[Any, Connection]]:
+    """Yield the configuration of the robot on an arm in a process of its own, and a pipe to that."""
+    cameras = ["top", "wrist"]
+    arm = VirtualArmConfig(
+        leader="none", follower_port=folder / "arm", id=f"rate-{folder.name}", cameras=cameras, **SIZE
+    )
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe()
+    process = context.Process(target=emulate, args=(arm, other))
+    process.start()
+    other.close()
+    try:
+        pipe.recv()  # it is ready
+        yield robot_config("so101_guarded", SimpleNamespace(config=arm)), pipe
+    finally:
+        pipe.close()
+        process.join()
 
 
 class TimedRobot(SO101Guarded):
@@ -123,13 +118,12 @@ class TimedRobot(SO101Guarded):
         super().disconnect()
 
 
-def run(kind: str, engine: str, config: Any, arm: Console, seconds: float) -> dict[str, Any]:
+def run(kind: str, engine: str, policy: Any, robot: Any, pipe: Connection, seconds: float) -> dict[str, Any]:
     """Roll a policy out, and return statistics of its ticks."""
-    import lerobot_robot_so101
-
     TimedRobot.read, TimedRobot.commanded = [], []
     policy_class, clock = get_policy_class(kind), Clock("chunk")
     plan = "_predict" if kind == "segdepth" else "_get_action_chunk"  # with either engine
+    original = getattr(policy_class, plan)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         with clock.phase("chunk"):
@@ -137,32 +131,30 @@ def run(kind: str, engine: str, config: Any, arm: Console, seconds: float) -> di
         clock.tick()
         return chunk
 
-    original = getattr(policy_class, plan)
-    cameras = {view: SO101VirtualCameraConfig(view=view, port=arm.port, **SIZE) for view in ("top", "wrist")}
+    config = RolloutConfig(
+        robot=robot,
+        policy=policy,
+        inference=SyncInferenceConfig() if engine == "sync" else RTCInferenceConfig(),
+        fps=FPS,
+        duration=WARM_S + seconds,
+        task=SENTENCE,
+        return_to_initial_position=False,
+        play_sounds=False,
+    )
     with (
         patch.object(lerobot_robot_so101, "SO101Guarded", TimedRobot, create=True),  # where LeRobot finds it
         patch.object(policy_class, plan, timed),
     ):
-        rollout(
-            RolloutConfig(
-                robot=SO101GuardedConfig(port=str(arm.port), id=arm.id, cameras=cameras),
-                policy=config,
-                inference=SyncInferenceConfig() if engine == "sync" else RTCInferenceConfig(),
-                fps=FPS,
-                duration=WARM_S + seconds,
-                task=SENTENCE,
-                return_to_initial_position=False,
-                play_sounds=False,
-            )
-        )
+        rollout(config)
     chunks = [tick["chunk"] for tick in clock.ticks[1:]]
+    pipe.send(None)
     return {
         "policy": kind,
         "engine": engine,
         **statistics_of(np.array(TimedRobot.read[1:]), np.array(TimedRobot.commanded)),
         "chunk_ms": percentiles(chunks, SHARES) if chunks else None,
         "guard": TimedRobot.guard_report,
-        "cameras": [arm.ask(f"{view} status") for view in ("top", "wrist")],
+        "cameras": pipe.recv(),
     }
 
 
@@ -187,20 +179,12 @@ def main() -> None:
     sys.argv = sys.argv[:1]  # LeRobot's configurations read the command line too
     register_third_party_plugins()
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        configs = {kind: make_checkpoint(kind, folder / kind) for kind in dict(RUNS)}
-        arm = Console(folder)
-        try:
-            for kind, engine in RUNS:
-                rows.append(run(kind, engine, configs[kind], arm, options.seconds))
-                print(rows[-1], flush=True)
-        finally:
-            arm.close()
-    machine = {
-        "cores_used": len(os.sched_getaffinity(0)),
-        "load": [round(load, 2) for load in os.getloadavg()],
-    }
+    with tempfile.TemporaryDirectory() as name, emulated(Path(name)) as (robot, pipe):
+        policies = {kind: make_checkpoint(kind, Path(name) / kind) for kind in dict(RUNS)}
+        for kind, engine in RUNS:
+            rows.append(run(kind, engine, policies[kind], robot, pipe, options.seconds))
+            print(rows[-1], flush=True)
+    machine = {"cores_used": len(os.sched_getaffinity(0)), "load": [round(x, 2) for x in os.getloadavg()]}
     save("speed/control_rate", rows, (), {**vars(options), **machine})
     cells = [
         [r["policy"], r["engine"], *r["period_ms"].values(), f"{r['missed']} of {r['ticks_due']}"]

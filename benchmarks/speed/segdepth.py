@@ -5,8 +5,7 @@
 
 Cameras are recordings of the workbench in the form that webcams deliver, JPEG, so that capturing costs what
 decoding costs. Every tick runs inference (`n_action_steps=1`), as the slowest tick of a chunk does; the last
-column is the rate with the default, inference in one of four ticks. Weights are random, sizes real. Writes
-results/speed/segdepth.json.
+column is the rate with the default, inference in one of four ticks. Weights are random, sizes real.
 """
 
 import tempfile
@@ -39,7 +38,7 @@ DEPTHS = {"its own head": "segmenter", "Depth Anything V2 Small": "depth-anythin
 
 def record(height: int, width: int, frames: int = 60) -> list[bytes]:
     """Return JPEG images of each camera in turn, of a moving arm."""
-    env = WorkbenchEnv("lift_cube", cameras=CameraSetup(CAMERAS, height, width, True, False, False))
+    env = WorkbenchEnv("lift_cube", cameras=CameraSetup(CAMERAS, height, width))
     observation, _ = env.reset(seed=0)
     images = []
     for _ in range(frames):
@@ -70,10 +69,8 @@ def measure(folder: Path, size: tuple[int, int], depth: str, ticks: int) -> dict
     for step in preprocessor.steps:
         if isinstance(step, PerceptionStep):
             name = "segmentation" if hasattr(step, "segmenter") else "depth"
-            live: Any = step.live
-            live.run_perception = clock.timed(name, live.run_perception)
-    policy.model.forward = clock.timed("network", policy.model.forward)
-    policy.ema = None
+            clock.watch(name, step.live, "run_perception")
+    clock.watch("network", policy.model)
     images = cycle(record(*size))
     for _ in range(ticks + 10):
         with clock.phase("total"), torch.no_grad():
