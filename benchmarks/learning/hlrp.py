@@ -37,8 +37,8 @@ from lerobot_policy_hlrp.laq.loss_floor import unconditional_floor
 from lerobot_processor_so101.policy.trained_policy import load_policy
 
 from ..lib.report import FULL, arguments, save
-from ..lib.small_smolvla import IMAGES, SIZE, small_vlm, training
-from ..lib.study import Study, compare, flags
+from ..lib.study import Study, compare, environment, flags
+from ..lib.untrained import IMAGES, SIZE, small_vlm, training
 from .hlrp_laq import MASKS, label, laq_training, motions, probe, untrained
 
 VARIANTS = ("video", "labelled only", "equal exposure", "random LAQ", "all labels", "smolvla")
@@ -136,7 +136,8 @@ class Stages(Study):
         """Train and evaluate one variant."""
         (checkpoint, stage2), lr = self.policy(variant, few, seed), self.options.policy_lr
         name = f"{variant} {few} {seed} {lr:g}"
-        outcomes = self.outcomes(name, checkpoint, SIZE, 10, task="lift_cube")
+        env = [*environment(SIZE, task="lift_cube"), "--eval.batch_size=10"]
+        outcomes = self.evaluate(name, checkpoint, env)
         row = {"demonstrations": few, "policy_lr": lr, "variant": variant, "seed": seed, "outcomes": outcomes}
         row["chunk_error"] = self.chunk_error(checkpoint)
         if variant in LATENT:

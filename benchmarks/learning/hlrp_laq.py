@@ -3,9 +3,9 @@
 
     python -m benchmarks.learning.hlrp_laq
 
-`lift_cube` with everything randomised, so that every episode is another scene, and discs that move over the
-table behind arm and objects (`benchmarks.lib.moving_background`). Latent action models of one size are
-trained alike:
+`lift_cube` with everything randomised, so that every episode is another scene, and three coloured discs that
+move over the table behind arm and objects, unrelated to what the arm does. Latent action models of one size
+are trained alike:
 
     fsq, masks      pixels of the fingers and the cube have full weight, others a twentieth
     fsq             all pixels have equal weight
@@ -18,7 +18,7 @@ joint motion over the gap (mean of the joints, fitted on the training recordings
 Also writes applied.png beside the trainings: one pair's latent action applied to other frames.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import numpy as np
 import PIL.Image
 import torch
 from lerobot.datasets import LeRobotDataset
+from lerobot.utils.constants import ACTION, OBS_STATE
 from lerobot.utils.feature_utils import dataset_to_policy_features
 from scipy.stats import bootstrap
 from torch.utils.data import default_collate
@@ -35,14 +36,14 @@ from lerobot_policy_hlrp import HLRPLAQConfig
 from lerobot_policy_hlrp.laq.label_file import LatentLabels
 from lerobot_policy_hlrp.laq.quantizers import Quantized, Usage
 from lerobot_policy_hlrp.modeling_hlrp_laq import HLRPLAQPolicy
-from lerobot_processor_so101 import image_key, seg_key
+from lerobot_processor_so101 import CLASS_NAMES, image_key, seg_key
 from lerobot_processor_so101.perception.stored import decode_ids
 
-from ..lib.moving_background import add_discs
 from ..lib.report import arguments, save, show
-from ..lib.small_smolvla import IMAGES
 from ..lib.study import Study, file_name, flags
+from ..lib.untrained import IMAGES
 
+DISCS = 3
 OBJECTS = ["cube", "static_finger", "moving_finger"]
 MASKS = flags("policy.", mask_classes=OBJECTS)
 VARIANTS = {
@@ -54,6 +55,48 @@ VARIANTS = {
 SIZES = {"image_size": 96, "patch_size": 12, "width": 128, "heads": 4}
 SIZES |= {"spatial_layers": 2, "temporal_layers": 1, "decoder_layers": 3}
 TOP = image_key("top")
+
+
+def painter(rng: np.random.Generator, size: np.ndarray) -> Callable[[np.ndarray, np.ndarray, int], None]:
+    """Draw discs that move at constant speed and are reflected at the edges of an image.
+
+    Returns:
+        A function of an image (H, W, 3) that it draws into, a mask (H, W) of where, and the frame's number.
+    """
+    position, angle = rng.uniform(0, size, (DISCS, 2)), rng.uniform(0, 2 * np.pi, DISCS)
+    speed = 0.02 * size[0] * np.stack([np.sin(angle), np.cos(angle)], 1)  # pixels per frame
+    radius = rng.uniform(0.05, 0.1, DISCS) * size[0]
+    colour = rng.integers(0, 256, (DISCS, 3), dtype=np.uint8)
+    rows, columns = np.indices(size)
+
+    def draw(image: np.ndarray, where: np.ndarray, tick: int) -> None:
+        unfolded = (position + tick * speed) % (2 * size)
+        centres = np.minimum(unfolded, 2 * size - unfolded)
+        for number, (row, column) in enumerate(centres):
+            inside = (rows - row) ** 2 + (columns - column) ** 2 < radius[number] ** 2
+            image[where & inside] = colour[number]
+
+    return draw
+
+
+def add_discs(root: Path, output: Path) -> None:
+    """Write a copy of a dataset with masks, with discs on the table in the images of the top camera."""
+    source, rng = LeRobotDataset("local/source", root=root), np.random.default_rng(0)
+    features = {name: dict(source.meta.features[name]) for name in (TOP, f"{TOP}_seg", OBS_STATE, ACTION)}
+    options = {"root": output, "robot_type": source.meta.robot_type, "use_videos": False}
+    written = LeRobotDataset.create("local/discs", source.fps, features, **options)
+    for episode in source.meta.episodes:
+        draw = painter(rng, np.array(features[TOP]["shape"][:2]))
+        for tick, index in enumerate(range(episode["dataset_from_index"], episode["dataset_to_index"])):
+            item = source[index]
+            image = (255 * item[TOP]).round().to(torch.uint8).permute(1, 2, 0).numpy().copy()
+            ids = item[f"{TOP}_seg"]
+            draw(image, decode_ids(ids).numpy() == CLASS_NAMES.index("table"), tick)
+            frame = {name: item[name].numpy() for name in (OBS_STATE, ACTION)} | {"task": item["task"]}
+            frame |= {TOP: image, f"{TOP}_seg": ids.to(torch.uint16).permute(1, 2, 0).numpy()}
+            written.add_frame(frame)
+        written.save_episode()
+    written.finalize()
 
 
 def laq_training(video: Path) -> list[str]:
@@ -107,14 +150,6 @@ def motions(root: Path, gap: int) -> tuple[np.ndarray, np.ndarray]:
     return state[later] - state, episode
 
 
-def usage_of(labels: LatentLabels) -> Usage:
-    """Count how often each code is chosen in recordings."""
-    vectors, codes = labels.vectors[labels.valid], labels.codes[labels.valid]
-    usage = Usage(labels.laq["codebook_size"], vectors.shape[-1])
-    usage.count(Quantized(vectors, vectors, codes))
-    return usage
-
-
 def existing(labels: LatentLabels, motion: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return latent actions with a one appended, motions and episodes, of frames with a later one."""
     kept = labels.valid.numpy()
@@ -137,18 +172,16 @@ def probe(train: tuple, test: tuple) -> dict[str, Any]:
 
     residual, spread = by_episode(latents @ weights - motion), by_episode(motion - motion.mean(0))
 
-    def r2(rows: np.ndarray) -> np.ndarray:  # by joint
+    def r2(rows: np.ndarray) -> float:  # mean of the joints
         rows = rows.astype(int)
-        return 1 - residual[rows].sum(0) / spread[rows].sum(0)
+        return float((1 - residual[rows].sum(0) / spread[rows].sum(0)).mean())
 
-    numbers = np.arange(len(residual))
-    mean = bootstrap(
-        (numbers,), lambda rows: r2(rows).mean(), vectorized=False, random_state=0, method="percentile"
-    )
+    numbers, options = np.arange(len(residual)), {"random_state": 0, "method": "percentile"}
+    interval = bootstrap((numbers,), r2, vectorized=False, **options).confidence_interval
     return {
-        "r2": round(float(r2(numbers).mean()), 3),
-        "bootstrap95": [round(float(bound), 3) for bound in mean.confidence_interval],
-        "r2_by_joint": r2(numbers).round(3).tolist(),
+        "r2": round(r2(numbers), 3),
+        "bootstrap95": [round(float(bound), 3) for bound in interval],
+        "r2_by_joint": (1 - residual.sum(0) / spread.sum(0)).round(3).tolist(),
     }
 
 
@@ -209,7 +242,10 @@ class Stage1(Study):
             (LatentLabels.load(label(self, name, checkpoint, root)), *motions(root, gap))
             for root in (video, unseen)
         )
-        usage, pairs = usage_of(test[0]), pairs_of(unseen, gap)
+        labels, pairs = test[0], pairs_of(unseen, gap)
+        vectors = labels.vectors[labels.valid]
+        usage = Usage(labels.laq["codebook_size"], vectors.shape[-1])
+        usage.count(Quantized(vectors, vectors, labels.codes[labels.valid]))
         if name == "fsq, masks":
             applied(policy, pairs, self.out / "applied.png")
         return {

@@ -46,8 +46,8 @@ from lerobot_processor_so101.policy.trained_policy import batch_of_one, load_pol
 from ..lib.clock import Clock
 from ..lib.report import FULL, arguments, save, show
 from ..lib.small_siglip import GRID
-from ..lib.small_smolvla import IMAGES
 from ..lib.study import TRAIN, Study, as_outcomes, compare, file_name, flags
+from ..lib.untrained import IMAGES
 from .imf_baselines import install_diffusion
 
 TASKS = {"place_cube": (16_000, 32), "pass_post": (4_000, 64)}  # steps and batch size of the heads

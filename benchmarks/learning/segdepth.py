@@ -32,7 +32,7 @@ from lerobot_processor_so101.policy.trained_policy import load_policy
 
 from ..lib.clock import in_turn, percentiles
 from ..lib.report import FULL, arguments, save, show
-from ..lib.study import CASES, Study, compare, flags
+from ..lib.study import CASES, Study, compare, environment, flags
 
 PLACE = [*CLASS_NAMES, "red cube", "blue bowl"]
 WATCHED = ["red cube", "blue bowl", "static_finger", "moving_finger"]
@@ -106,10 +106,10 @@ class Variants(Study):
         images = MASKS if variant in ("true", "blind") else RGB
         rows = []
         for level in dict.fromkeys(("clean", self.options.trained_on)):
-            outcomes = self.outcomes(f"{name} {level}", checkpoint, images, 1, task=task, level=level)
+            env = [*environment(images, task=task, level=level), "--eval.batch_size=1"]
             case = {"task": task, "trained_on": self.options.trained_on, "level": level}
             case |= {"demonstrations": self.options.demonstrations, "variant": variant, "seed": seed}
-            rows.append({**case, "outcomes": outcomes})
+            rows.append({**case, "outcomes": self.evaluate(f"{name} {level}", checkpoint, env)})
         return rows
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from lerobot_processor_so101 import CLASS_NAMES
 
 from ..lib.report import FULL, arguments, save
-from ..lib.small_smolvla import IMAGES, SIZE, small_vlm, training
-from ..lib.study import EVAL, TRAIN, Study, compare, flags
+from ..lib.study import EVAL, TRAIN, Study, compare, environment, flags
+from ..lib.untrained import IMAGES, SIZE, small_vlm, training
 
 CUBES, BOWLS = ("red cube", "green cube", "yellow cube"), ("blue bowl", "white bowl")
 OBJECTS = [*CUBES, *BOWLS]
@@ -84,8 +84,8 @@ class Cues(Study):
         options = [*flags("policy.", **policy), *training(self.vlm, few, steps, seed, batch=16, lr=3e-4)]
         run = f"{name} {self.options.episodes} {seed}"
         checkpoint = self.train(run, options, steps, train)
-        images = [*SIZE, *flags(seg=policy.get("segmenter") == "observation")]
-        outcomes = self.outcomes(f"{run} distractors", checkpoint, images, 10, evaluate, **SORTING)
+        env = environment([*SIZE, *flags(seg=policy.get("segmenter") == "observation")], **SORTING)
+        outcomes = self.evaluate(f"{run} distractors", checkpoint, [*env, "--eval.batch_size=10"], evaluate)
         return {"variant": name, "seed": seed, "outcomes": outcomes}
 
 

@@ -5,8 +5,9 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -55,25 +56,25 @@ def percentiles(
     return {f"p{q}": round(float(np.percentile(values, q)), digits) for q in shares}
 
 
+def take_turns[K, R](cases: Iterable[K], rounds: int, run: Callable[[K], R]) -> dict[K, list[R]]:
+    """Return the results of every case, one per round: all are exposed to whatever else the machine does."""
+    found: dict[K, list[R]] = {case: [] for case in cases}
+    for _, case in product(range(rounds), found):
+        found[case].append(run(case))
+    return found
+
+
 def in_turn[K](works: dict[K, Callable[[], Any]], rounds: int) -> dict[K, list[float]]:
-    """Return the milliseconds of some works, one call of each per round, after a round to warm up.
+    """Return the milliseconds of some works, in so many rounds after one to warm up."""
 
-    Taking turns exposes all of them to whatever else the machine does.
+    def timed(name: K) -> float:
+        finish_gpu()
+        begin = time.perf_counter()
+        works[name]()
+        finish_gpu()
+        return 1000 * (time.perf_counter() - begin)
 
-    Args:
-        works: by name.
-        rounds: that count.
-    """
-    times: dict[K, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 1):
-        for name, work in works.items():
-            finish_gpu()
-            begin = time.perf_counter()
-            work()
-            finish_gpu()
-            if turn:
-                times[name].append(1000 * (time.perf_counter() - begin))
-    return times
+    return {name: times[1:] for name, times in take_turns(works, rounds + 1, timed).items()}
 
 
 def peak_memory(device: str) -> float:

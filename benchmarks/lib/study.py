@@ -103,23 +103,10 @@ class Study:
         """Return the outcome at each of the frozen initial states, as `outcomes` has it."""
         out = self.out / file_name(f"eval {name}")
         own = [f"--policy.path={checkpoint}", "--policy.device=cpu", "--env.type=so101_sim"]
-        own += ["--eval.use_async_envs=false", f"--output_dir={out}"]
+        own += ["--eval.use_async_envs=false", f"--eval.n_episodes={self.options.initial_states}"]
+        own += [f"--output_dir={out}"]
         done = self.step(out.name, [*command, *own, *options], out / "eval_info.json")
         return as_outcomes(json.loads(done.read_text())["per_task"][0]["metrics"]["successes"])
-
-    def outcomes(
-        self,
-        name: str,
-        checkpoint: Path,
-        images: Sequence[str],
-        batch_size: int,
-        command: Sequence[str] = EVAL,
-        **env: str,
-    ) -> str:
-        """Evaluate with the images of `so101-demos`' options, in an environment with some settings."""
-        options = [f"--env.{image.removeprefix('--')}" for image in images] + flags("env.", **env)
-        options += flags("eval.", n_episodes=self.options.initial_states, batch_size=batch_size)
-        return self.evaluate(name, checkpoint, options, command)
 
 
 def flags(prefix: str = "", /, **values: Any) -> list[str]:
@@ -128,6 +115,11 @@ def flags(prefix: str = "", /, **values: Any) -> list[str]:
         key: value if isinstance(value, str | Path) else json.dumps(value) for key, value in values.items()
     }
     return [f"--{prefix}{key}={text}" for key, text in texts.items()]
+
+
+def environment(images: Sequence[str], **settings: str) -> list[str]:
+    """Return the options of an environment with the images of `so101-demos`' options."""
+    return [f"--env.{image.removeprefix('--')}" for image in images] + flags("env.", **settings)
 
 
 def file_name(name: str) -> str:

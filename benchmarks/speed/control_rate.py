@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,8 +39,7 @@ from lerobot_robot_so101.so101_guarded import SO101Guarded
 from ..lib.clock import Clock, percentiles
 from ..lib.emulated import close, robot_config
 from ..lib.report import arguments, save, table
-from ..lib.small_smolvla import SIDE, small_vlm
-from ..lib.untrained import robot_features, save_policy
+from ..lib.untrained import SIDE, robot_features, save_policy, small_vlm
 
 FPS, WARM_S = 30, 3.0  # 1/s; s that do not count, while models load
 SIZE = {"height": 240, "width": 320}
@@ -68,33 +67,32 @@ def make_checkpoint(kind: str, folder: Path) -> Any:
     return save_policy(get_policy_class(kind)(config), folder, statistics)
 
 
-def emulate(config: VirtualArmConfig, pipe: Connection) -> None:
-    """Run an arm until the pipe is closed; send what its cameras did, at first and after each message."""
+def emulate(config: VirtualArmConfig, ready: Event, done: Event) -> None:
+    """Run an arm in real time."""
     arm = VirtualArm(config)
-    with arm, suppress(EOFError):
-        while True:
-            pipe.send([f"{c.delivered} frames sent, {c.skipped} skipped" for c in arm.cameras.values()])
-            pipe.recv()
+    with arm:
+        ready.set()
+        done.wait()
     close(arm)
 
 
 @contextmanager
-def emulated(folder: Path) -> Iterator[tuple[Any, Connection]]:
-    """Yield the configuration of the robot on an arm in a process of its own, and a pipe to that."""
+def emulated(folder: Path) -> Iterator[Any]:
+    """Yield the configuration of the robot on an arm in a process of its own."""
     cameras = ["top", "wrist"]
     arm = VirtualArmConfig(
         leader="none", follower_port=folder / "arm", id=f"rate-{folder.name}", cameras=cameras, **SIZE
     )
     context = multiprocessing.get_context("spawn")
-    pipe, other = context.Pipe()
-    process = context.Process(target=emulate, args=(arm, other))
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=emulate, args=(arm, ready, done))
     process.start()
-    other.close()
     try:
-        pipe.recv()  # it is ready
-        yield robot_config("so101_guarded", SimpleNamespace(config=arm)), pipe
+        if not ready.wait(120):
+            raise TimeoutError("found no emulated arm after 120 s; its output is above.")
+        yield robot_config("so101_guarded", SimpleNamespace(config=arm))
     finally:
-        pipe.close()
+        done.set()
         process.join()
 
 
@@ -103,7 +101,6 @@ class TimedRobot(SO101Guarded):
 
     read: list[float] = []
     commanded: list[float] = []
-    guard_report = ""
 
     def get_observation(self) -> dict[str, Any]:
         TimedRobot.read.append(time.perf_counter())
@@ -113,12 +110,8 @@ class TimedRobot(SO101Guarded):
         TimedRobot.commanded.append(time.perf_counter())
         return super().send_action(action)
 
-    def disconnect(self) -> None:
-        TimedRobot.guard_report = self.guard.report() if self.guard is not None else ""
-        super().disconnect()
 
-
-def run(kind: str, engine: str, policy: Any, robot: Any, pipe: Connection, seconds: float) -> dict[str, Any]:
+def run(kind: str, engine: str, policy: Any, robot: Any, seconds: float) -> dict[str, Any]:
     """Roll a policy out, and return statistics of its ticks."""
     TimedRobot.read, TimedRobot.commanded = [], []
     policy_class, clock = get_policy_class(kind), Clock("chunk")
@@ -147,15 +140,9 @@ def run(kind: str, engine: str, policy: Any, robot: Any, pipe: Connection, secon
     ):
         rollout(config)
     chunks = [tick["chunk"] for tick in clock.ticks[1:]]
-    pipe.send(None)
-    return {
-        "policy": kind,
-        "engine": engine,
-        **statistics_of(np.array(TimedRobot.read[1:]), np.array(TimedRobot.commanded)),
-        "chunk_ms": percentiles(chunks, SHARES) if chunks else None,
-        "guard": TimedRobot.guard_report,
-        "cameras": pipe.recv(),
-    }
+    found = statistics_of(np.array(TimedRobot.read[1:]), np.array(TimedRobot.commanded))
+    chunk = percentiles(chunks, SHARES) if chunks else None
+    return {"policy": kind, "engine": engine, **found, "chunk_ms": chunk}
 
 
 def statistics_of(read: np.ndarray, commanded: np.ndarray) -> dict[str, Any]:
@@ -179,10 +166,10 @@ def main() -> None:
     sys.argv = sys.argv[:1]  # LeRobot's configurations read the command line too
     register_third_party_plugins()
     rows = []
-    with tempfile.TemporaryDirectory() as name, emulated(Path(name)) as (robot, pipe):
+    with tempfile.TemporaryDirectory() as name, emulated(Path(name)) as robot:
         policies = {kind: make_checkpoint(kind, Path(name) / kind) for kind in dict(RUNS)}
         for kind, engine in RUNS:
-            rows.append(run(kind, engine, policies[kind], robot, pipe, options.seconds))
+            rows.append(run(kind, engine, policies[kind], robot, options.seconds))
             print(rows[-1], flush=True)
     machine = {"cores_used": len(os.sched_getaffinity(0)), "load": [round(x, 2) for x in os.getloadavg()]}
     save("speed/control_rate", rows, (), {**vars(options), **machine})

@@ -36,6 +36,7 @@ from lerobot_processor_so101.precompute import command
 from lerobot_processor_so101.precompute.columns import Column
 from lerobot_processor_so101.precompute.perception import PrecomputeConfig
 
+from ..lib.clock import take_turns
 from ..lib.published_models import MODELS, OriginalOrder
 from ..lib.report import arguments, in_child, save, show
 
@@ -49,10 +50,7 @@ def timed(work: Callable[[], int]) -> dict[str, float]:
     """Return frames per second of wall and of processor time."""
     wall, cpu = time.perf_counter(), time.process_time()
     frames = work()
-    return {
-        "wall": frames / (time.perf_counter() - wall),
-        "processor": frames / (time.process_time() - cpu),
-    }
+    return {"wall": frames / (time.perf_counter() - wall), "processor": frames / (time.process_time() - cpu)}
 
 
 def quiet() -> None:
@@ -107,11 +105,12 @@ def speed_of(way: str, root: Path, model: str, output: Path, frames: int) -> dic
 
 def compare(root: Path, model: str, output: Path, repeats: int, frames: int) -> list[dict[str, Any]]:
     """Return the median speed of each way, over processes that take turns."""
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in (PLAIN, KEPT, OURS)}
-    for _ in range(repeats):
-        for way, found in runs.items():
-            shutil.rmtree(output, ignore_errors=True)
-            found.append(in_child(speed_of, way, root, model, output, frames))
+
+    def run(way: str) -> dict[str, float]:
+        shutil.rmtree(output, ignore_errors=True)
+        return in_child(speed_of, way, root, model, output, frames)
+
+    runs = take_turns((PLAIN, KEPT, OURS), repeats, run)
     return [
         {"part": "frames per second", "of": way}
         | {kind: round(median(run[kind] for run in found), 2) for kind in TIMES}
@@ -174,11 +173,9 @@ def many_classes() -> list[dict[str, Any]]:
     noise = Scores(torch.randn(20, 150, 128, 128), "logits", names)
     top_k = column_of("top_k", (32, 32), (10, 1025, 1))
     encoded = top_k.encode(encode_top_k(*noise.top_k(10, (32, 32))).numpy())
-    dense = column_of("logits", (512, 512), (150, 512, 512))
-    return [
-        stored("top-10 of 150 classes, 32x32", encoded.nbytes / 20),
-        stored("raw logits of 150 classes, 512x512", dense.logits_bytes),
-    ]
+    dense = column_of("logits", (512, 512), (150, 512, 512)).logits_bytes
+    found = {"top-10 of 150 classes, 32x32": encoded.nbytes / 20, "raw logits of 150 classes, 512x512": dense}
+    return [stored(form, size) for form, size in found.items()]
 
 
 def column_of(form: str, size: tuple[int, int], shape: tuple[int, int, int]) -> Column:

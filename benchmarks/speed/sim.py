@@ -5,8 +5,8 @@
 
 Every measurement is a process of its own, so that none inherits another's GL contexts, caches or threads;
 three rounds of all of them in turn, medians reported. A step is one gym step and all images of its
-observation; resets are not measured. Processor time counts all threads, a software rasteriser's included.
-Steps differ in simulated time (the notes contain it); rates are not corrected for that.
+observation; resets are not measured. Steps differ in simulated time (33 ms here, 20 ms in so101-nexus, 100 ms
+in lerobot_env_so101); rates are not corrected for that.
 
 Peers:    lerobot_env_so101's SO101PickCube-v0, and so101-nexus's MuJoCoPickLift-v1.
 Modes:    `physics` renders nothing; `rgb224` one 224x224 camera outside the arm; `rgb640x2` two
@@ -15,7 +15,8 @@ Settings: `stock` is the default of a user who asks only for images; `best` has 
           The meshes stay as the peer ships them.
 
 What a peer's own API cannot give is rendered from its model and data by one `mujoco.Renderer`, as its user
-would have to; the note of the row then contains "via mujoco.Renderer".
+would have to: masks of so101-nexus, and masks, depth and a second view (MuJoCo's free camera) of
+lerobot_env_so101.
 """
 
 import ctypes.util
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from ..lib.clock import take_turns
 from ..lib.report import arguments, in_child, save, table
 
 SETTINGS = ("stock", "best")
@@ -54,11 +56,10 @@ class Peer(NamedTuple):
     env: gym.Env
     act: Callable[[np.random.Generator], np.ndarray]
     images: Callable[[Any], list[np.ndarray]]
-    note: str
 
 
 def make_workbench(mode: str, setting: str) -> Peer:
-    """Return the workbench in one mode; its best setting is its stock one."""
+    """Return the workbench in one mode; its best setting is its stock one, without shadows and MSAA."""
     from lerobot_env_so101_workbench import CameraSetup, gym_id
     from lerobot_processor_so101.arm import HOME
 
@@ -73,8 +74,7 @@ def make_workbench(mode: str, setting: str) -> Peer:
         return [*obs.get("pixels", {}).values(), *planes]
 
     # Every joint moves around the ready pose by up to 3 deg.
-    act = lambda rng: HOME + rng.uniform(-3.0, 3.0, HOME.shape)  # noqa: E731
-    return Peer(env, act, images, "33 ms per step; stock has neither shadows nor MSAA")
+    return Peer(env, lambda rng: HOME + rng.uniform(-3.0, 3.0, HOME.shape), images)
 
 
 def outside_view(env: Any, mode: str, shadows: bool) -> Callable[..., list[np.ndarray]]:
@@ -117,18 +117,11 @@ def make_les(mode: str, setting: str) -> Peer:
     front, free = "front", -1  # its one camera, and MuJoCo's free one, which its own render spec defaults to
     spec = GymRenderingSpec(width=MODES[mode][0], height=MODES[mode][1], camera_id=front)
     env = gym.make(ENV_ID, render_spec=spec, image_obs=mode.startswith("rgb"))
-    notes = ["100 ms per step"]
     if setting == "best":
         env.unwrapped.model.light_castshadow[:] = False
         env.unwrapped.model.vis.quality.offsamples = 0
-        notes.append("shadows and MSAA off through env.model")
     if mode in ("rgb640x2", MASKS):
         outside = outside_view(env, mode, shadows=setting == "stock")
-    views = {
-        "rgb224": ["front camera"],
-        "rgb640x2": ["front camera", "free camera via mujoco.Renderer"],
-        MASKS: ["front and free camera", "masks and depth via mujoco.Renderer"],
-    }
 
     def act(rng: np.random.Generator) -> np.ndarray:
         """Move the hand by up to 1 cm along each axis and the jaw around half open."""
@@ -141,7 +134,7 @@ def make_les(mode: str, setting: str) -> Peer:
             return [image for camera in (front, free) for image in outside(camera, "mask", "depth")]
         return [obs["pixels"]["front"], *(outside(free, "rgb") if mode == "rgb640x2" else [])]
 
-    return Peer(env, act, images, "; ".join([*notes, *views.get(mode, [])]))
+    return Peer(env, act, images)
 
 
 def make_nexus(mode: str, setting: str) -> Peer:
@@ -163,13 +156,7 @@ def make_nexus(mode: str, setting: str) -> Peer:
         render=RenderConfig(quality=best if setting == "best" else None),
     )
     env = gym.make("MuJoCoPickLift-v1", config=config)
-    notes = ["20 ms per step"]
-    if setting == "best":
-        notes.append("RenderingQuality(msaa_samples=0, shadows=False)")
-    if cameras:
-        notes.append(" and ".join(camera.name.replace("_", " ") for camera in cameras))
     if mode == MASKS:
-        notes.append("masks via mujoco.Renderer")
         outside = outside_view(env, mode, shadows=setting == "stock")
         overhead = mujoco.MjvCamera()
         params = compute_overhead_camera_params(config.spawn_center, config.spawn_max_radius, aspect=1.0)
@@ -188,7 +175,7 @@ def make_nexus(mode: str, setting: str) -> Peer:
             return [*depth, *outside(overhead, "mask"), *outside("wrist_cam", "mask")]
         return [obs[camera.name] for camera in cameras]
 
-    return Peer(env, act, images, "; ".join(notes))
+    return Peer(env, act, images)
 
 
 MAKERS = {"workbench": make_workbench, "so101-nexus": make_nexus, "lerobot_env_so101": make_les}
@@ -197,29 +184,28 @@ ALIVE: list[
 ] = []  # closing one mujoco.Renderer while others live disturbs them: the process's end frees all
 
 
-def measure(name: str, mode: str, setting: str, seconds: float) -> dict[str, Any]:
-    """Step a simulator for some seconds in its steps, but at least MIN_STEPS."""
+def measure(name: str, mode: str, setting: str, seconds: float) -> float:
+    """Return the steps per second of a simulator, over some seconds in its steps, but at least MIN_STEPS."""
     if name != "workbench":  # MuJoCo reads this when it is first imported, which the makers do
         os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "osmesa")
     peer = MAKERS[name](mode, setting)
     ALIVE.append(peer)
     rng = np.random.default_rng(0)
     peer.env.reset(seed=0)
-    steps, wall, cpu = -WARM_UP_STEPS, 0.0, 0.0
+    steps, wall = -WARM_UP_STEPS, 0.0
     while steps < MIN_STEPS or wall < seconds:
         action = peer.act(rng)
-        wall_start, cpu_start = time.perf_counter(), time.process_time()
+        begin = time.perf_counter()
         obs, _, terminated, truncated, _ = peer.env.step(action)
         frames = peer.images(obs)
-        wall_end, cpu_end = time.perf_counter(), time.process_time()
-        if steps < 0:
-            check_frames(frames, MODES[mode][2])
+        if steps >= 0:
+            wall += time.perf_counter() - begin
         else:
-            wall, cpu = wall + wall_end - wall_start, cpu + cpu_end - cpu_start
+            check_frames(frames, MODES[mode][2])
         steps += 1
         if terminated or truncated:
             peer.env.reset()
-    return {"steps_per_s": steps / wall, "steps_per_cpu_s": steps / cpu, "note": peer.note}
+    return steps / wall
 
 
 def check_frames(frames: list[np.ndarray], expected: int) -> None:
@@ -233,24 +219,21 @@ def check_frames(frames: list[np.ndarray], expected: int) -> None:
 
 def main() -> None:
     options = arguments(__doc__, seconds=5.0, rounds=3)  # seconds of steps in every measurement
-    runs: dict[tuple, list[dict]] = {(m, s, name): [] for m, s, name in product(MODES, SETTINGS, MAKERS)}
-    for number, case in product(range(options.rounds), runs):
+
+    def run(case: tuple[str, str, str]) -> float:
         mode, setting, name = case
-        runs[case].append(in_child(measure, name, mode, setting, options.seconds))
-        rate = runs[case][-1]["steps_per_s"]
-        print(f"round {number + 1}: {mode}, {setting}, {name}: {rate:.2f}/s", flush=True)
-    rows = []
-    for (mode, setting, name), found in runs.items():
-        row = {"mode": mode, "setting": setting, "peer": name}
-        row |= {
-            key: round(median(run[key] for run in found), 2) for key in ("steps_per_s", "steps_per_cpu_s")
-        }
-        rows.append({**row, "note": found[0]["note"]})
+        rate = in_child(measure, name, mode, setting, options.seconds)
+        print(f"{mode}, {setting}, {name}: {rate:.2f}/s", flush=True)
+        return rate
+
+    runs = take_turns(product(MODES, SETTINGS, MAKERS), options.rounds, run)
+    rates = {case: round(median(found), 2) for case, found in runs.items()}
+    keys = ("mode", "setting", "peer", "steps_per_s")
+    rows = [dict(zip(keys, (*case, rate), strict=True)) for case, rate in rates.items()]
     save("speed/sim", rows, (), vars(options))
-    rate = {(row["mode"], row["setting"], row["peer"]): row["steps_per_s"] for row in rows}
     cells = []
     for mode, setting in product(MODES, SETTINGS):
-        ours, *others = (rate[mode, setting, name] for name in MAKERS)
+        ours, *others = (rates[mode, setting, name] for name in MAKERS)
         cells.append([mode, setting, ours, *others, f"{ours / max(others):.1f}x"])
     print(table(["mode", "setting", *MAKERS, "workbench / faster peer"], cells))
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -33,10 +34,11 @@ from lerobot_processor_so101.precompute.arrays import ArraysConfig, write_arrays
 from lerobot_processor_so101.precompute.command import precompute
 
 from ..learning.imf import SMALL
+from ..lib.clock import take_turns
 from ..lib.report import arguments, save, show
 from ..lib.small_siglip import siglip
-from ..lib.small_smolvla import POLICY, SIDE, small_vlm
 from ..lib.study import flags
+from ..lib.untrained import POLICY, SIDE, small_vlm
 
 LOADER, LOOKUP, ARRAYS = "loader", "lookup", "arrays"
 BATCH = 32
@@ -79,19 +81,20 @@ def make_data(folder: Path, episodes: int) -> dict[str, dict[str, list[str]]]:
     }
 
 
-def measure(way: str, options: Sequence[str], workers: int, steps: int) -> dict[str, float]:
+def measure(ways: dict[str, list[str]], way: str, workers: int, steps: int) -> dict[str, float]:
     """Train, and return seconds per step of updating and loading, without the first half of the steps."""
     with tempfile.TemporaryDirectory() as folder:
         policy = flags("policy.", push_to_hub=False, device="cpu")
         own = {"output_dir": f"{folder}/run", "save_checkpoint": False, "batch_size": BATCH}
         own |= {"num_workers": workers, "steps": steps, "log_freq": steps // 2}
-        given = [*options, *policy, *flags(**own), "--dataset.repo_id=local/speed"]
+        given = [*ways[way], *policy, *flags(**own), "--dataset.repo_id=local/speed"]
         command = [sys.executable, "-m", "benchmarks.speed.train_loading", way, *given]
         child = subprocess.run(command, capture_output=True, text=True)
     logged = LOGGED.findall(child.stderr)
     if child.returncode != 0 or not logged:
         raise SystemExit(f"{' '.join(command)} failed:\n{child.stderr[-2000:]}")
     update, load = map(float, logged[-1])
+    print(way, workers, f"{update} s per update, {load} s to load", flush=True)
     return {"update_s": update, "load_s": load}
 
 
@@ -123,12 +126,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder), options.episodes)
         for policy, workers in product(options.policies, options.workers):
-            runs: dict[str, list[dict[str, float]]] = {way: [] for way in data[policy]}
-            for _ in range(options.repeats):
-                for way, found in runs.items():
-                    found.append(measure(way, data[policy][way], workers, options.steps))
-                    print(policy, workers, way, found[-1], flush=True)
-            case = {"policy": policy, "workers": workers}
+            ways, case = data[policy], {"policy": policy, "workers": workers}
+            run = partial(measure, ways, workers=workers, steps=options.steps)
+            runs = take_turns(ways, options.repeats, run)
             rows = [{**case, "reads": way, **summary(found)} for way, found in runs.items()]
             rows = save("speed/train_loading", rows, ("policy", "workers", "reads"), vars(options))
     show(rows)
