@@ -66,8 +66,8 @@ def save(
     Args:
         name: of the file below results/, such as `learning/imf`.
         rows: measurements of this run.
-        keys: fields that two rows of the same measurement share. Stored rows that are not measured again
-            stay; without keys, none does.
+        keys: fields that are equal in two rows of the same measurement. Stored rows that are not measured
+            again stay; without keys, none does.
         settings: of this run; its folder is left out.
         tables: further lists of rows; each replaces the stored one of its name.
     """
@@ -107,20 +107,20 @@ def show(rows: Sequence[dict], *columns: str) -> None:
 
 def circumstances() -> dict[str, Any]:
     """Return what a number depends on besides settings. The commit is null where the code differs from it."""
+    info = Path("/proc/cpuinfo")
+    cpu = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
     return {
         "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]).replace(f"{Path.cwd()}/", ""),
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": _cpu(),
+        "cpu": cpu[0] if cpu else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("lerobot", "mujoco", "numpy", "torch")},
     }
 
 
-def arguments(
-    description: str | None, choices: dict[str, Any] | None = None, **defaults: Any
-) -> argparse.Namespace:
+def arguments(description: str | None, choices: dict | None = None, **defaults: Any) -> argparse.Namespace:
     """Read the command line.
 
     Args:
@@ -133,14 +133,10 @@ def arguments(
     parser = argparse.ArgumentParser(description=description, formatter_class=kind)
     for name, default in defaults.items():
         several = default is None or isinstance(default, list)
-        parser.add_argument(
-            f"--{name}",
-            help=f"default: {default}",
-            default=default,
-            type=type((default or [""])[0] if several else default),
-            choices=(choices or {}).get(name),
-            nargs="+" if several else None,
-        )
+        of = type((default or [""])[0] if several else default)
+        options = {"type": of, "default": default, "choices": (choices or {}).get(name)}
+        options |= {"nargs": "+" if several else None, "help": f"default: {default}"}
+        parser.add_argument(f"--{name}", **options)
     return parser.parse_args()
 
 
@@ -158,9 +154,8 @@ def run_missing(
     Args:
         path: of the file.
         keys: fields of a result that are its case.
-        cases: arguments of `run`.
-        run: returns a result.
-        parallel: number of threads.
+        cases: arguments of `run`, which returns a result.
+        run, parallel: called in so many threads.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     results = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -181,18 +176,10 @@ def _commit() -> str | None:
     """Return the commit, unless tracked files other than results and pages differ from it."""
     code = ["--", ".", ":!benchmarks/results", ":!docs", ":!*.md"]
     try:
-        if _git("status", "--porcelain", "-uno", *code):
+        if subprocess.check_output(
+            ["git", "status", "--porcelain", "-uno", *code], stderr=subprocess.DEVNULL
+        ):
             return None
-        return _git("rev-parse", "--short", "HEAD")
+        return subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()

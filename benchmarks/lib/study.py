@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.stats import bootstrap
 
 from .report import load, percent, table
@@ -143,29 +144,22 @@ def paired_gain(first: Sequence[str], second: Sequence[str]) -> dict[str, Any]:
     Args:
         first, second: outcomes at the same initial states, one string per training seed.
     """
-    means = [
-        [sum(map(int, state)) / len(state) for state in zip(*runs, strict=True)] for runs in (first, second)
-    ]
-    gains = [a - b for a, b in zip(*means, strict=True)]
-    mean = round(sum(gains) / len(gains), 4)
-    if len(set(gains)) == 1:  # nothing to resample
+    means = [np.mean([list(map(int, run)) for run in runs], axis=0) for runs in (first, second)]
+    gains = means[0] - means[1]
+    mean = round(float(gains.mean()), 4)
+    if np.ptp(gains) == 0:  # nothing to resample
         return {"gain": mean, "bootstrap95": [mean, mean]}
-    interval = bootstrap((gains,), lambda x, axis: x.mean(axis), random_state=0).confidence_interval
+    interval = bootstrap((gains,), np.mean, random_state=0).confidence_interval
     return {"gain": mean, "bootstrap95": [round(float(end), 4) for end in interval]}
 
 
 def compare(rows: list[dict], pairs: Iterable[tuple[str, str]], all_seeds: bool = False) -> list[dict]:
-    """Print the success of every row, and gains of variants over others, paired over initial states.
+    """Print the success of every row; print and return gains of variants, paired over initial states.
 
     Args:
-        rows: with `outcomes`, `variant` and `seed`, and those of `CASES` in which compared variants must
-            agree.
+        rows: with `outcomes`, `variant` and `seed`, and those of `CASES` in which compared variants agree.
         pairs: variants that are compared; those without results are left out.
-        all_seeds: average over all trainings of each variant; otherwise over the seeds that both were trained
-            with.
-
-    Returns:
-        The gains.
+        all_seeds: average over all trainings of each variant, and not over the seeds that both have.
     """
     keys = [key for key in CASES if key in rows[0]]
     cells = [[*(row[key] for key in keys), row["variant"], row["seed"], percent(row)] for row in rows]

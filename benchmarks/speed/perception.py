@@ -9,7 +9,6 @@ suite's own segmenter with the decoder in the original's order. Every measuremen
 that its memory is known. Results are written after every model; rows that are not measured again stay.
 """
 
-import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -51,10 +50,8 @@ def suite(model: Published, folder: str, output: str) -> Call:
     size = OUTPUTS[output]
     keep_freed_memory()  # as the steps do
     if model.task == "depth-estimation":
-        estimator = make_depth_estimator(folder)
-        return lambda cameras: [
-            inverse_to_disparity(maps, size or CAMERA) for maps in estimator.estimate(cameras)
-        ]
+        estimate = make_depth_estimator(folder).estimate
+        return lambda cameras: [inverse_to_disparity(maps, size) for maps in estimate(cameras)]
     segmenter = make_segmenter(folder, model.classes)
 
     def call(cameras: list[Tensor]) -> list[Any]:
@@ -69,25 +66,18 @@ def suite(model: Published, folder: str, output: str) -> Call:
 
 
 def original(model: Published, folder: str, output: str, only_order: bool = False) -> Call:
-    """The original's layers and order behind the suite's preparation.
-
-    Args:
-        model, folder, output: as `suite` has them.
-        only_order: use the suite's memory layout, and keep freed memory, so that the order alone is compared.
-    """
+    """The original's layers and order behind the suite's preparation."""
     network = OriginalOrder.from_pretrained(folder).eval()
-    if only_order:
+    if only_order:  # in the suite's memory layout
         keep_freed_memory()
         network = network.to(memory_format=torch.channels_last)
     processor, size = hf.AutoImageProcessor.from_pretrained(folder), OUTPUTS[output]
 
     @torch.no_grad()
     def call(cameras: list[Tensor]) -> list[Tensor]:
-        images = [image for camera in cameras for image in camera]
+        images, device = list(torch.cat(cameras)), cameras[0].device
         options = {"do_rescale": False, "return_tensors": "pt", "disable_grouping": True}
-        device = cameras[0].device
-        pixels = processor(images=images, **options)["pixel_values"].to(device)
-        logits = network.to(device)(pixels).logits
+        logits = network.to(device)(processor(images, **options)["pixel_values"].to(device)).logits
         if size is None:
             return list(logits.split(1))
         return [resize_ids(resize_ids(ids, CAMERA), size) for ids in logits.argmax(1).split(1)]
@@ -146,14 +136,15 @@ def make(name: str, folder: str) -> None:
 def measure(
     name: str, implementation: str, output: str, folder: str, device: str, seconds: float
 ) -> dict[str, Any]:
-    """Return milliseconds and peak memory of one implementation.
+    """Return milliseconds and peak memory of one implementation, by number of cameras.
 
-    Returns:
-        By number of cameras: median and smallest milliseconds per call, calls (two at least), and MB beyond
-            what the process had before it loaded the model (CPU) or that PyTorch had allocated at most (GPU).
+    Memory [MB] is what the process needed beyond what it had before it loaded the model (CPU), or what
+    PyTorch had allocated at most (GPU).
     """
     hf.logging.set_verbosity_error()
-    cameras = [camera.to(device) for camera in smooth_images()]
+    # images of two cameras, (1, 3, 480, 640) in [0, 1], smooth so that resizing is stable
+    coarse = torch.rand(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    cameras = list(upsample(coarse, CAMERA).clamp(0, 1).to(device).split(1))
     before = peak_memory(device)
     call = IMPLEMENTATIONS[implementation](MODELS[name], folder, output)
     result: dict[str, Any] = {"threads": torch.get_num_threads()}
@@ -161,34 +152,15 @@ def measure(
         works = {"call": partial(call, cameras[:count])}
         times = in_turn(works, 2)["call"]
         times += in_turn(works, int((1000 * seconds - sum(times)) / median(times)))["call"]
-        result[f"cameras_{count}"] = {
-            "ms": round(median(times), 2),
-            "ms_fastest": round(min(times), 2),
-            "calls": len(times),
-            "memory_mb": round(peak_memory(device) - before, 1),
-        }
+        found = {"ms": round(median(times), 2), "ms_fastest": round(min(times), 2), "calls": len(times)}
+        result[f"cameras_{count}"] = {**found, "memory_mb": round(peak_memory(device) - before, 1)}
     if implementation == ORIGINAL and output == "logits":
-        result["difference"] = difference(name, folder, cameras, call)
+        pairs = zip(suite(MODELS[name], folder, output)(cameras), call(cameras), strict=True)
+        difference = max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
+        if device == "cpu" and difference > TOLERANCE:
+            raise ValueError(f"{name}: found orders that differ by {difference:g}, expected {TOLERANCE:g}.")
+        result["difference"] = difference
     return result
-
-
-def difference(name: str, folder: str, cameras: list[Tensor], original: Call) -> float:
-    """Return the largest difference of both orders' logits at full resolution.
-
-    Raises:
-        ValueError: if it is above the tolerance, on a CPU.
-    """
-    ours = suite(MODELS[name], folder, "logits")(cameras)
-    found = max(float((a - b).abs().max()) for a, b in zip(ours, original(cameras), strict=True))
-    if cameras[0].device.type == "cpu" and found > TOLERANCE:
-        raise ValueError(f"{name}: the two orders differ by {found:g}, expected at most {TOLERANCE:g}.")
-    return found
-
-
-def smooth_images() -> list[Tensor]:
-    """Return images of two cameras, (1, 3, 480, 640) in [0, 1], smooth so that resizing is stable."""
-    coarse = torch.rand(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
-    return list(upsample(coarse, CAMERA).clamp(0, 1).split(1))
 
 
 def as_pil(camera: Tensor) -> PIL.Image.Image:
@@ -203,9 +175,8 @@ def rows_of(name: str, devices: list[str], seconds: float) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         in_child(make, name, folder)
         for device, (implementation, output) in product(devices, combinations(name)):
-            case = {"device": device, "implementation": implementation, "output": output}
-            case["load_before"] = round(os.getloadavg()[0], 2)
             found = in_child(measure, name, implementation, output, folder, device, seconds)
+            case = {"device": device, "implementation": implementation, "output": output}
             rows.append({**model, **case, **found})
     return rows
 
