@@ -60,17 +60,16 @@ DIFFUSION = {"type": "diffusion", "noise_scheduler_type": "DDIM", "num_inference
 DIFFUSION |= {"do_mask_loss_for_padding": True}
 ACT = {"type": "act", "chunk_size": 16, "n_action_steps": CHUNK}
 ACT |= {"optimizer_lr": 1e-4, "optimizer_lr_backbone": 1e-4}
-HALF_NOISE = ("imf", "flow_matching", "diffusion")  # that also begin from half the noise
-# Options of each variant, and the numbers of steps it acts with.
-VARIANTS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
-    "imf": ({}, (1, 2, 4)),
-    "flow_matching": ({"objective": "flow_matching", "num_inference_steps": 10}, (10, 1)),
-    "fine-tuned imf": ({}, (1, 2, 4)),
-    "regression": ({}, (1,)),
-    "diffusion": ({"down_dims": [64, 128, 256]}, (10,)),
-    "small diffusion": ({"down_dims": [16, 32, 64]}, (10,)),
-    "diffusion from pixels": ({"down_dims": [64, 128, 256]}, (10,)),
-    "act from pixels": ({}, (1,)),
+# Options of each variant, the numbers of steps it acts with, and the scales of the noise it begins from.
+VARIANTS: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[float | None, ...]]] = {
+    "imf": ({}, (1, 2, 4), (1.0, 0.5)),
+    "flow_matching": ({"objective": "flow_matching", "num_inference_steps": 10}, (10, 1), (1.0, 0.5)),
+    "fine-tuned imf": ({}, (1, 2, 4), (1.0,)),
+    "regression": ({}, (1,), (0.0,)),
+    "diffusion": ({"down_dims": [64, 128, 256]}, (10,), (1.0, 0.5)),
+    "small diffusion": ({"down_dims": [16, 32, 64]}, (10,), (1.0,)),
+    "diffusion from pixels": ({"down_dims": [64, 128, 256]}, (10,), (1.0,)),
+    "act from pixels": ({}, (1,), (None,)),
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
     "averages from the start": {"flow_matching_steps": 0},
@@ -83,7 +82,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "adaptive loss": {"loss": "adaptive"},
     "192 per view": {"per_view_output_dim": 192},
 }
-ALL = {**VARIANTS, **{name: (options, (1, 2)) for name, options in ABLATIONS.items()}}
+ALL = {**VARIANTS, **{name: (options, (1, 2), (1.0,)) for name, options in ABLATIONS.items()}}
 # Trained by `imf_baselines`.
 OWN = {"diffusion": "diffusion", "small diffusion": "diffusion", "regression": "regression"}
 
@@ -103,9 +102,8 @@ class Heads(Study):
 
     def demonstrations(self, task: str) -> Path:
         """Record the demonstrations of all variants."""
-        return self.demonstrate(
-            task, [*flags(task=task, episodes=self.options.episodes, seed=20000), *IMAGES]
-        )
+        options = flags(task=task, episodes=self.options.episodes, seed=20000)
+        return self.demonstrate(task, [*options, *IMAGES])
 
     def features(self, task: str) -> Path:
         """Replace the images of the demonstrations by the encoder's features."""
@@ -113,9 +111,9 @@ class Heads(Study):
         options |= {"vision_model_name": self.encoder(), "vision_grid": GRID}
         return self.dataset(f"{task}_features", ["so101-cache-vision", *flags(**options)])
 
-    def environment_state(self, task: str) -> Path:
+    def environment_state(self, task: str, features: Path) -> Path:
         """Write the same features as LeRobot's diffusion reads vectors: in one key."""
-        features, out = self.features(task), self.out / f"{task}_environment"
+        out = self.out / f"{task}_environment"
 
         def write() -> None:
             dataset = LeRobotDataset("local/features", root=features)
@@ -145,13 +143,14 @@ class Heads(Study):
         # 2. what it learns from
         if "pixels" in variant:
             policy = {**policy, "pretrained_backbone_weights": None}
-            options += [f"--dataset.root={self.demonstrations(task)}"]
-        elif "diffusion" in variant:
-            policy = {**TRAINING, **policy}
-            options += [f"--dataset.root={self.environment_state(task)}"]
+            options += flags("dataset.", root=self.demonstrations(task))
         else:
             policy = {**TRAINING, **policy}
-            options += self.arrays(self.features(task))
+            features = self.features(task)
+            if "diffusion" in variant:
+                options += flags("dataset.", root=self.environment_state(task, features))
+            else:
+                options += self.arrays(features)
         # 3. train
         options += ["--dataset.repo_id=local/imf", *flags("policy.", **policy | ALL[variant][0])]
         baseline = ("python", "-m", "benchmarks.learning.imf_baselines")
@@ -160,11 +159,8 @@ class Heads(Study):
 
     def variant(self, task: str, variant: str, seed: int) -> list[dict]:
         """Train one variant, and let it act with each number of steps, and some from half the noise."""
-        checkpoint = self.checkpoint(task, variant, seed)
-        scales = {"regression": (0.0,), "act from pixels": (None,)}.get(variant, (1.0,))
-        scales += (0.5,) if variant in HALF_NOISE else ()
-        rows = []
-        for steps, scale in product(ALL[variant][1], scales):
+        checkpoint, rows = self.checkpoint(task, variant, seed), []
+        for steps, scale in product(*ALL[variant][1:]):
             label = f"{variant}, {steps} step{'s' * (steps > 1)}{', half the noise' * (scale == 0.5)}"
             path = self.out / f"acts_{file_name(f'{task} {label} {seed}')}.json"
             if not path.exists():
@@ -177,10 +173,7 @@ class Heads(Study):
 
 
 class SparseFrames(WorkbenchEnv):
-    """The workbench, rendering only where a policy reads images: at the last two ticks before a new chunk.
-
-    In between it repeats the last images.
-    """
+    """The workbench, with images of the last two ticks before a new chunk, where a policy reads them."""
 
     images: dict[str, Any] = {}
 
@@ -194,9 +187,8 @@ class Actor:
     """A trained policy in the workbench.
 
     Args:
-        checkpoint: folder.
+        checkpoint, encoder: folders; LeRobot's diffusion on features needs the encoder.
         steps: evaluations of the network per chunk.
-        encoder: folder of the encoder, for LeRobot's diffusion on features.
         noise_scale: of the noise that actions begin from; none for a policy without noise.
     """
 

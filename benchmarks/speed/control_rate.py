@@ -14,8 +14,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,12 +31,11 @@ from lerobot.rollout.inference.factory import RTCInferenceConfig, SyncInferenceC
 from lerobot.scripts.lerobot_rollout import rollout
 from lerobot.utils.import_utils import register_third_party_plugins
 
-import lerobot_robot_so101
 from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm, VirtualArmConfig
 from lerobot_processor_so101.arm import HOME
 from lerobot_robot_so101.so101_guarded import SO101Guarded
 
-from ..lib.clock import Clock, percentiles
+from ..lib.clock import percentiles
 from ..lib.emulated import close, robot_config
 from ..lib.report import arguments, save, table
 from ..lib.untrained import SIDE, robot_features, save_policy, small_vlm
@@ -96,34 +95,20 @@ def emulated(folder: Path) -> Iterator[Any]:
         process.join()
 
 
-class TimedRobot(SO101Guarded):
-    """The guarded robot, which records when it was read and commanded [s]."""
+def recorded(method: Callable, calls: list[tuple[float, float]]) -> Callable:
+    """Return a method that adds the begin and the end of its calls [s] to a list."""
 
-    read: list[float] = []
-    commanded: list[float] = []
+    def call(*args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        result = method(*args, **kwargs)
+        calls.append((begin, time.perf_counter()))
+        return result
 
-    def get_observation(self) -> dict[str, Any]:
-        TimedRobot.read.append(time.perf_counter())
-        return super().get_observation()
-
-    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
-        TimedRobot.commanded.append(time.perf_counter())
-        return super().send_action(action)
+    return call
 
 
 def run(kind: str, engine: str, policy: Any, robot: Any, seconds: float) -> dict[str, Any]:
     """Roll a policy out, and return statistics of its ticks."""
-    TimedRobot.read, TimedRobot.commanded = [], []
-    policy_class, clock = get_policy_class(kind), Clock("chunk")
-    plan = "_predict" if kind == "segdepth" else "_get_action_chunk"  # with either engine
-    original = getattr(policy_class, plan)
-
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        with clock.phase("chunk"):
-            chunk = original(*args, **kwargs)
-        clock.tick()
-        return chunk
-
     config = RolloutConfig(
         robot=robot,
         policy=policy,
@@ -134,15 +119,21 @@ def run(kind: str, engine: str, policy: Any, robot: Any, seconds: float) -> dict
         return_to_initial_position=False,
         play_sounds=False,
     )
-    with (
-        patch.object(lerobot_robot_so101, "SO101Guarded", TimedRobot, create=True),  # where LeRobot finds it
-        patch.object(policy_class, plan, timed),
-    ):
+    plan = "_predict" if kind == "segdepth" else "_get_action_chunk"  # with either engine
+    methods = (
+        (SO101Guarded, "get_observation"),
+        (SO101Guarded, "send_action"),
+        (get_policy_class(kind), plan),
+    )
+    calls: list[list[tuple[float, float]]] = [[] for _ in methods]
+    with ExitStack() as patches:
+        for (owner, name), found in zip(methods, calls, strict=True):
+            patches.enter_context(patch.object(owner, name, recorded(getattr(owner, name), found)))
         rollout(config)
-    chunks = [tick["chunk"] for tick in clock.ticks[1:]]
-    found = statistics_of(np.array(TimedRobot.read[1:]), np.array(TimedRobot.commanded))
-    chunk = percentiles(chunks, SHARES) if chunks else None
-    return {"policy": kind, "engine": engine, **found, "chunk_ms": chunk}
+    read, commanded = (np.array([begin for begin, _ in found]) for found in calls[:2])
+    chunks = [1000 * (end - begin) for begin, end in calls[2][1:]]
+    row = {"policy": kind, "engine": engine, **statistics_of(read[1:], commanded)}
+    return {**row, "chunk_ms": percentiles(chunks, SHARES) if chunks else None}
 
 
 def statistics_of(read: np.ndarray, commanded: np.ndarray) -> dict[str, Any]:

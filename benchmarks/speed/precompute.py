@@ -15,7 +15,6 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +25,7 @@ import transformers as hf
 from lerobot.datasets import LeRobotDataset
 
 from lerobot_env_so101_workbench.demos.command import DemosConfig, record
+from lerobot_processor_so101 import image_key
 from lerobot_processor_so101.models.memory import keep_freed_memory
 from lerobot_processor_so101.perception.disparity import depth_to_disparity
 from lerobot_processor_so101.perception.identity import ModelIdentity
@@ -40,17 +40,10 @@ from ..lib.clock import take_turns
 from ..lib.published_models import MODELS, OriginalOrder
 from ..lib.report import arguments, in_child, save, show
 
-CAMERAS = ("top", "wrist")
+KEYS = (image_key("top"), image_key("wrist"))
 CHUNK = 50
 TIMES = ("wall", "processor")
 PLAIN, KEPT, OURS = "plain loop", "plain loop, memory kept", "so101-precompute"
-
-
-def timed(work: Callable[[], int]) -> dict[str, float]:
-    """Return frames per second of wall and of processor time."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    frames = work()
-    return {"wall": frames / (time.perf_counter() - wall), "processor": frames / (time.process_time() - cpu)}
 
 
 def quiet() -> None:
@@ -59,48 +52,32 @@ def quiet() -> None:
     datasets.disable_progress_bars()
 
 
-def computed(config: PrecomputeConfig) -> Callable[[], Any]:
-    """Prepare `so101-precompute`; return a function that computes everything and returns the job."""
-    job, models = command.prepare(config)
-
-    def compute() -> Any:
-        job.open()
-        command.run(config, job, models)
-        return job
-
-    return compute
-
-
+@torch.no_grad()
 def speed_of(way: str, root: Path, model: str, output: Path, frames: int) -> dict[str, float]:
-    """Return the speed of one way, in this process."""
+    """Return the frames per second of wall and of processor time of one way, in this process."""
     quiet()
     if way == OURS:
-        compute = computed(PrecomputeConfig(root=root, output=output, segmenter=model))
-
-        def precompute() -> int:
-            job = compute()
-            command.assemble(job)
-            return sum(episode.length for episode in job.source.episodes)
-
-        return timed(precompute)
-    if way == KEPT:
-        keep_freed_memory()
-    network = OriginalOrder.from_pretrained(model).eval()
-    processor = hf.ViTImageProcessor.from_pretrained(model)
-    dataset = LeRobotDataset("local/bench", root=root)
-
-    @torch.no_grad()
-    def loop(count: int) -> int:
-        for index in range(count):
-            item = dataset[index]
-            for camera in CAMERAS:
-                image = item[f"observation.images.{camera}"]
-                inputs = processor(image, do_rescale=False, return_tensors="pt")
-                resize_ids(network(inputs["pixel_values"]).logits.argmax(1), (84, 84))
-        return count
-
-    loop(2)
-    return timed(lambda: loop(frames))
+        config = PrecomputeConfig(root=root, output=output, segmenter=model)
+        job, models = command.prepare(config)
+        frames = job.source.meta.total_frames
+        wall, cpu = time.perf_counter(), time.process_time()
+        job.open()
+        command.run(config, job, models)
+        command.assemble(job)
+    else:
+        if way == KEPT:
+            keep_freed_memory()
+        network = OriginalOrder.from_pretrained(model).eval()
+        processor = hf.ViTImageProcessor.from_pretrained(model)
+        dataset = LeRobotDataset("local/bench", root=root)
+        for count in (2, frames):  # the first to warm up
+            wall, cpu = time.perf_counter(), time.process_time()
+            for index in range(count):
+                item = dataset[index]
+                for key in KEYS:
+                    inputs = processor(item[key], do_rescale=False, return_tensors="pt")
+                    resize_ids(network(inputs["pixel_values"]).logits.argmax(1), (84, 84))
+    return {"wall": frames / (time.perf_counter() - wall), "processor": frames / (time.process_time() - cpu)}
 
 
 def compare(root: Path, model: str, output: Path, repeats: int, frames: int) -> list[dict[str, Any]]:
@@ -126,27 +103,21 @@ def read_ms(rows: Any, count: int) -> float:
     return 1000 * (time.perf_counter() - begin) / count
 
 
-def samples(root: Path, with_ids: Path) -> list[dict[str, Any]]:
-    """Return the milliseconds to read a training sample with a chunk of actions."""
-    deltas, rows = {"action": [step / 30 for step in range(CHUNK)]}, []
-    for name, folder in (("without", root), ("with ids of two cameras", with_ids)):
-        dataset = LeRobotDataset("local/bench", root=folder, delta_timestamps=deltas)
-        rows.append({"part": "training sample", "of": name, "ms": round(read_ms(dataset, 40), 1)})
-    return rows
-
-
 def stored_forms(root: Path, output: Path, model: str) -> list[dict[str, Any]]:
     """Return bytes and reading time of each form of one camera, from a random, noisy model."""
     # At 512, logits of every frame are 3 MB with six classes (and 79 MB with the 150 of ADE20K).
     options = {"forms": ["ids", "top_k", "logits"], "cameras": ["top"], "logits_size": 128}
-    job = computed(PrecomputeConfig(root=root, output=output, segmenter=model, **options))()
+    config = PrecomputeConfig(root=root, output=output, segmenter=model, **options)
+    job, models = command.prepare(config)
+    job.open()
+    command.run(config, job, models)
     tallies = job.tallies()
     command.assemble(job)
     rows = LeRobotDataset("local/bench", root=output).hf_dataset
     return [
-        stored(key, t.sums["bytes"] / t.sums["frames"])
+        stored(key, tally.sums["bytes"] / tally.sums["frames"])
         | {"read_ms": round(read_ms(rows.select_columns([key]), 100), 2)}
-        for key, t in tallies.items()
+        for key, tally in tallies.items()
     ]
 
 
@@ -156,12 +127,12 @@ def true_maps(root: Path) -> list[dict[str, Any]]:
     record(DemosConfig(root=root, episodes=2, **size))
     ids, disparity = [], []
     for item in LeRobotDataset("local/truth", root=root):
-        for key in (f"observation.images.{camera}" for camera in CAMERAS):
+        for key in KEYS:
             ids.append(item[f"{key}_seg"])
             disparity.append(encode_disparity(depth_to_disparity(item[f"{key}_depth"])[0]))
-    column = column_of("ids", (84, 84), (84, 84, 1))
+    encode = column_of("ids", (84, 84), (84, 84, 1)).encode
     return [
-        stored(f"true {name}, 84x84", column.encode(torch.stack(planes).numpy()).nbytes / len(planes))
+        stored(f"true {name}, 84x84", encode(torch.stack(planes).numpy()).nbytes / len(planes))
         for name, planes in (("ids", ids), ("disparity", disparity))
     ]
 
@@ -171,11 +142,13 @@ def many_classes() -> list[dict[str, Any]]:
     torch.manual_seed(0)
     names = tuple(f"class {number}" for number in range(150))
     noise = Scores(torch.randn(20, 150, 128, 128), "logits", names)
-    top_k = column_of("top_k", (32, 32), (10, 1025, 1))
-    encoded = top_k.encode(encode_top_k(*noise.top_k(10, (32, 32))).numpy())
+    encode = column_of("top_k", (32, 32), (10, 1025, 1)).encode
+    top_k = encode(encode_top_k(*noise.top_k(10, (32, 32))).numpy()).nbytes / 20
     dense = column_of("logits", (512, 512), (150, 512, 512)).logits_bytes
-    found = {"top-10 of 150 classes, 32x32": encoded.nbytes / 20, "raw logits of 150 classes, 512x512": dense}
-    return [stored(form, size) for form, size in found.items()]
+    return [
+        stored("top-10 of 150 classes, 32x32", top_k),
+        stored("raw logits of 150 classes, 512x512", dense),
+    ]
 
 
 def column_of(form: str, size: tuple[int, int], shape: tuple[int, int, int]) -> Column:
@@ -199,7 +172,10 @@ def main() -> None:
         model = MODELS["efficientvit_fpn 480x640"].save(work / "model")
         rows = compare(root, model, ids, options.repeats, options.plain_frames)
         rows += [*stored_forms(root, work / "stored", model), *true_maps(work / "truth"), *many_classes()]
-        rows += samples(root, ids)
+        deltas = {"action": [step / 30 for step in range(CHUNK)]}
+        for of, read in (("without", root), ("with ids of two cameras", ids)):
+            dataset = LeRobotDataset("local/bench", root=read, delta_timestamps=deltas)
+            rows.append({"part": "training sample", "of": of, "ms": round(read_ms(dataset, 40), 1)})
     save("speed/precompute", rows, (), {**vars(options), "chunk": CHUNK})
     show(rows, "part", "of", *TIMES, "bytes", "read_ms", "ms")
 
