@@ -39,7 +39,7 @@ from lerobot_processor_so101.policy.trained_policy import load_policy
 from ..lib.report import FULL, arguments, save
 from ..lib.study import Study, compare, environment, flags
 from ..lib.untrained import IMAGES, SIZE, small_vlm, training
-from .hlrp_laq import MASKS, label, laq_training, motions, probe, untrained
+from .hlrp_laq import MASKS, label, laq_training, probe, untrained
 
 VARIANTS = ("video", "labelled only", "equal exposure", "random LAQ", "all labels", "smolvla")
 LATENT = ("video", "random LAQ")
@@ -121,15 +121,14 @@ class Stages(Study):
         for first in range(0, len(dataset) - 50, 100):
             batch = preprocessor(default_collate([dataset[index] for index in range(first, first + 50)]))
             losses.append(policy(batch)[1]["latent_loss"])
-        labels = LatentLabels.load(path)
+        labels, known = LatentLabels.load(path), self.labels(variant, self.every)
         floor = unconditional_floor(labels.vectors[labels.valid], policy.model.sample_time(4096, "cpu"))
         used = labels.codes.flatten().unique().numel() / labels.laq["codebook_size"]
-        known, gap = LatentLabels.load(self.labels(variant, self.every)), policy.config.gap
         return {
             "loss": round(sum(losses) / len(losses), 3),
             "floor": round(floor, 3),
             "codes_used": round(used, 3),
-            "motion": probe((known, *motions(self.every, gap)), (labels, *motions(root, gap))),
+            "motion": probe((known, self.every), (path, root), policy.config.gap),
         }
 
     def variant(self, few: int, variant: str, seed: int) -> dict[str, Any]:

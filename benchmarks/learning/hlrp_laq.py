@@ -142,30 +142,30 @@ def stacked(pairs: LeRobotDataset, indices: Iterable[int]) -> dict[str, Any]:
     return {**batch, seg_key("top"): decode_ids(batch[f"{TOP}_seg"])}
 
 
-def motions(root: Path, gap: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the joint motion over the gap from each frame, (N, 6), deg, and the frame's episode, (N,)."""
+def motions(labels: Path, root: Path, gap: int) -> tuple[np.ndarray, ...]:
+    """Return latent actions with a one appended, (N, D), joint motion over the gap, (N, 6), deg, and episodes.
+
+    Args:
+        labels: file with the latent actions of the recordings in `root`.
+        gap: in frames; frames without a later one are left out.
+    """
+    known = LatentLabels.load(labels)
     rows = LeRobotDataset("local/video", root=root).hf_dataset.with_format("numpy")
-    state, episode = np.stack(rows["observation.state"]), np.asarray(rows["episode_index"])
+    state, episodes = np.stack(rows["observation.state"]), np.asarray(rows["episode_index"])
     later = np.minimum(np.arange(len(state)) + gap, len(state) - 1)
-    return state[later] - state, episode
+    latents = np.hstack([known.vectors.flatten(1).numpy(), np.ones((len(state), 1))])
+    return tuple(values[known.valid.numpy()] for values in (latents, state[later] - state, episodes))
 
 
-def existing(labels: LatentLabels, motion: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return latent actions with a one appended, motions and episodes, of frames with a later one."""
-    kept = labels.valid.numpy()
-    rows = labels.vectors.flatten(1).numpy()[kept]
-    return np.hstack([rows, np.ones((len(rows), 1))]), motion[kept], episodes[kept]
-
-
-def probe(train: tuple, test: tuple) -> dict[str, Any]:
+def probe(train: tuple[Path, Path], test: tuple[Path, Path], gap: int) -> dict[str, Any]:
     """Return the R² of a linear map from latent action to motion, with an interval over recordings.
 
     Args:
-        train, test: (labels, motions, episodes) each.
+        train, test, gap: see `motions`.
     """
-    latents, motion, _ = existing(*train)
+    latents, motion, _ = motions(*train, gap)
     weights = np.linalg.lstsq(latents, motion, rcond=1e-6)[0]
-    latents, motion, episodes = existing(*test)
+    latents, motion, episodes = motions(*test, gap)
 
     def by_episode(errors: np.ndarray) -> np.ndarray:
         return np.stack([(errors[episodes == e] ** 2).sum(0) for e in np.unique(episodes)])
@@ -237,12 +237,8 @@ class Stage1(Study):
         else:
             checkpoint = self.train(name, [*laq_training(video), *VARIANTS[name]], self.options.steps)
         policy = HLRPLAQPolicy.from_pretrained(checkpoint)
-        gap = policy.config.gap
-        train, test = (
-            (LatentLabels.load(label(self, name, checkpoint, root)), *motions(root, gap))
-            for root in (video, unseen)
-        )
-        labels, pairs = test[0], pairs_of(unseen, gap)
+        train, test = ((label(self, name, checkpoint, root), root) for root in (video, unseen))
+        pairs, labels = pairs_of(unseen, policy.config.gap), LatentLabels.load(test[0])
         vectors = labels.vectors[labels.valid]
         usage = Usage(labels.laq["codebook_size"], vectors.shape[-1])
         usage.count(Quantized(vectors, vectors, labels.codes[labels.valid]))
@@ -253,7 +249,7 @@ class Stage1(Study):
             "codes_used": round(usage.used, 3),
             "perplexity": round(usage.perplexity, 1),
             "error_over_copy": reconstruction(policy, pairs),
-            **probe(train, test),
+            **probe(train, test, policy.config.gap),
         }
 
 

@@ -88,29 +88,18 @@ def record(run: Run, resume: bool = False) -> None:
     """Record until stopped; when resumed, one episode."""
     begin(run)
     video, cameras = run.number % 2 == 1, ["top", "wrist"][: 1 + run.number // 2 % 2]
-    seed = 1000 * run.number
-    if run.command == "so101-demos":
-        witness(RecordingDataset, run.folder / "truth")
-        options = {"episodes": 1 if resume else 1000, "seed": seed, "resume": resume, "video": video}
-        record_demos(DemosConfig(run.root, cameras=cameras, **options, **SIZE))
+    seed, ours = 1000 * run.number, run.command == "so101-demos"
+    witness(RecordingDataset if ours else LeRobotDataset, run.folder / "truth")
+    if ours:
+        options: dict[str, Any] = {"episodes": 1 if resume else 1000, "seed": seed, "resume": resume}
+        record_demos(DemosConfig(run.root, cameras=cameras, video=video, **options, **SIZE))
         return
-    witness(LeRobotDataset, run.folder / "truth")
-    dataset = DatasetRecordConfig(
-        repo_id="local/kills",
-        single_task="Lift the cube.",
-        root=run.root,
-        fps=30,
-        episode_time_s=EPISODE_S,
-        reset_time_s=RESET_S,
-        num_episodes=1000,
-        video=video,
-        push_to_hub=False,
-        no_stamp=True,
-        rgb_encoder=RGBEncoderConfig(vcodec="h264"),
-    )
-    robot = SO101SimConfig(views=cameras, seed=seed, **SIZE)
-    options = {"robot": robot, "teleop": SO101ExpertConfig(), "dataset": dataset, "play_sounds": False}
-    lerobot_record.record(lerobot_record.RecordConfig(**options))
+    options = {"repo_id": "local/kills", "single_task": "Lift the cube.", "root": run.root, "fps": 30}
+    options |= {"episode_time_s": EPISODE_S, "reset_time_s": RESET_S, "num_episodes": 1000, "video": video}
+    options |= {"push_to_hub": False, "no_stamp": True, "rgb_encoder": RGBEncoderConfig(vcodec="h264")}
+    robot, teleop = SO101SimConfig(views=cameras, seed=seed, **SIZE), SO101ExpertConfig()
+    dataset = DatasetRecordConfig(**options)
+    lerobot_record.record(lerobot_record.RecordConfig(robot, dataset, teleop=teleop, play_sounds=False))
 
 
 def witness(kind: type[LeRobotDataset], truth: Path) -> None:
@@ -136,14 +125,11 @@ def recover(run: Run) -> dict[str, Any]:
     """Recover a dataset, and compare it with what was finished."""
     begin(run)
     result: dict[str, Any] = {"finished": len(run.finished()), "lost": [], "repair_s": None}
+    root, repaired, start = run.root, run.folder / "repaired", time.perf_counter()
     if run.finished():
-        root = run.root
-        if run.command == "lerobot-record":
-            start, output = time.perf_counter(), run.folder / "repaired"
-            found = repair(RepairConfig(root, output))
-            if found is not None:
-                root = output
-                result |= {"repair_s": round(time.perf_counter() - start, 2), "dropped": found.dropped}
+        if run.command == "lerobot-record" and (found := repair(RepairConfig(root, repaired))):
+            root = repaired
+            result |= {"repair_s": round(time.perf_counter() - start, 2), "dropped": found.dropped}
         result["lost"] = lost(run, root)
     return result
 
@@ -180,7 +166,12 @@ def stopped(command: str, stop: str, number: int) -> dict[str, Any]:
             (folder / part).mkdir()
         process = start(run)
         if stop == "SIGKILL":
-            wait(run, rng, process)
+            saving = rng.random() < 0.5
+            event = folder / "truth" / (f"{rng.integers(0, 6)}.saving" if saving else "begun")
+            limit = time.monotonic() + START_S
+            while not event.exists() and process.is_alive() and time.monotonic() < limit:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, SAVE_S if saving else LATEST_S))
             process.kill()
         process.join()
         error = (run.folder / "log").read_text().strip().splitlines()[-1] if process.exitcode == 1 else ""
@@ -196,16 +187,6 @@ def stopped(command: str, stop: str, number: int) -> dict[str, Any]:
             result["resumed"] = later["finished"] == result["finished"] + 1
             result["lost"] = later["lost"] or result["lost"]
         return result
-
-
-def wait(run: Run, rng: np.random.Generator, process: BaseProcess) -> None:
-    """Wait until the time of the kill."""
-    saving = rng.random() < 0.5
-    event = f"{rng.integers(0, 6)}.saving" if saving else "begun"
-    limit = time.monotonic() + START_S
-    while not (run.folder / "truth" / event).exists() and process.is_alive() and time.monotonic() < limit:
-        time.sleep(0.002)
-    time.sleep(rng.uniform(0, SAVE_S if saving else LATEST_S))
 
 
 def start(run: Run, resume: bool = False) -> BaseProcess:
@@ -236,9 +217,9 @@ def report(runs: list[dict[str, Any]]) -> None:
         row = {"command": command, "stop": stop, "runs": len(of) - ended, "ended": ended}
         row |= {"finished_episodes": sum(run["finished"] for run in of)}
         row |= {"lost": sum(len(run["lost"]) for run in of), "repaired": len(times)}
-        row |= {"repair_s": round(float(np.median(times)), 2) if times else None}
-        resumed = sum(run.get("resumed", False) for run in of)
-        rows.append({**row, "resumed": resumed if command == "so101-demos" else None})
+        row["repair_s"] = round(float(np.median(times)), 2) if times else None
+        row["resumed"] = sum(run["resumed"] for run in of) if command == "so101-demos" else None
+        rows.append(row)
     save("safety/kills", rows, ("command", "stop"))
     show(rows)
 
