@@ -143,7 +143,7 @@ def stacked(pairs: LeRobotDataset, indices: Iterable[int]) -> dict[str, Any]:
 
 
 def motions(labels: Path, root: Path, gap: int) -> tuple[np.ndarray, ...]:
-    """Return latent actions with a one appended, (N, D), joint motion over the gap, (N, 6), deg, and episodes.
+    """Return latent actions with a one appended, (N, D), joint motion over the gap, (N, 6), and episodes.
 
     Args:
         labels: file with the latent actions of the recordings in `root`.

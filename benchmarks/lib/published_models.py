@@ -7,10 +7,9 @@ for.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 import transformers
@@ -25,36 +24,24 @@ from lerobot_processor_so101.models.efficientvit_fpn import (
 hf: Any = transformers  # its configurations confuse mypy
 
 TEXTS = ("red cube", "gripper", "table", "plate", "bowl")
+SEGMENTATION = "image-segmentation"
 ADE20K = 150  # classes
 IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 type Made = tuple[transformers.PreTrainedModel, Any]
 
 
-@dataclass(frozen=True)
-class Published:
-    """One model.
+class Published(NamedTuple):
+    """One model; its task is that of transformers' pipeline, its classes are texts for an open vocabulary."""
 
-    Attributes:
-        checkpoint: whose size and processor this has.
-        parameters: how many it has; checked when it is made.
-        make: returns the model and its processor.
-        task: of transformers' pipeline; empty where it has none for this model.
-        classes: texts for an open-vocabulary segmenter.
-    """
-
-    checkpoint: str
+    checkpoint: str  # whose size and processor this has
     parameters: int
     make: Callable[[], Made]
     task: str = ""
     classes: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> str:
-        """Make the model, save it with its processor, and return the folder.
-
-        Raises:
-            ValueError: if it has not the published number of parameters.
-        """
+        """Make the model, check its number of parameters, save it with its processor; return the folder."""
         model, processor = self.make()
         found = model.num_parameters()
         if found != self.parameters:
@@ -128,18 +115,16 @@ MODELS = {
     for head in (False, True)
 } | {
     "segformer-b0": Published(
-        "nvidia/segformer-b0-finetuned-ade-512-512", 3_752_694, segformer, "image-segmentation"
+        "nvidia/segformer-b0-finetuned-ade-512-512", 3_752_694, segformer, SEGMENTATION
     ),
     "depth-anything-v2-small": Published(
         "depth-anything/Depth-Anything-V2-Small-hf", 24_785_089, depth_anything, "depth-estimation"
     ),
     "clipseg": Published("CIDAS/clipseg-rd64-refined", 150_747_746, clipseg, classes=TEXTS),
     "mask2former-swin-large": Published(
-        "facebook/mask2former-swin-large-ade-semantic", 215_488_779, mask2former, "image-segmentation"
+        "facebook/mask2former-swin-large-ade-semantic", 215_488_779, mask2former, SEGMENTATION
     ),
-    "eomt-large": Published(
-        "tue-mps/ade20k_semantic_eomt_large_512", 316_020_887, eomt, "image-segmentation"
-    ),
+    "eomt-large": Published("tue-mps/ade20k_semantic_eomt_large_512", 316_020_887, eomt, SEGMENTATION),
 }
 
 

@@ -14,7 +14,6 @@ pass. With `pooled_mlp` the trunk is trained, with SmolVLA and the others the ex
 import argparse
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -31,6 +30,7 @@ from lerobot_policy_segvla import SegVLAConfig
 from lerobot_policy_segvla.configuration_segvla import INJECTIONS
 from lerobot_policy_segvla.modeling_segvla import SegVLAPolicy
 from lerobot_policy_segvla.small_vlm import save_published_vlm
+from lerobot_processor_so101 import image_key, seg_key
 
 from ..lib.clock import in_turn, peak_memory
 from ..lib.report import arguments, in_child, save, show
@@ -53,16 +53,11 @@ type Batch = dict[str, torch.Tensor]
 
 def make_segvla(injection: str, options: dict[str, Any]) -> SegVLAPolicy:
     """Build segvla with one of its injections."""
-    cues = {
-        "feature_map": {f"observation.images.{camera}": f"observation.seg.{camera}" for camera in CAMERAS},
-        "class_names": CLASSES,
-        "task_classes": ["red cube", "blue bowl"],
-        "geometry_classes": ["red cube", "blue bowl"],
-        "injection": injection,
-    }
-    return SegVLAPolicy(
-        SegVLAConfig(**options, **{f"segmentation_{name}": value for name, value in cues.items()})
-    )
+    cues = {"class_names": CLASSES, "injection": injection}
+    cues |= {"task_classes": ["red cube", "blue bowl"], "geometry_classes": ["red cube", "blue bowl"]}
+    cues["feature_map"] = {image_key(camera): seg_key(camera) for camera in CAMERAS}
+    options |= {f"segmentation_{name}": value for name, value in cues.items()}
+    return SegVLAPolicy(SegVLAConfig(**options))
 
 
 def make_hlrp(variant: str, options: dict[str, Any]) -> HLRPPolicy:
@@ -86,7 +81,7 @@ def make_policy(name: str, vlm: str, options: argparse.Namespace) -> Any:
     torch.manual_seed(0)
     if name == SMOLVLA:
         return SmolVLAPolicy(SmolVLAConfig(**fields)).to(options.device)
-    make = {"segvla": make_segvla, "hlrp": make_hlrp}[options.study]
+    make = make_segvla if options.study == "segvla" else make_hlrp
     return make(name, fields).to(options.device)
 
 
@@ -100,24 +95,19 @@ def make_batch(study: str, size: int, device: str) -> Batch:
         "observation.language.attention_mask": torch.ones(size, 12, dtype=torch.bool),
     }
     for camera in CAMERAS:
-        batch[f"observation.images.{camera}"] = torch.rand(size, 3, 480, 640, generator=generator)
+        batch[image_key(camera)] = torch.rand(size, 3, 480, 640, generator=generator)
         if study == "segvla":
             blocks = torch.randint(0, len(CLASSES), (size, 6, 6), generator=generator, dtype=torch.uint8)
-            batch[f"observation.seg.{camera}"] = blocks.repeat_interleave(14, 1).repeat_interleave(14, 2)
+            batch[seg_key(camera)] = blocks.repeat_interleave(14, 1).repeat_interleave(14, 2)
     return {key: value.to(device) for key, value in batch.items()}
 
 
-def act(policy: Any, batch: Batch) -> None:
-    """Predict a chunk."""
-    policy.eval()
-    policy.predict_action_chunk(dict(batch))
-
-
-def work_of(work: str, policy: Any, options: argparse.Namespace) -> Callable[[], None]:
+def work_of(work: str, policy: Any, options: argparse.Namespace) -> Callable[[], Any]:
     """Return one kind of work of a policy: `chunk` or `step`."""
-    if work == "chunk":
-        return partial(act, policy, make_batch(options.study, 1, options.device))
-    return training_step(policy, make_batch(options.study, options.batch_size, options.device))
+    batch = make_batch(options.study, 1 if work == "chunk" else options.batch_size, options.device)
+    if work == "step":
+        return training_step(policy, batch)
+    return lambda: policy.eval().predict_action_chunk(dict(batch))
 
 
 def memory_of(work: str, name: str, vlm: str, options: argparse.Namespace) -> int:
@@ -141,16 +131,16 @@ def main() -> None:
         (work, name): work_of(work, policies[name], options) for name in names for work in ("chunk", "step")
     }
     times = in_turn(works, options.rounds)
-    rows = []
+    rows, shown = [], []
     for work, name in cases:
-        own, base = times[work, name], times[work, SMOLVLA]
+        own, base, peak = times[work, name], times[work, SMOLVLA], memory[work, name]
         ratio = median(a / b for a, b in zip(own, base, strict=True))
         row = {"study": options.study, "work": work, "policy": name, "ms": round(median(own), 1)}
-        row |= {"ms_fastest": round(min(own), 1), "ratio": round(ratio, 3), "memory_mb": memory[work, name]}
+        row |= {"ms_fastest": round(min(own), 1), "ratio": round(ratio, 3), "memory_mb": peak}
         rows.append(row)
+        shown.append({**row, "memory ratio": round(peak / memory[work, SMOLVLA], 3)})
     save("speed/smolvla", rows, ("study", "work", "policy"), vars(options))
-    base = {work: memory[work, SMOLVLA] for work in ("chunk", "step")}
-    show([{**row, "memory ratio": round(row["memory_mb"] / base[row["work"]], 3)} for row in rows])
+    show(shown)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -81,7 +79,7 @@ def make_data(folder: Path, episodes: int) -> dict[str, dict[str, list[str]]]:
     }
 
 
-def measure(ways: dict[str, list[str]], way: str, workers: int, steps: int) -> dict[str, float]:
+def measure(ways: dict[str, list[str]], way: str, workers: int, steps: int) -> tuple[float, ...]:
     """Train, and return seconds per step of updating and loading, without the first half of the steps."""
     with tempfile.TemporaryDirectory() as folder:
         policy = flags("policy.", push_to_hub=False, device="cpu")
@@ -93,9 +91,8 @@ def measure(ways: dict[str, list[str]], way: str, workers: int, steps: int) -> d
     logged = LOGGED.findall(child.stderr)
     if child.returncode != 0 or not logged:
         raise SystemExit(f"{' '.join(command)} failed:\n{child.stderr[-2000:]}")
-    update, load = map(float, logged[-1])
-    print(way, workers, f"{update} s per update, {load} s to load", flush=True)
-    return {"update_s": update, "load_s": load}
+    print(way, workers, "update and loading [s]:", *logged[-1], flush=True)
+    return tuple(map(float, logged[-1]))
 
 
 def train(way: str) -> None:
@@ -107,14 +104,6 @@ def train(way: str) -> None:
         for config in (SegVLAConfig, HLRPConfig):  # as SmolVLA
             config.observation_delta_indices = property(lambda self: [0])
     lerobot_train.main()
-
-
-def summary(found: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Return medians over runs [ms per step], samples per second, and the share of loading in a step."""
-    load, update = (median(run[name] for run in found) for name in ("load_s", "update_s"))
-    row = {"load_ms": round(1000 * load), "update_ms": round(1000 * update)}
-    row["samples_per_s"] = round(BATCH / (load + update), 1)
-    return {**row, "loading_share": round(load / (load + update), 2)}
 
 
 def main() -> None:
@@ -129,7 +118,12 @@ def main() -> None:
             ways, case = data[policy], {"policy": policy, "workers": workers}
             run = partial(measure, ways, workers=workers, steps=options.steps)
             runs = take_turns(ways, options.repeats, run)
-            rows = [{**case, "reads": way, **summary(found)} for way, found in runs.items()]
+            rows = []
+            for way, found in runs.items():
+                update, load = map(median, zip(*found, strict=True))
+                row = {**case, "reads": way, "load_ms": round(1000 * load), "update_ms": round(1000 * update)}
+                row["samples_per_s"] = round(BATCH / (load + update), 1)
+                rows.append({**row, "loading_share": round(load / (load + update), 2)})
             rows = save("speed/train_loading", rows, ("policy", "workers", "reads"), vars(options))
     show(rows)
 
