@@ -3,14 +3,12 @@
 
     python -m benchmarks.learning.hlrp
 
-`lift_cube`, clean: 200 recordings, of which the first 20 count as demonstrations and the others as video with
-joint states. One small SmolVLA (random weights, nothing frozen) is trained by every variant for as many
-steps, first as stage 2, then as stage 3, and evaluated on the same 200 frozen initial states:
+`lift_cube`, clean: the first 20 of 200 recordings count as demonstrations, the others as video with joint
+states. One small SmolVLA is trained by every variant for as many steps, first as stage 2, then as stage 3:
 
     video           stage 1 on all recordings; stage 2 learns its latent actions on all, and actions where
                     labelled; stage 3 actions of the demonstrations
-    labelled only   actions of the demonstrations in both stages. Each batch of it has ten times as many of
-                    them
+    labelled only   actions of the demonstrations in both stages, ten times as many of them in a batch
     equal exposure  the same with stage 2 shortened so that every demonstration is drawn as often as in
                     `video`; as there, normalised by all recordings, in both stages
     random LAQ      as `video`, with the codes of an untrained latent action model
@@ -18,8 +16,7 @@ steps, first as stage 2, then as stage 3, and evaluated on the same 200 frozen i
     smolvla         LeRobot's, on the demonstrations, for the sum of the steps
 
 On 30 unseen recordings: the error of chunks, stage 2's latent loss beside its floor, and the R² of a linear
-map from latent actions to joint motion. A study that was stopped resumes. BENCH=full: three seeds, and 5, 10
-and 50 demonstrations.
+map from latent actions to joint motion.
 """
 
 import argparse

@@ -3,17 +3,10 @@
 
     python -m benchmarks.learning.hlrp_laq
 
-`lift_cube` with everything randomised, so that every episode is another scene, and three coloured discs that
-move over the table behind arm and objects, unrelated to what the arm does. Latent action models of one size
-are trained alike:
-
-    fsq, masks      pixels of the fingers and the cube have full weight, others a twentieth
-    fsq             all pixels have equal weight
-    nsvq, masks     NSVQ in place of FSQ
-    random          untrained
-
-and evaluated on unseen recordings: the share of the codes in use and their perplexity; the error of the later
-frame on fingers and cube, over that of the earlier frame; and the R² of a linear map from latent actions to
+`lift_cube` with everything randomised, and three coloured discs that move over the table behind arm and
+objects, unrelated to what the arm does. With masks, pixels of the fingers and the cube have full weight, and
+others a twentieth. Measured on unseen recordings: the share of the codes in use and their perplexity; the
+error of the later frame over that of the earlier frame; and the R² of a linear map from latent actions to
 joint motion over the gap (mean of the joints, fitted on the training recordings; bootstrap over recordings).
 Also writes applied.png beside the trainings: one pair's latent action applied to other frames.
 """

@@ -3,27 +3,23 @@
 
     python -m benchmarks.learning.imf
 
-`place_cube`, and `pass_post`, which has two modes. The encoder is a small SigLIP trained on workbench frames
-(`benchmarks.lib.small_siglip`), because no pretrained SigLIP2 was available. Every head learns from the same
-cached features of the same demonstrations, through LeRobot's own training, and acts from images at the same
-200 frozen initial states:
+`place_cube`, and `pass_post`, which has two modes. Every head learns from the same cached features of a small
+SigLIP trained on workbench frames (`benchmarks.lib.small_siglip`), through LeRobot's own training, and acts
+from images at the same frozen initial states. imf's network has 0.5 M parameters:
 
-    imf                    1, 2 and 4 steps of one training; its second half learns average velocities
-    flow_matching          10 steps and 1 of one training: the same network without average velocities
-    fine-tuned imf         as imf, but continues the training of flow_matching for 5/8 as many steps, of which
-                           the last 4/8 learn average velocities
+    imf                    its second half of the training learns average velocities
+    flow_matching          the same network without average velocities
+    fine-tuned imf         continues the training of flow_matching for 5/8 as many steps, the last 4/8 of them
+                           with average velocities
     regression             the same network, trained on the mean
-    diffusion              LeRobot's with a U-Net of 5.8 M parameters, twelve times ours, DDIM with 10 steps,
-                           features as its environment state
-    small diffusion        the same with 0.8 M; ours has 0.5 M
-    diffusion from pixels  LeRobot's with vision of its own (a ResNet18 that it trains), for orientation, for
-                           as many steps of 8 frames as take about as long; at its own size one takes 11 s
-    act from pixels        the same at its own size
+    diffusion              LeRobot's with a U-Net of 5.8 M parameters, features as its environment state
+    small diffusion        the same with 0.8 M
+    ... from pixels        LeRobot's with a ResNet18 that it trains, for orientation, for as many steps of 8
+                           frames as take about as long
 
-imf, flow_matching and diffusion also from half the noise (low-temperature sampling, 2211.15657). Beside
-success: the share of passes on the left (demonstrations: half), the second difference of commands at the
-boundary of two chunks and within one, and milliseconds per chunk. BENCH=full adds seeds and the ablations. A
-study that was stopped resumes.
+Beside success: the share of passes on the left (demonstrations: half), the second difference of commands at
+the boundary of two chunks and within one, and milliseconds per chunk. "Half the noise" is low-temperature
+sampling (2211.15657). BENCH=full adds seeds and the ablations.
 """
 
 import json

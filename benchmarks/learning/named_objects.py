@@ -62,11 +62,9 @@ def grips_named(case: tuple, state: InitialState, seed: int) -> bool:
 
 
 def main() -> None:
-    sizes = {"initial_states": 200, "pairs": 200}
-    choices = {"states": tuple(STATES), "levels": LEVELS}
-    options = arguments(
-        __doc__, choices, policies=[""], levels=["clean", "randomised"], states="eval", **sizes
-    )
+    defaults = {"policies": [""], "levels": ["clean", "randomised"], "states": "eval"}
+    choices = {"states": STATES, "levels": LEVELS}
+    options = arguments(__doc__, choices, **defaults, initial_states=200, pairs=200)
     for checkpoint, level in product(map(Path, options.policies), options.levels):
         env = SO101SimEnvConfig(task=TASK, level=level, height=84, width=84, rgb=False, seg=True, depth=True)
         actor = Actor(PolicyOptions(checkpoint), env)

@@ -5,17 +5,16 @@
     python -m benchmarks.learning.segdepth --tasks lift_cube --trained_on clean --demonstrations 100 \\
         --steps 2000 --variants true blind --seeds 2
 
-Demonstrations at level `randomised` by default, stock commands, and the same 200 frozen initial states for
-all variants:
+Stock commands, the same demonstrations, and the same frozen initial states for all variants:
 
     true         masks and depth of the simulator
     estimated    both from the two-headed EfficientViT on RGB; for place_cube it is trained here
     rgb          the same MLP and steps with convolutions on RGB
     blind        trained without images
     act          LeRobot's ACT on RGB at its own size, but for a chunk of 30 actions, for as many steps as two
-                 cores afford: 2,000 of 8 frames take longer than segdepth's 4,000 of 32. Only for lift_cube
+                 cores afford. Only for lift_cube
 
-A study that was stopped resumes. Speed is measured when all variants run.
+Speed is measured when all variants run.
 """
 
 from functools import partial

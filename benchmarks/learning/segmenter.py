@@ -11,9 +11,8 @@ disparity, of each pixel over other recordings. Writes the ten worst frames to o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -40,22 +39,14 @@ EVERY = 8  # frames, about a quarter of a second
 type Prediction = tuple[np.ndarray, np.ndarray | None]  # ids and disparity, (h, w)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One image with its ground truth.
-
-    Attributes:
-        recording: number of the recording.
-        rgb: (H, W, 3) uint8.
-        ids: (h, w) true class ids.
-        disparity: (h, w) true disparity, 0..255.
-    """
+class Sample(NamedTuple):
+    """One image with its ground truth."""
 
     recording: int
     camera: str
-    rgb: np.ndarray
-    ids: np.ndarray
-    disparity: np.ndarray
+    rgb: np.ndarray  # (H, W, 3) uint8
+    ids: np.ndarray  # (h, w)
+    disparity: np.ndarray  # (h, w), 0..255
 
 
 def record(level: str, seeds: range) -> list[Sample]:
@@ -96,11 +87,11 @@ def baselines(samples: list[Sample]) -> dict[str, Prediction]:
 
 def confusions(samples: list[Sample], predictions: list[Prediction]) -> np.ndarray:
     """Return pixel counts of every image by (truth, prediction), (N, C, C)."""
-    pairs = [
-        CLASSES * s.ids.ravel().astype(int) + ids.ravel()
-        for s, (ids, _) in zip(samples, predictions, strict=True)
-    ]
-    return np.array([np.bincount(pair, minlength=CLASSES**2) for pair in pairs]).reshape(-1, CLASSES, CLASSES)
+    found = []
+    for sample, (ids, _) in zip(samples, predictions, strict=True):
+        pairs = CLASSES * sample.ids.ravel().astype(int) + ids.ravel()
+        found.append(np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, -1))
+    return np.array(found)
 
 
 def ious(counts: np.ndarray) -> np.ndarray:
@@ -166,11 +157,10 @@ def main() -> None:
         if level == "randomised":
             draw_worst(samples, predictions, names)
     rows = save("learning/segmenter", rows, (), {**vars(options), "identity": segmenter.identity.to_dict()})
-    cells = [
-        [r["level"], r["of"], r["mean"]["iou"], *(r["classes"].get(n, {}).get("iou", "-") for n in names[1:])]
-        + [r["disparity_error"]]
-        for r in rows
-    ]
+    cells = []
+    for row in rows:
+        classes = [row["classes"][name]["iou"] if name in row["classes"] else "-" for name in names[1:]]
+        cells.append([row["level"], row["of"], row["mean"]["iou"], *classes, row["disparity_error"]])
     print(table(["level", "", "mean IoU", *names[1:], "disparity error"], cells))
 
 

@@ -68,10 +68,10 @@ def in_turn[K](works: dict[K, Callable[[], Any]], rounds: int) -> dict[K, list[f
     """Return the milliseconds of some works, in so many rounds after one to warm up."""
 
     def timed(name: K) -> float:
-        finish_gpu()
         begin = time.perf_counter()
         works[name]()
-        finish_gpu()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         return 1000 * (time.perf_counter() - begin)
 
     return {name: times[1:] for name, times in take_turns(works, rounds + 1, timed).items()}
@@ -86,9 +86,3 @@ def peak_memory(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def finish_gpu() -> None:
-    """Wait for the GPU, if one is in use."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()

@@ -37,7 +37,7 @@ from lerobot_robot_so101.so101_guarded import SO101Guarded
 
 from ..lib.clock import percentiles
 from ..lib.emulated import close, robot_config
-from ..lib.report import arguments, save, table
+from ..lib.report import arguments, save, show
 from ..lib.untrained import SIDE, robot_features, save_policy, small_vlm
 
 FPS, WARM_S = 30, 3.0  # 1/s; s that do not count, while models load
@@ -164,13 +164,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     machine = {"cores_used": len(os.sched_getaffinity(0)), "load": [round(x, 2) for x in os.getloadavg()]}
     save("speed/control_rate", rows, (), {**vars(options), **machine})
-    cells = [
-        [r["policy"], r["engine"], *r["period_ms"].values(), f"{r['missed']} of {r['ticks_due']}"]
-        + [r["without_command"], *(r["chunk_ms"] or dict.fromkeys(r["period_ms"], "-")).values()]
-        for r in rows
-    ]
-    periods, chunks = ([f"{of} p{share} [ms]" for share in SHARES] for of in ("period", "chunk"))
-    print(table(["policy", "engine", *periods, "missed", "without command", *chunks], cells))
+    show(rows, "policy", "engine", "period_ms", "missed", "ticks_due", "without_command", "chunk_ms")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,12 @@
     make bench        (or: .venv/bin/python -m benchmarks.speed.sim --seconds 10)
 
 Every measurement is a process of its own, so that none inherits another's GL contexts, caches or threads;
-three rounds of all of them in turn, medians reported. A step is one gym step and all images of its
-observation; resets are not measured. Steps differ in simulated time (33 ms here, 20 ms in so101-nexus, 100 ms
-in lerobot_env_so101); rates are not corrected for that.
+medians of rounds in turn. A step is one gym step and all images of its observation. Steps differ in simulated
+time (33 ms here, 20 ms in so101-nexus, 100 ms in lerobot_env_so101); rates are not corrected for that.
 
-Peers:    lerobot_env_so101's SO101PickCube-v0, and so101-nexus's MuJoCoPickLift-v1.
 Modes:    `physics` renders nothing; `rgb224` one 224x224 camera outside the arm; `rgb640x2` two
           640x480 cameras; `maskdepth84x2` masks and metric depth of two cameras at 84x84, without RGB.
 Settings: `stock` is the default of a user who asks only for images; `best` has shadows and multisampling off.
-          The meshes stay as the peer ships them.
 
 What a peer's own API cannot give is rendered from its model and data by one `mujoco.Renderer`, as its user
 would have to: masks of so101-nexus, and masks, depth and a second view (MuJoCo's free camera) of

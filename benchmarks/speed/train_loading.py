@@ -5,11 +5,9 @@
 
 `loader`: LeRobot's loader reads action chunks, as for its own policies. `lookup`: the policy's preprocessor
 looks them up. `arrays`: it also reads masks, depth or cached features from the arrays of `so101-arrays`.
-Ways take turns, each in a process of its own, on demonstrations of the workbench: two cameras of 96x96,
-images in Parquet. segdepth reads masks and depth of a dataset without RGB, imf cached features (768 numbers a
-view), segvla RGB and masks, hlrp RGB. segvla, hlrp and imf are the small networks of the learning studies,
-the first two with chunks of 50; the share of loading is smaller with larger ones. Times are those that
-LeRobot logs (`data_s`, `updt_s`), medians over the repeats.
+Ways take turns, each in a process of its own, on demonstrations with two cameras of 96x96, images in Parquet.
+Networks are those of the learning studies, segvla's and hlrp's with chunks of 50; the share of loading is
+smaller with larger ones. Times are those that LeRobot logs (`data_s`, `updt_s`), medians over the repeats.
 """
 
 import re
