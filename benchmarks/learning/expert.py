@@ -3,8 +3,7 @@
 
     python -m benchmarks.learning.expert
 
-Initial states are those of training seeds 0 to 199. Minutes on two cores; writes
-results/learning/expert.json.
+Initial states are those of training seeds 0 to 199.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -20,22 +19,19 @@ from ..lib.study import as_outcomes
 
 def run(task: str, level: str, seeds: range) -> dict:
     """Let the expert solve a task from the initial states of `seeds`."""
-    from lerobot_env_so101_workbench.sim.expert import Expert
-    from lerobot_env_so101_workbench.sim.initial_states import training_initial_state
+    from lerobot_env_so101_workbench.demos.demonstrator import Demonstrator
+    from lerobot_env_so101_workbench.sim.cameras import CameraSetup
     from lerobot_env_so101_workbench.sim.world import World
     from lerobot_processor_so101.arm import FPS
 
     world = World(task, level)
-    expert = Expert(world)
+    expert = Demonstrator(world, CameraSetup(rgb=False), disturbance=0)
     successes, seconds = [], []
     for seed in seeds:
-        world.reset(training_initial_state(task, level, seed))
-        for _ in range(world.task.time_limit_ticks):
-            world.step(expert.decide().action)
-            if world.is_success() or not world.is_finite():
-                break
-        successes.append(world.is_success())
-        if successes[-1]:
+        for _ in expert.episode(seed):
+            pass
+        successes.append(expert.succeeded)
+        if expert.succeeded:
             seconds.append(world.ticks / FPS)
     median = round(float(np.median(seconds)), 2) if seconds else None
     return {"task": task, "level": level, "outcomes": as_outcomes(successes), "median_s": median}

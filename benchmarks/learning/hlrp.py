@@ -3,29 +3,23 @@
 
     python -m benchmarks.learning.hlrp
 
-`lift_cube`, clean: 200 recordings, of which the first 20 count as demonstrations and the others as video with
-joint states. One small SmolVLA (random weights, nothing frozen) is trained by every variant for as many
-steps, first as stage 2, then as stage 3, and evaluated on the same 200 frozen initial states:
+`lift_cube`, clean: the first 20 of 200 recordings count as demonstrations, the others as video with joint
+states. One small SmolVLA is trained by every variant for as many steps, first as stage 2, then as stage 3:
 
-    video            stage 1 on all recordings; stage 2 learns its latent actions on all, and actions where
-    labelled; stage 3
-                     actions of the demonstrations
-    labelled only    actions of the demonstrations in both stages. Each batch of it has ten times as many of
-    them equal exposure   the same with stage 2 shortened so that every demonstration is drawn as often as in
-    `video`; as there,
-                     normalised by all recordings, in both stages
-    random LAQ       as `video`, with the codes of an untrained latent action model
-    all labels       actions of all recordings in both stages
-    smolvla          LeRobot's, on the demonstrations, for the sum of the steps
+    video           stage 1 on all recordings; stage 2 learns its latent actions on all, and actions where
+                    labelled; stage 3 actions of the demonstrations
+    labelled only   actions of the demonstrations in both stages, ten times as many of them in a batch
+    equal exposure  the same with stage 2 shortened so that every demonstration is drawn as often as in
+                    `video`; as there, normalised by all recordings, in both stages
+    random LAQ      as `video`, with the codes of an untrained latent action model
+    all labels      actions of all recordings in both stages
+    smolvla         LeRobot's, on the demonstrations, for the sum of the steps
 
 On 30 unseen recordings: the error of chunks, stage 2's latent loss beside its floor, and the R² of a linear
-    map from latent actions to joint motion. A study that was stopped resumes; five hours on two cores.
-    BENCH=full: three seeds, and 5, 10 and 50 demonstrations. Writes results/learning/hlrp.json, where rows
-    that are not measured again stay.
+map from latent actions to joint motion.
 """
 
 import argparse
-import os
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,10 +33,10 @@ from lerobot_policy_hlrp.laq.label_file import LatentLabels
 from lerobot_policy_hlrp.laq.loss_floor import unconditional_floor
 from lerobot_processor_so101.policy.trained_policy import load_policy
 
-from ..lib.report import arguments, save
-from ..lib.small_smolvla import IMAGES, SIDE, small_vlm, training
-from ..lib.study import Study, compare
-from .hlrp_laq import MASKS, label, laq_training, motions, probe, untrained
+from ..lib.report import FULL, arguments, save
+from ..lib.study import Study, compare, environment, flags
+from ..lib.untrained import IMAGES, SIZE, small_vlm, training
+from .hlrp_laq import MASKS, label, laq_training, probe, untrained
 
 VARIANTS = ("video", "labelled only", "equal exposure", "random LAQ", "all labels", "smolvla")
 LATENT = ("video", "random LAQ")
@@ -58,8 +52,7 @@ class Stages(Study):
 
     def recordings(self, count: int, seed: int = 20000, masks: bool = True) -> Path:
         """Record the first so many recordings of a seed, with the masks by which stage 1 weighs pixels."""
-        options = [f"--episodes={count}", f"--seed={seed}", f"--seg={str(masks).lower()}"]
-        options += [*IMAGES, "--cameras=[top,wrist]"]
+        options = [*flags(episodes=count, seed=seed, seg=masks), *IMAGES, "--cameras=[top,wrist]"]
         return self.demonstrate(f"recordings {count} {seed}{'' if masks else ' plain'}", options)
 
     def labels(self, variant: str, root: Path) -> Path:
@@ -73,34 +66,29 @@ class Stages(Study):
     def policy(self, variant: str, few: int, seed: int) -> tuple[Path, Path | None]:
         """Train one variant through both stages; return the policy and the checkpoint of stage 2, if any."""
         name, steps2, steps3 = f"{variant} {few} {seed}", self.options.steps, self.options.policy_steps
-        labelled = f"[{','.join(map(str, range(few)))}]"
-        if variant == "equal exposure":
-            steps2 = steps2 * few // self.options.episodes
-        # The demonstrations: of all recordings, whose statistics they are normalised by, or a dataset of
-        # their own.
-        own, chosen = self.every, [f"--dataset.episodes={labelled}"]
-        if variant == "all labels":
-            chosen = []
-        elif variant == "labelled only":
-            own, chosen = self.recordings(few), []
         if variant == "smolvla":
             plain = self.recordings(few, masks=False)  # it would take masks for images
             options = ["--policy.type=smolvla", *training(self.vlm, plain, steps2 + steps3, seed)]
             return self.train(name, options, steps2 + steps3), None
-        stage2 = ["--policy.type=hlrp", "--policy.stage=foundation"]
+        if variant == "equal exposure":
+            steps2 = steps2 * few // self.options.episodes
+        # The demonstrations: of all recordings, whose statistics they are normalised by, or a dataset of
+        # their own.
+        labelled = list(range(few))
+        own = self.recordings(few) if variant == "labelled only" else self.every
+        all_of_it = variant in ("all labels", "labelled only")
+        chosen = [] if all_of_it else flags("dataset.", episodes=labelled)
         if variant in LATENT:
-            stage2 += [
-                *training(self.vlm, self.every, steps2, seed),
-                f"--policy.labelled_episodes={labelled}",
-            ]
-            stage2 += [f"--policy.latent_labels={self.labels(variant, self.every)}"]
-            stage2 += [f"--policy.latent_weight={self.options.latent_weight}"]
+            labels = self.labels(variant, self.every)
+            stage2 = flags("policy.", labelled_episodes=labelled, latent_labels=labels)
         else:
-            stage2 += [*training(self.vlm, own, steps2, seed), *chosen, "--policy.training_mode=actions"]
+            stage2 = [*chosen, "--policy.training_mode=actions"]
+        stage2 += [*flags("policy.", type="hlrp", stage="foundation"), *training(self.vlm, own, steps2, seed)]
         start = self.train(f"{name} stage 2", stage2, steps2)
-        stage3 = ["--policy.type=hlrp", f"--policy.init_from={start}", *chosen]
-        stage3 += training(self.vlm, own, steps3, seed, lr=self.options.policy_lr)
-        return self.train(f"{name} stage 3 {self.options.policy_lr:g}", stage3, steps3), start
+        lr = self.options.policy_lr
+        stage3 = [*flags("policy.", type="hlrp", init_from=start), *chosen]
+        stage3 += training(self.vlm, own, steps3, seed, lr=lr)
+        return self.train(f"{name} stage 3 {lr:g}", stage3, steps3), start
 
     @torch.no_grad()
     def chunk_error(self, checkpoint: Path) -> float:
@@ -130,45 +118,42 @@ class Stages(Study):
         for first in range(0, len(dataset) - 50, 100):
             batch = preprocessor(default_collate([dataset[index] for index in range(first, first + 50)]))
             losses.append(policy(batch)[1]["latent_loss"])
-        labels = LatentLabels.load(path)
+        labels, known = LatentLabels.load(path), self.labels(variant, self.every)
         floor = unconditional_floor(labels.vectors[labels.valid], policy.model.sample_time(4096, "cpu"))
         used = labels.codes.flatten().unique().numel() / labels.laq["codebook_size"]
-        known, gap = LatentLabels.load(self.labels(variant, self.every)), policy.config.gap
         return {
             "loss": round(sum(losses) / len(losses), 3),
             "floor": round(floor, 3),
             "codes_used": round(used, 3),
-            "motion": probe((known, *motions(self.every, gap)), (labels, *motions(root, gap))),
+            "motion": probe((known, self.every), (path, root), policy.config.gap),
         }
 
     def variant(self, few: int, variant: str, seed: int) -> dict[str, Any]:
         """Train and evaluate one variant."""
         (checkpoint, stage2), lr = self.policy(variant, few, seed), self.options.policy_lr
-        env = [f"--env.height={SIDE}", f"--env.width={SIDE}", "--env.task=lift_cube"]
-        env += [f"--eval.n_episodes={self.options.initial_states}", "--eval.batch_size=10"]
-        outcomes = self.evaluate(f"{variant} {few} {seed} {lr:g}", checkpoint, env)
+        name = f"{variant} {few} {seed} {lr:g}"
+        env = [*environment(SIZE, task="lift_cube"), "--eval.batch_size=10"]
+        outcomes = self.evaluate(name, checkpoint, env)
         row = {"demonstrations": few, "policy_lr": lr, "variant": variant, "seed": seed, "outcomes": outcomes}
         row["chunk_error"] = self.chunk_error(checkpoint)
-        if stage2 is not None and variant in LATENT:
+        if variant in LATENT:
             row["latent"] = self.latents(variant, stage2)
             print(row["latent"], flush=True)
         return row
 
 
 def main() -> None:
-    full = os.environ.get("BENCH") == "full"
     options = arguments(
         __doc__,
         {"variants": VARIANTS},
         out=Path("outputs/learning_hlrp"),
         episodes=200,
-        few=[5, 10, 20, 50] if full else [20],
+        few=[5, 10, 20, 50] if FULL else [20],
         laq_steps=4000,
         steps=4000,  # of stage 2
         policy_steps=1000,  # of stage 3
         policy_lr=1e-3,  # of stage 3
-        latent_weight=1.0,
-        seeds=[0, 1, 2] if full else [0],
+        seeds=[0, 1, 2] if FULL else [0],
         initial_states=200,
         variants=list(VARIANTS),
     )

@@ -15,7 +15,6 @@ layer; here each view goes through the same layers as in imf, trained with the U
 
 import copy
 import sys
-from typing import Any
 
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
@@ -36,36 +35,27 @@ _Original = modeling_diffusion.DiffusionModel
 
 
 def regression_error(
-    objective: str,
-    field: Field,
-    actions: Tensor,
-    noise: Tensor,
-    r: Tensor,
-    t: Tensor,
-    condition: Tensor,
-    **_: Any,
+    objective: str, field: Field, actions: Tensor, *given: Tensor, derive: bool
 ) -> tuple[Tensor, Tensor]:
     """Replace imf's `velocity_error`, with its arguments."""
-    zero, one = torch.zeros_like(t), torch.ones_like(t)
-    return -field(torch.zeros_like(actions), zero, one, condition) - actions, actions[:0]
+    _, _, t, condition = given
+    predicted = -field(torch.zeros_like(actions), torch.zeros_like(t), torch.ones_like(t), condition)
+    return predicted - actions, actions[:0]
 
 
 def install_regression() -> None:
     """Turn imf's training into regression."""
-    module: Any = modeling_imf
-    module.velocity_error = regression_error
+    modeling_imf.velocity_error = regression_error
     # There is no derivative to log.
-    module.IMFPolicy._logs = lambda self, losses, same, slope: {"loss": losses.mean().item()}
+    modeling_imf.IMFPolicy._logs = lambda self, losses, same, slope: {"loss": losses.mean().item()}
 
 
 class Projecting(_Original):
     """LeRobot's network, behind projectors."""
 
     def __init__(self, config: DiffusionConfig) -> None:
-        assert config.input_features is not None
         size = config.input_features[OBS_ENV_STATE].shape[0] // VIEWS
         projected = copy.deepcopy(config)
-        assert projected.input_features is not None
         projected.input_features[OBS_ENV_STATE] = PolicyFeature(FeatureType.ENV, (VIEWS * OUT,))
         super().__init__(projected)
         self.views = nn.ModuleList(ViewProjector(size, GRID**2, OUT) for _ in range(VIEWS))
@@ -78,13 +68,12 @@ class Projecting(_Original):
 
 def make(config: DiffusionConfig) -> modeling_diffusion.DiffusionModel:
     """Build the network of a configuration; LeRobot's own where it reads images."""
-    return Projecting(config) if OBS_ENV_STATE in (config.input_features or {}) else _Original(config)
+    return Projecting(config) if OBS_ENV_STATE in config.input_features else _Original(config)
 
 
 def install_diffusion() -> None:
     """Let LeRobot's diffusion build this network."""
-    module: Any = modeling_diffusion
-    module.DiffusionModel = make
+    modeling_diffusion.DiffusionModel = make
 
 
 def main() -> None:

@@ -10,11 +10,8 @@ on `sort_cubes`, where three cubes and two bowls are visible, with masks and dep
     success  with the sentence of each initial state, at every level
     pairs    at each initial state twice: with its sentence, and with one that names another cube. A pair
              counts if both times the named cube is the first that both fingers grip.
-
-Writes results/learning/named_objects.json.
 """
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import product
@@ -24,6 +21,7 @@ from tqdm import tqdm
 
 from lerobot_env_so101_workbench import SO101SimEnvConfig
 from lerobot_env_so101_workbench.demos.takeovers import Actor, PolicyOptions
+from lerobot_env_so101_workbench.names import LEVELS
 from lerobot_env_so101_workbench.sim.initial_states import (
     InitialState,
     evaluation_initial_state,
@@ -37,69 +35,51 @@ from ..lib.report import arguments, percent, save, table
 from ..lib.study import as_outcomes
 
 TASK = "sort_cubes"
-IMAGES = {"height": 84, "width": 84, "rgb": False, "seg": True, "depth": True}
+NAMES = [cube.name for cube in CUBES]
 STATES = {"eval": evaluation_initial_state, "validation": validation_initial_state}
 KEYS = ("policy", "states", "level", "measure")
 
 
-class Runner:
-    """A policy on `sort_cubes` at one level."""
-
-    def __init__(self, checkpoint: Path, level: str) -> None:
-        env = SO101SimEnvConfig(task=TASK, level=level, **IMAGES)
-        self.world, self.cameras = World(TASK, level), env.camera_setup()
-        self.actor = Actor(PolicyOptions(checkpoint), env)
-
-    def close(self) -> None:
-        self.world.close()
-
-    def run(self, state: InitialState, seed: int) -> tuple[str, str | None]:
-        """Return the outcome of an episode, and the first cube that was gripped."""
-        self.world.reset(state)
-        self.actor.reset(seed)
-        outcome, first = EpisodeOutcome(), None
-        for _ in range(self.world.task.time_limit_ticks):
-            self.world.step(self.actor.act(self.world, self.cameras.capture(self.world)))
-            outcome.update(self.world)
-            first = first or next((cube.name for cube in CUBES if self.world.is_gripped(cube.name)), None)
-            if self.world.is_success() or not self.world.is_finite():
-                break
-        return outcome.name(self.world), first
+def run(actor: Actor, env: SO101SimEnvConfig, world: World, state: InitialState, seed: int) -> tuple:
+    """Return the outcome of an episode, and the first cube that was gripped, if any."""
+    cameras, outcome, first = env.camera_setup(), EpisodeOutcome(), None
+    world.reset(state)
+    actor.reset(seed)
+    for _ in range(world.task.time_limit_ticks):
+        world.step(actor.act(world, cameras.capture(world)))
+        outcome.update(world)
+        first = first or next(filter(world.is_gripped, NAMES), None)
+        if world.is_success() or not world.is_finite():
+            break
+    return outcome.name(world), first
 
 
-def both_sentences(state: InitialState) -> Iterator[InitialState]:
-    """Yield an initial state with its own goal, and with the next cube as the target."""
-    names = [cube.name for cube in CUBES]
-    other = names[(names.index(state.goal.pick) + 1) % len(names)]
-    yield state
-    yield replace(state, goal=replace(state.goal, pick=other))
+def grips_named(case: tuple, state: InitialState, seed: int) -> bool:
+    """Return whether the named cube is gripped first: that of the state, and then the next cube."""
+    other = NAMES[(NAMES.index(state.goal.pick) + 1) % len(NAMES)]
+    both = (state, replace(state, goal=replace(state.goal, pick=other)))
+    return all(run(*case, one, seed)[1] == one.goal.pick for one in both)
 
 
 def main() -> None:
-    levels = ("clean", "distractors", "randomised")
-    options = arguments(
-        __doc__,
-        {"states": tuple(STATES), "levels": levels},
-        policies=[""],
-        levels=["clean", "randomised"],
-        states="eval",
-        initial_states=200,
-        pairs=200,
-    )
+    defaults = {"policies": [""], "levels": ["clean", "randomised"], "states": "eval"}
+    choices = {"states": STATES, "levels": LEVELS}
+    options = arguments(__doc__, choices, **defaults, initial_states=200, pairs=200)
     for checkpoint, level in product(map(Path, options.policies), options.levels):
-        with closing(Runner(checkpoint, level)) as runner:
-            drawn = [STATES[options.states](TASK, level, index) for index in range(options.initial_states)]
-            outcomes = [runner.run(state, seed)[0] for seed, state in enumerate(tqdm(drawn, level))]
-            case = {"policy": runner.actor.name, "states": options.states, "level": level}
-            failures = {name: outcomes.count(name) for name in sorted(set(outcomes) - {SUCCESS})}
-            rows = [{**case, "measure": "success", "failures": failures}]
-            rows[0]["outcomes"] = as_outcomes(outcome == SUCCESS for outcome in outcomes)
+        env = SO101SimEnvConfig(task=TASK, level=level, height=84, width=84, rgb=False, seg=True, depth=True)
+        actor = Actor(PolicyOptions(checkpoint), env)
+        drawn = [STATES[options.states](TASK, level, index) for index in range(options.initial_states)]
+        row = {"policy": actor.name, "states": options.states, "level": level}
+        with closing(World(TASK, level)) as world:
+            case = (actor, env, world)
+            found = [run(*case, state, seed)[0] for seed, state in enumerate(tqdm(drawn, level))]
+            failures = {name: found.count(name) for name in sorted(set(found) - {SUCCESS})}
+            outcomes = as_outcomes(name == SUCCESS for name in found)
+            rows = [{**row, "measure": "success", "failures": failures, "outcomes": outcomes}]
             if level == "clean" and options.pairs:
-                hits = [
-                    all(runner.run(one, seed)[1] == one.goal.pick for one in both_sentences(state))
-                    for seed, state in enumerate(tqdm(drawn[: options.pairs], "pairs"))
-                ]
-                rows.append({**case, "measure": "pairs", "outcomes": as_outcomes(hits)})
+                states = enumerate(tqdm(drawn[: options.pairs], "pairs"))
+                outcomes = as_outcomes(grips_named(case, state, seed) for seed, state in states)
+                rows.append({**row, "measure": "pairs", "outcomes": outcomes})
         rows = save("learning/named_objects", rows, KEYS, vars(options))
     print(table([*KEYS, "rate (Wilson 95 %)"], [[*(row[key] for key in KEYS), percent(row)] for row in rows]))
 

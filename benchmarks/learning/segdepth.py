@@ -5,23 +5,19 @@
     python -m benchmarks.learning.segdepth --tasks lift_cube --trained_on clean --demonstrations 100 \\
         --steps 2000 --variants true blind --seeds 2
 
-300 demonstrations at level `randomised` by default, stock commands, and the same 200 frozen initial states
-for all variants:
+Stock commands, the same demonstrations, and the same frozen initial states for all variants:
 
     true         masks and depth of the simulator
     estimated    both from the two-headed EfficientViT on RGB; for place_cube it is trained here
     rgb          the same MLP and steps with convolutions on RGB
     blind        trained without images
     act          LeRobot's ACT on RGB at its own size, but for a chunk of 30 actions, for as many steps as two
-    cores
-                 afford: 2,000 of 8 frames take longer than segdepth's 4,000 of 32. Only for lift_cube
+                 cores afford. Only for lift_cube
 
-A study that was stopped resumes; eight hours on two cores, or in parts: `--tasks`, `--variants`. BENCH=full:
-five seeds. Writes results/learning/segdepth.json, where rows that are not measured again stay; speed is
-measured when all variants run.
+Speed is measured when all variants run.
 """
 
-import os
+from functools import partial
 from itertools import cycle, product
 from pathlib import Path
 from statistics import fmean
@@ -34,29 +30,19 @@ from lerobot_processor_so101 import CLASS_NAMES
 from lerobot_processor_so101.policy.trained_policy import load_policy
 
 from ..lib.clock import in_turn, percentiles
-from ..lib.report import arguments, save, table
-from ..lib.study import CASES, Study, compare, listed
+from ..lib.report import FULL, arguments, save, show
+from ..lib.study import CASES, Study, compare, environment, flags
 
-PLACE = listed([*CLASS_NAMES, "red cube", "blue bowl"])
-WATCHED = listed(["red cube", "blue bowl", "static_finger", "moving_finger"])
-TASKS = {
-    "lift_cube": [],
-    "place_cube": [f"--policy.class_names={PLACE}", f"--policy.watched_classes={WATCHED}"],
-}
-VARIANTS = {
-    "lift_cube": ("true", "estimated", "rgb", "blind", "act"),
-    "place_cube": ("true", "estimated", "rgb", "blind"),
-}
-MASKS = ["--height=84", "--width=84", "--rgb=false", "--seg=true", "--depth=true"]
-RGB = ["--height=120", "--width=160"]
+PLACE = [*CLASS_NAMES, "red cube", "blue bowl"]
+WATCHED = ["red cube", "blue bowl", "static_finger", "moving_finger"]
+TASKS = {"lift_cube": [], "place_cube": flags("policy.", class_names=PLACE, watched_classes=WATCHED)}
+VARIANTS = ("true", "estimated", "rgb", "blind", "act")
+MASKS = flags(height=84, width=84, rgb=False, seg=True, depth=True)
+RGB = flags(height=120, width=160)
 # Learning rates suit short trainings from random weights; the defaults are for long ones from pretrained
 # weights.
-ACT = [
-    "--policy.type=act",
-    "--policy.pretrained_backbone_weights=null",
-    "--policy.optimizer_lr_backbone=1e-4",
-]
-ACT += ["--policy.chunk_size=30", "--policy.n_action_steps=15", "--policy.optimizer_lr=1e-4"]
+ACT = flags("policy.", type="act", pretrained_backbone_weights=None, chunk_size=30, n_action_steps=15)
+ACT += flags("policy.", optimizer_lr=1e-4, optimizer_lr_backbone=1e-4)
 
 
 class Variants(Study):
@@ -66,13 +52,12 @@ class Variants(Study):
         super().__init__(*args)
         self.trained: dict[str, tuple[Path, Path]] = {}  # by variant: a checkpoint, and frames to run it on
 
-    def demonstrations(
-        self, task: str, kind: str, images: list[str], seed: int = 20000, count: int = 0, level: str = ""
-    ) -> Path:
+    def demonstrations(self, task: str, kind: str, images: list[str], **changes: Any) -> Path:
         """Record demonstrations; the same seed gives the same motions, whatever is rendered."""
-        level, count = level or self.options.trained_on, count or self.options.demonstrations
-        options = [f"--task={task}", f"--level={level}", "--video=false", f"--seed={seed}"]
-        return self.demonstrate(f"{task} {kind}", [*options, f"--episodes={count}", *images])
+        options = {"level": self.options.trained_on, "episodes": self.options.demonstrations, "seed": 20000}
+        return self.demonstrate(
+            f"{task} {kind}", [*flags(task=task, video=False, **options | changes), *images]
+        )
 
     def segmenter(self, task: str) -> str:
         """Return the package's own for the cube; for the bowl, train one on other demonstrations."""
@@ -80,14 +65,14 @@ class Variants(Study):
             return "workbench"
         images = [*RGB, "--seg=true", "--depth=true"]
         roots = [
-            self.demonstrations(task, name, images, seed, count, "randomised")
+            self.demonstrations(task, name, images, seed=seed, episodes=count, level="randomised")
             for name, seed, count in (("masks", 40000, 150), ("more masks", 50000, 200))
         ]
         out = self.out / f"{task}_segmenter_350"
-        command = ["so101-train-segmenter", f"--data=[{','.join(map(str, roots))}]", f"--output_dir={out}"]
-        command += ["--disparity_head=true", "--height=120", "--width=160", "--batch_size=16", "--epochs=12"]
-        command += ["--lr=1e-3", "--augment=upright", "--init_from=none", "--workers=1", "--every=6"]
-        self.step(out.name, [*command, f"--classes={PLACE}"], out / "metrics.json")
+        options = {"data": list(map(str, roots)), "classes": PLACE, "disparity_head": True, "every": 6}
+        options |= {"batch_size": 16, "epochs": 12, "lr": 1e-3, "augment": "upright", "init_from": "none"}
+        command = ["so101-train-segmenter", *RGB, *flags(**options, workers=1, output_dir=out)]
+        self.step(out.name, command, out / "metrics.json")
         return str(out / "best")
 
     def data(self, task: str, variant: str) -> Path:
@@ -97,36 +82,30 @@ class Variants(Study):
         rgb = self.demonstrations(task, "rgb", RGB)
         if variant != "estimated":
             return rgb
-        out = self.out / f"{task}_estimated"
-        command = ["so101-precompute", f"--root={rgb}", f"--output={out}", "--drop_rgb=true"]
-        command += [f"--segmenter={self.segmenter(task)}", "--depth=segmenter"]
-        self.step(out.name, command, out / "meta" / "info.json")
-        return out
+        options = flags(root=rgb, drop_rgb=True, segmenter=self.segmenter(task), depth="segmenter")
+        return self.dataset(f"{task}_estimated", ["so101-precompute", *options])
 
     def policy(self, task: str, variant: str) -> list[str]:
         """Return the policy's options."""
         if variant == "act":
             return [*ACT, "--batch_size=8"]
-        options = ["--policy.type=segdepth", *TASKS[task], "--batch_size=32"]
+        own = {"rgb": {"encoder": "rgb"}, "blind": {"blind": True}}.get(variant, {})
         if variant == "estimated":
-            options += [f"--policy.segmenter={self.segmenter(task)}", "--policy.depth=segmenter"]
-        return options + {"rgb": ["--policy.encoder=rgb"], "blind": ["--policy.blind=true"]}.get(variant, [])
+            own = {"segmenter": self.segmenter(task), "depth": "segmenter"}
+        return [*flags("policy.", type="segdepth", **own), *TASKS[task], "--batch_size=32"]
 
     def variant(self, task: str, variant: str, seed: int) -> list[dict]:
         """Train one variant and evaluate it at every level."""
         root, name = self.data(task, variant), f"{task} {variant} {seed}"
         steps = self.options.act_steps if variant == "act" else self.options.steps
-        options = ["--dataset.repo_id=local/segdepth", f"--seed={seed}"]
+        options = ["--dataset.repo_id=local/segdepth", *flags(seed=seed, save_freq=max(1000, steps // 4))]
         options += self.arrays(root) if variant in ("true", "estimated") else [f"--dataset.root={root}"]
-        options += [f"--save_freq={max(1000, steps // 4)}", *self.policy(task, variant)]
-        checkpoint = self.train(name, options, steps)
+        checkpoint = self.train(name, [*options, *self.policy(task, variant)], steps)
         self.trained[variant] = (checkpoint, root if variant != "estimated" else self.data(task, "rgb"))
         images = MASKS if variant in ("true", "blind") else RGB
         rows = []
         for level in dict.fromkeys(("clean", self.options.trained_on)):
-            env = [f"--env.{image.removeprefix('--')}" for image in images]
-            env += [f"--env.task={task}", f"--env.level={level}", "--eval.batch_size=1"]
-            env += [f"--eval.n_episodes={self.options.initial_states}"]
+            env = [*environment(images, task=task, level=level), "--eval.batch_size=1"]
             case = {"task": task, "trained_on": self.options.trained_on, "level": level}
             case |= {"demonstrations": self.options.demonstrations, "variant": variant, "seed": seed}
             rows.append({**case, "outcomes": self.evaluate(f"{name} {level}", checkpoint, env)})
@@ -140,12 +119,12 @@ def speed(task: str, trained: dict[str, tuple[Path, Path]], ticks: int = 300) ->
     for variant, (checkpoint, root) in trained.items():
         policy, preprocessor, postprocessor = load_policy(checkpoint)
         dataset = LeRobotDataset("local/segdepth", root=root)
-        items = ({k: v for k, v in dataset[i].items() if k.startswith("observation.")} for i in range(60))
+        items = [{k: v for k, v in dataset[i].items() if k.startswith("observation.")} for i in range(60)]
 
-        def tick(policy=policy, pre=preprocessor, post=postprocessor, frames=cycle(list(items))) -> None:
+        def tick(policy: Any, pre: Any, post: Any, frames: Any) -> None:
             post(policy.select_action(pre(dict(next(frames)))))
 
-        works[variant] = tick
+        works[variant] = partial(tick, policy, preprocessor, postprocessor, cycle(items))
         parameters = sum(p.numel() for p in policy.model.parameters())
         rows.append({"task": task, "variant": variant, "parameters": parameters})
     for row, times in zip(rows, in_turn(works, ticks).values(), strict=True):
@@ -157,13 +136,13 @@ def speed(task: str, trained: dict[str, tuple[Path, Path]], ticks: int = 300) ->
 def main() -> None:
     options = arguments(
         __doc__,
-        {"trained_on": ("clean", "randomised"), "tasks": TASKS, "variants": VARIANTS["lift_cube"]},
+        {"trained_on": ("clean", "randomised"), "tasks": TASKS, "variants": VARIANTS},
         out=Path("outputs/learning_segdepth"),
         trained_on="randomised",
         demonstrations=300,
         steps=4000,
         act_steps=2000,
-        seeds=5 if os.environ.get("BENCH") == "full" else 1,
+        seeds=5 if FULL else 1,
         initial_states=200,
         tasks=list(TASKS),
         variants=None,
@@ -172,14 +151,15 @@ def main() -> None:
     rows: list[dict] = []
     for task in options.tasks:
         study = Variants(options.out / options.trained_on, options)
-        for variant, seed in product(options.variants or VARIANTS[task], range(options.seeds)):
+        variants = options.variants or [name for name in VARIANTS if name != "act" or task == "lift_cube"]
+        for variant, seed in product(variants, range(options.seeds)):
             rows += study.variant(task, variant, seed)
         ticks += speed(task, study.trained) if options.variants is None else []
     tables = {"speed": ticks} if ticks else {}
     rows = save("learning/segdepth", rows, (*CASES, "variant", "seed"), vars(options), **tables)
-    compare(rows, [("true", variant) for variant in VARIANTS["lift_cube"]])
+    compare(rows, [("true", variant) for variant in VARIANTS])
     if ticks:
-        print(table(list(ticks[0]), [list(row.values()) for row in ticks]))
+        show(ticks)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,14 @@
 
 The expert lifts cubes from initial states of unseen training seeds (100000 on), at each level of the
 workbench; every eighth frame of both cameras is compared with the simulator's ground truth. Intervals are 95
-% bootstraps over recordings. The baseline does not
-use the image: the most frequent class, and the mean disparity, of each pixel over other recordings. Writes
-results/learning/segmenter.json, and the ten worst frames to outputs/segmenter_worst.png (image, ground truth,
-prediction). Minutes on two cores.
+% bootstraps over recordings. The baseline does not use the image: the most frequent class, and the mean
+disparity, of each pixel over other recordings. Writes the ten worst frames to outputs/segmenter_worst.png
+(image, ground truth, prediction).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,53 +24,45 @@ from lerobot_env_so101_workbench.demos.demonstrator import Demonstrator
 from lerobot_env_so101_workbench.names import LEVELS
 from lerobot_env_so101_workbench.sim.cameras import CameraSetup
 from lerobot_env_so101_workbench.sim.world import World
-from lerobot_processor_so101 import depth_to_disparity, resize_area, resize_ids
+from lerobot_processor_so101 import CLASS_NAMES, depth_to_disparity, image_key, resize_area, resize_ids
 from lerobot_processor_so101.models import Segmenter, make_segmenter
 from lerobot_processor_so101.perception.overlay import overlay
 
 from ..lib.report import arguments, save, table
 
-FIRST_SEED, BASELINE_SEED = 100_000, 0
+FIRST_SEED = 100_000
 CAMERAS = ("top", "wrist")
-CLASSES = 6
+IMAGE, SIZE = (240, 320), (120, 160)  # of the cameras; at which ids are compared
+CLASSES = len(CLASS_NAMES)
 EVERY = 8  # frames, about a quarter of a second
 
 type Prediction = tuple[np.ndarray, np.ndarray | None]  # ids and disparity, (h, w)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One image with its ground truth.
-
-    Attributes:
-        recording: number of the recording.
-        rgb: (H, W, 3) uint8.
-        ids: (h, w) true class ids.
-        disparity: (h, w) true disparity, 0..255.
-    """
+class Sample(NamedTuple):
+    """One image with its ground truth."""
 
     recording: int
     camera: str
-    rgb: np.ndarray
-    ids: np.ndarray
-    disparity: np.ndarray
+    rgb: np.ndarray  # (H, W, 3) uint8
+    ids: np.ndarray  # (h, w)
+    disparity: np.ndarray  # (h, w), 0..255
 
 
-def record(level: str, seeds: range, image: tuple[int, int], size: tuple[int, int]) -> list[Sample]:
+def record(level: str, seeds: range) -> list[Sample]:
     """Let the expert work, and keep some of the frames."""
     world = World("lift_cube", level)
-    cameras = CameraSetup(CAMERAS, *image, rgb=True, seg=True, depth=True)
-    demonstrator = Demonstrator(world, cameras, disturbance=1.2)
+    demonstrator = Demonstrator(world, CameraSetup(CAMERAS, *IMAGE, seg=True, depth=True), disturbance=1.2)
     samples = []
     for seed in tqdm(seeds, f"recording {level}"):
         frames = list(demonstrator.episode(seed))
-        for frame in frames[::EVERY] if world.is_success() else []:
+        for frame in frames[::EVERY] if demonstrator.succeeded else []:
             for camera in CAMERAS:
-                key = f"observation.images.{camera}"
+                key = image_key(camera)
                 planes = (frame[f"{key}_{kind}"][..., 0].astype(np.float32) for kind in ("seg", "depth"))
                 ids, depth = map(torch.from_numpy, planes)
-                ids = resize_ids(ids, size).numpy().astype(np.uint8)
-                disparity = resize_area(depth_to_disparity(depth), size).numpy()
+                ids = resize_ids(ids, SIZE).numpy().astype(np.uint8)
+                disparity = resize_area(depth_to_disparity(depth), SIZE).numpy()
                 samples.append(Sample(seed, camera, frame[key], ids, disparity))
     world.close()
     return samples
@@ -79,35 +70,45 @@ def record(level: str, seeds: range, image: tuple[int, int], size: tuple[int, in
 
 def predict(segmenter: Segmenter, sample: Sample) -> Prediction:
     """Return the segmenter's ids and disparity of one sample."""
-    image = torch.from_numpy(sample.rgb).permute(2, 0, 1)[None].float() / 255
-    scores, size = segmenter(image), sample.ids.shape
-    disparity = scores.disparity_map(size)[0].numpy() if segmenter.predicts_disparity else None
-    return scores.ids(size)[0].numpy(), disparity
+    scores = segmenter(torch.from_numpy(sample.rgb).permute(2, 0, 1)[None].float() / 255)
+    disparity = scores.disparity_map(SIZE)[0].numpy() if segmenter.predicts_disparity else None
+    return scores.ids(SIZE)[0].numpy(), disparity
 
 
-def confusion(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return pixel counts by (truth, prediction)."""
-    pairs = CLASSES * truth.ravel().astype(int) + predicted.ravel()
-    return np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, -1)
+def baselines(samples: list[Sample]) -> dict[str, Prediction]:
+    """Return, by camera, the most frequent class and the mean disparity of each pixel."""
+    found = {}
+    for camera in CAMERAS:
+        own = [sample for sample in samples if sample.camera == camera]
+        votes = np.stack([sum(sample.ids == id_ for sample in own) for id_ in range(CLASSES)])
+        found[camera] = (votes.argmax(0), np.mean([sample.disparity for sample in own], axis=0))
+    return found
+
+
+def confusions(samples: list[Sample], predictions: list[Prediction]) -> np.ndarray:
+    """Return pixel counts of every image by (truth, prediction), (N, C, C)."""
+    found = []
+    for sample, (ids, _) in zip(samples, predictions, strict=True):
+        pairs = CLASSES * sample.ids.ravel().astype(int) + ids.ravel()
+        found.append(np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, -1))
+    return np.array(found)
 
 
 def ious(counts: np.ndarray) -> np.ndarray:
-    """Return the intersection over union per class, NaN where a class does not occur in the truth."""
-    hit = np.diag(counts).astype(float)
-    union = counts.sum(0) + counts.sum(1) - hit
-    return np.where(counts.sum(1) > 0, hit / np.maximum(union, 1), np.nan)
+    """Return the intersection over union per class, (..., C), NaN where a class is not in the truth."""
+    hit, truth = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1)
+    return np.where(truth > 0, hit / np.maximum(counts.sum(-2) + truth - hit, 1), np.nan)
 
 
-def summary(samples: list[Sample], predictions: list[Prediction], names: tuple[str, ...]) -> dict[str, Any]:
+def summary(samples: list[Sample], predictions: list[Prediction], names: Sequence[str]) -> dict[str, Any]:
     """Return mean and per-class IoU with intervals over recordings, and the error of the disparity."""
-    recordings = np.array([sample.recording for sample in samples])
-    counts = np.array([confusion(s.ids, ids) for s, (ids, _) in zip(samples, predictions, strict=True)])
-    counts = np.array([counts[recordings == number].sum(0) for number in np.unique(recordings)])
+    recordings, images = np.array([sample.recording for sample in samples]), confusions(samples, predictions)
+    counts = np.array([images[recordings == number].sum(0) for number in np.unique(recordings)])
     rng = np.random.default_rng(0)
-    draws = [ious(counts[rng.integers(0, len(counts), len(counts))].sum(0)) for _ in range(1000)]
+    drawn = ious(np.array([counts[rng.integers(0, len(counts), len(counts))].sum(0) for _ in range(1000)]))
     total = ious(counts.sum(0))
 
-    def entry(value: float, drawn: list[float]) -> dict[str, Any]:
+    def entry(value: float, drawn: np.ndarray) -> dict[str, Any]:
         interval = np.nanpercentile(drawn, [2.5, 97.5]).round(4).tolist()
         return {"iou": round(float(value), 4), "bootstrap95": interval}
 
@@ -116,36 +117,17 @@ def summary(samples: list[Sample], predictions: list[Prediction], names: tuple[s
         for s, (_, disparity) in zip(samples, predictions, strict=True)
         if disparity is not None
     ]
+    occurring = np.flatnonzero(~np.isnan(total))
     return {
-        "mean": entry(np.nanmean(total), [np.nanmean(draw) for draw in draws]),
-        "classes": {
-            name: entry(total[id_], [draw[id_] for draw in draws])
-            for id_, name in enumerate(names)
-            if not np.isnan(total[id_])
-        },
+        "mean": entry(np.nanmean(total), np.nanmean(drawn, 1)),
+        "classes": {names[id_]: entry(total[id_], drawn[:, id_]) for id_ in occurring},
         "disparity_error": round(float(np.mean(errors)), 2) if errors else None,  # mean absolute, of 0..255
     }
 
 
-def baselines(samples: list[Sample]) -> dict[str, Prediction]:
-    """Return, by camera, the most frequent class and the mean disparity of each pixel."""
-    found = {}
-    for camera in CAMERAS:
-        ids = np.stack([sample.ids for sample in samples if sample.camera == camera])
-        votes = np.stack([(ids == id_).sum(0) for id_ in range(CLASSES)])
-        disparity = np.mean([sample.disparity for sample in samples if sample.camera == camera], axis=0)
-        found[camera] = (votes.argmax(0), disparity)
-    return found
-
-
-def draw_worst(
-    samples: list[Sample], predictions: list[Prediction], names: tuple[str, ...], path: Path
-) -> None:
+def draw_worst(samples: list[Sample], predictions: list[Prediction], names: Sequence[str]) -> None:
     """Draw the ten frames with the lowest mean IoU: image, ground truth, prediction."""
-    scores = [
-        float(np.nanmean(ious(confusion(s.ids, ids))))
-        for s, (ids, _) in zip(samples, predictions, strict=True)
-    ]
+    scores = np.nanmean(ious(confusions(samples, predictions)), 1)
     rows = []
     for index in np.argsort(scores)[:10]:
         sample, (ids, _) = samples[index], predictions[index]
@@ -153,34 +135,32 @@ def draw_worst(
         row = np.ascontiguousarray(np.hstack(panels))
         label = f"{sample.camera}, recording {sample.recording}, IoU {scores[index]:.2f}"
         rows.append(cv2.putText(row, label, (6, row.shape[0] - 8), 0, 0.5, (255, 255, 255), 1, cv2.LINE_AA))
+    path = Path("outputs/segmenter_worst.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.hstack([np.vstack(rows[half::2]) for half in range(2)])).save(path)
     print("ten worst frames in", path)
 
 
 def main() -> None:
-    sizes = {"image": [240, 320], "size": [120, 160]}  # of the camera's images; at which ids are compared
-    options = arguments(__doc__, segmenter="workbench", recordings=30, **sizes)
+    options = arguments(__doc__, segmenter="workbench", recordings=30)
     torch.set_num_threads(1)  # one small image at a time: threads would wait for each other
     segmenter = make_segmenter(options.segmenter)
-    names, image, size = segmenter.class_names, tuple(options.image), tuple(options.size)
-    seeds = range(BASELINE_SEED, BASELINE_SEED + options.recordings)
-    guesses = baselines(record("randomised", seeds, image, size))
+    names = segmenter.class_names
+    guesses = baselines(record("randomised", range(options.recordings)))
     rows = []
     for level in LEVELS:
-        samples = record(level, range(FIRST_SEED, FIRST_SEED + options.recordings), image, size)
+        samples = record(level, range(FIRST_SEED, FIRST_SEED + options.recordings))
         predictions = [predict(segmenter, sample) for sample in tqdm(samples, "segmenting")]
         constant = [guesses[sample.camera] for sample in samples]
         for of, found in (("segmenter", predictions), ("baseline", constant)):
             rows.append({"level": level, "of": of, "frames": len(samples), **summary(samples, found, names)})
         if level == "randomised":
-            draw_worst(samples, predictions, names, Path("outputs/segmenter_worst.png"))
+            draw_worst(samples, predictions, names)
     rows = save("learning/segmenter", rows, (), {**vars(options), "identity": segmenter.identity.to_dict()})
-    cells = [
-        [r["level"], r["of"], r["mean"]["iou"], *(r["classes"].get(n, {}).get("iou", "-") for n in names[1:])]
-        + [r["disparity_error"]]
-        for r in rows
-    ]
+    cells = []
+    for row in rows:
+        classes = [row["classes"][name]["iou"] if name in row["classes"] else "-" for name in names[1:]]
+        cells.append([row["level"], row["of"], row["mean"]["iou"], *classes, row["disparity_error"]])
     print(table(["level", "", "mean IoU", *names[1:], "disparity error"], cells))
 
 

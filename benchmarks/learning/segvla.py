@@ -9,40 +9,37 @@ is evaluated on the same frozen initial states. In all variants with masks but o
 classes; "fixed classes" is given all cubes and bowls. Stock commands only, except for shuffled masks
 (`benchmarks.learning.segvla_shuffled`).
 
-A study that was stopped resumes; three hours on two cores. BENCH=full: five seeds, for a machine with a GPU.
-Writes results/learning/segvla.json, where rows that are not measured again stay.
+A study that was stopped resumes. BENCH=full: five seeds, for a machine with a GPU.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from lerobot_processor_so101 import CLASS_NAMES
 
-from ..lib.report import arguments, save
-from ..lib.small_smolvla import IMAGES, SIDE, small_vlm, training
-from ..lib.study import Study, compare, listed
+from ..lib.report import FULL, arguments, save
+from ..lib.study import EVAL, TRAIN, Study, compare, environment, flags
+from ..lib.untrained import IMAGES, SIZE, small_vlm, training
 
 CUBES, BOWLS = ("red cube", "green cube", "yellow cube"), ("blue bowl", "white bowl")
-FINGERS = ("static_finger", "moving_finger")
+OBJECTS = [*CUBES, *BOWLS]
 SENTENCES = ["Lift the cube.", *(f"Put the {cube} into the {bowl}." for cube in CUBES for bowl in BOWLS)]
-CLASSES = [*CLASS_NAMES, *CUBES, *BOWLS]
 MAIN = ("smolvla", "true masks")  # trained twice
 BASE = {"lift_cube": 60, "place_cube": 120, "sort_cubes": 300}  # demonstrations
-OBSERVED = "--policy.segmenter=observation"
-CHOSEN = "--policy.segmentation_from_instruction=true"
-VARIANTS: dict[str, list[str]] = {
-    "smolvla": [],
-    "true masks": [OBSERVED, CHOSEN],
-    "shuffled masks": [OBSERVED, CHOSEN],
-    "EfficientViT's masks": [CHOSEN],
-    "fixed classes": [
-        OBSERVED,
-        f"--policy.segmentation_task_classes={listed([*CUBES, *BOWLS])}",
-        f"--policy.segmentation_geometry_classes={listed([*CUBES, *BOWLS, *FINGERS])}",
-    ],
-    "connector": [OBSERVED, CHOSEN, "--policy.segmentation_injection=connector"],
-    "tokens": [OBSERVED, CHOSEN, "--policy.segmentation_injection=tokens"],
+SORTING = {"task": "sort_cubes", "level": "distractors"}
+OBSERVED, CHOSEN = {"segmenter": "observation"}, {"segmentation_from_instruction": True}
+VARIANTS = {
+    "smolvla": {},
+    "true masks": OBSERVED | CHOSEN,
+    "shuffled masks": OBSERVED | CHOSEN,
+    "EfficientViT's masks": CHOSEN,
+    "fixed classes": {
+        **OBSERVED,
+        "segmentation_task_classes": OBJECTS,
+        "segmentation_geometry_classes": [*OBJECTS, "static_finger", "moving_finger"],
+    },
+    "connector": OBSERVED | CHOSEN | {"segmentation_injection": "connector"},
+    "tokens": OBSERVED | CHOSEN | {"segmentation_injection": "tokens"},
 }
 
 
@@ -57,56 +54,42 @@ class Cues(Study):
         """Train SmolVLA on demonstrations of all tasks."""
         root, steps = self.out / "mix", self.options.base_steps
         for number, (task, episodes) in enumerate(BASE.items()):
-            options = [f"--task={task}", f"--episodes={episodes}", f"--seed={1000 * number}"]
-            options += ["--repo_id=local/mix", f"--resume={str(number > 0).lower()}", *IMAGES]
-            command = ["so101-demos", f"--root={root}", *options]
+            options = flags(task=task, episodes=episodes, seed=1000 * number, resume=number > 0)
+            command = ["so101-demos", f"--root={root}", "--repo_id=local/mix", *options, *IMAGES]
             self.step(f"demonstrate {task}", command, root / "meta" / "info.json")
         return self.train("base", ["--policy.type=smolvla", *training(self.vlm, root, steps, seed=0)], steps)
 
     def sorting(self, name: str, episodes: int, seed: int) -> Path:
         """Record demonstrations of sorting among distractors, with masks."""
-        task = ["--task=sort_cubes", "--level=distractors", f"--seed={seed}", f"--episodes={episodes}"]
-        return self.demonstrate(name, [*task, "--seg=true", *IMAGES])
+        return self.demonstrate(name, [*flags(**SORTING, seed=seed, episodes=episodes, seg=True), *IMAGES])
 
     def segmenter(self) -> Path:
         """Train the EfficientViT on other demonstrations of the task."""
         root, out = self.sorting("masks", 60, 9000), self.out / "segmenter"
-        command = ["so101-train-segmenter", f"--data=[{root}]", f"--output_dir={out}", f"--height={SIDE}"]
-        command += [f"--width={SIDE}", f"--classes={listed(CLASSES)}", "--every=3", "--epochs=30"]
-        command += ["--batch_size=16", "--lr=1e-3", "--init_from=none", "--workers=1"]
-        self.step("segmenter", command, out / "metrics.json")
+        options = {"data": [str(root)], "output_dir": out, "classes": [*CLASS_NAMES, *OBJECTS]}
+        options |= {"every": 3, "epochs": 30, "batch_size": 16, "lr": 1e-3, "init_from": "none", "workers": 1}
+        self.step("segmenter", ["so101-train-segmenter", *SIZE, *flags(**options)], out / "metrics.json")
         return out / "best"
 
     def variant(self, name: str, seed: int) -> dict:
         """Fine-tune and evaluate one variant."""
         few = self.sorting(f"few-{self.options.episodes}", self.options.episodes, 5000)
-        policy, steps = VARIANTS[name], self.options.steps
-        options = ["--policy.type=segvla", f"--policy.init_from={self.base()}", *policy]
+        steps, train, evaluate = self.options.steps, TRAIN, EVAL
+        policy = {"type": "segvla", "init_from": self.base(), **VARIANTS[name]}
         if name == "EfficientViT's masks":
-            options += [f"--policy.segmenter={self.segmenter()}"]
-        options += training(self.vlm, few, steps, seed, batch=16, lr=3e-4)
-        train, evaluate = (
-            ("python", "-m", "benchmarks.learning.segvla_shuffled", kind, str(few))
-            if name == "shuffled masks"
-            else (f"lerobot-{kind}",)
-            for kind in ("train", "eval")
-        )
+            policy["segmenter"] = self.segmenter()
+        if name == "shuffled masks":
+            module = ("python", "-m", "benchmarks.learning.segvla_shuffled")
+            train, evaluate = (*module, "train", str(few)), (*module, "eval", str(few))
+        options = [*flags("policy.", **policy), *training(self.vlm, few, steps, seed, batch=16, lr=3e-4)]
         run = f"{name} {self.options.episodes} {seed}"
         checkpoint = self.train(run, options, steps, train)
-        env = [
-            "--env.task=sort_cubes",
-            "--env.level=distractors",
-            f"--env.height={SIDE}",
-            f"--env.width={SIDE}",
-        ]
-        env += [f"--env.seg={str(OBSERVED in policy).lower()}", "--eval.batch_size=10"]
-        env += [f"--eval.n_episodes={self.options.initial_states}"]
-        outcomes = self.evaluate(f"{run} distractors", checkpoint, env, evaluate)
+        env = environment([*SIZE, *flags(seg=policy.get("segmenter") == "observation")], **SORTING)
+        outcomes = self.evaluate(f"{run} distractors", checkpoint, [*env, "--eval.batch_size=10"], evaluate)
         return {"variant": name, "seed": seed, "outcomes": outcomes}
 
 
 def main() -> None:
-    full = os.environ.get("BENCH") == "full"
     options = arguments(
         __doc__,
         {"variants": VARIANTS},
@@ -114,8 +97,8 @@ def main() -> None:
         base_steps=5000,
         steps=1000,
         episodes=100,  # demonstrations to fine-tune on
-        seeds=5 if full else 1,
-        main_seeds=5 if full else 2,  # of the main variants
+        seeds=5 if FULL else 1,
+        main_seeds=5 if FULL else 2,  # of the main variants
         initial_states=200,
         variants=list(VARIANTS),
     )

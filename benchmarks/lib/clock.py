@@ -5,8 +5,9 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,9 @@ class Clock:
         yield
         self.now[name] += (time.perf_counter() - begin) * 1000
 
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function whose calls are added to a phase."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.phase(name):
-                return function(*args, **kwargs)
-
-        return call
+    def watch(self, name: str, owner: Any, method: str = "forward") -> None:
+        """Add the time of an object's method to a phase, from now on."""
+        setattr(owner, method, self.phase(name)(getattr(owner, method)))
 
     def tick(self) -> None:
         """End a control period."""
@@ -60,28 +56,25 @@ def percentiles(
     return {f"p{q}": round(float(np.percentile(values, q)), digits) for q in shares}
 
 
-def in_turn[K](
-    works: dict[K, Callable[[], Any]], rounds: int, finish: Callable[[], Any] = lambda: None
-) -> dict[K, list[float]]:
-    """Return the milliseconds of some works, one call of each per round, after a round to warm up.
+def take_turns[K, R](cases: Iterable[K], rounds: int, run: Callable[[K], R]) -> dict[K, list[R]]:
+    """Return the results of every case, one per round: all are exposed to whatever else the machine does."""
+    found: dict[K, list[R]] = {case: [] for case in cases}
+    for _, case in product(range(rounds), found):
+        found[case].append(run(case))
+    return found
 
-    Taking turns exposes all of them to whatever else the machine does.
 
-    Args:
-        works: by name.
-        rounds: that count.
-        finish: waits for the device.
-    """
-    times: dict[K, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 1):
-        for name, work in works.items():
-            finish()
-            begin = time.perf_counter()
-            work()
-            finish()
-            if turn:
-                times[name].append(1000 * (time.perf_counter() - begin))
-    return times
+def in_turn[K](works: dict[K, Callable[[], Any]], rounds: int) -> dict[K, list[float]]:
+    """Return the milliseconds of some works, in so many rounds after one to warm up."""
+
+    def timed(name: K) -> float:
+        begin = time.perf_counter()
+        works[name]()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - begin)
+
+    return {name: times[1:] for name, times in take_turns(works, rounds + 1, timed).items()}
 
 
 def peak_memory(device: str) -> float:
@@ -93,9 +86,3 @@ def peak_memory(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def finish_gpu() -> None:
-    """Wait for the GPU, if one is in use."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()

@@ -6,57 +6,44 @@ SAM 3 (0.84 B parameters at 1008 pixels) is left out: it is too large for the ma
 for.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch.nn.functional as F
 import transformers
-from transformers import CLIPTokenizer, PreTrainedModel
+from torch import Tensor
 
 from lerobot_processor_so101.models.efficientvit_fpn import (
     EfficientViTFPNConfig,
     EfficientViTFPNForSemanticSegmentation,
+    SegmenterOutput,
 )
 
 hf: Any = transformers  # its configurations confuse mypy
 
 TEXTS = ("red cube", "gripper", "table", "plate", "bowl")
+SEGMENTATION = "image-segmentation"
 ADE20K = 150  # classes
 IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
-type Made = tuple[PreTrainedModel, Any]
+type Made = tuple[transformers.PreTrainedModel, Any]
 
 
-@dataclass(frozen=True)
-class Published:
-    """One model.
+class Published(NamedTuple):
+    """One model; its task is that of transformers' pipeline, its classes are texts for an open vocabulary."""
 
-    Attributes:
-        checkpoint: whose size and processor this has.
-        parameters: how many it has; checked when it is made.
-        make: returns the model and its processor; may write to the folder.
-        task: of transformers' pipeline; empty where it has none for this model.
-        classes: texts for an open-vocabulary segmenter.
-    """
-
-    checkpoint: str
+    checkpoint: str  # whose size and processor this has
     parameters: int
-    make: Callable[[Path], Made]
+    make: Callable[[], Made]
     task: str = ""
     classes: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> str:
-        """Make the model, save it with its processor, and return the folder.
-
-        Raises:
-            ValueError: if it has not the published number of parameters.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        model, processor = self.make(folder)
-        found = sum(parameter.numel() for parameter in model.parameters())
+        """Make the model, check its number of parameters, save it with its processor; return the folder."""
+        model, processor = self.make()
+        found = model.num_parameters()
         if found != self.parameters:
             raise ValueError(f"{self.checkpoint}: found {found:,} parameters, expected {self.parameters:,}.")
         model.save_pretrained(folder)
@@ -64,7 +51,7 @@ class Published:
         return str(folder)
 
 
-def mask2former(folder: Path) -> Made:
+def mask2former() -> Made:
     """Make Swin-L of ImageNet-22k at 384 pixels, 100 queries."""
     stages = {"depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12, "embed_dim": 192}
     out = ["stage1", "stage2", "stage3", "stage4"]
@@ -75,7 +62,7 @@ def mask2former(folder: Path) -> Made:
     return hf.Mask2FormerForUniversalSegmentation(config), processor
 
 
-def eomt(folder: Path) -> Made:
+def eomt() -> Made:
     """Make DINOv2 ViT-L with 100 queries; square windows of 512 pixels, two for a 4:3 image."""
     config = hf.EomtConfig(image_size=512, num_queries=100, num_labels=ADE20K)
     size = {"shortest_edge": 512, "longest_edge": None}
@@ -83,65 +70,35 @@ def eomt(folder: Path) -> Made:
     return hf.EomtForUniversalSegmentation(config), processor
 
 
-def segformer(folder: Path) -> Made:
+def segformer() -> Made:
     """Make B0, which transformers' defaults are."""
     config = hf.SegformerConfig(num_labels=ADE20K)
     processor = hf.SegformerImageProcessor(size={"height": 512, "width": 512}, **IMAGENET)
     return hf.SegformerForSemanticSegmentation(config), processor
 
 
-def clipseg(folder: Path) -> Made:
-    """Make CLIP ViT-B/16 at 352 pixels with the refined decoder."""
-    tokenizer = word_tokenizer(folder)
-    config = hf.CLIPSegConfig(
-        text_config={"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id},
-        vision_config={"patch_size": 16},
-        reduce_dim=64,
-        use_complex_transposed_convolution=True,
-    )
+def clipseg() -> Made:
+    """Make CLIP ViT-B/16 at 352 pixels with the refined decoder; a word of the texts is one token."""
+    tokenizer = hf.CLIPTokenizer(model_max_length=77).train_new_from_iterator(TEXTS, 1000)
+    text = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    decoder = {"reduce_dim": 64, "use_complex_transposed_convolution": True}
+    config = hf.CLIPSegConfig(text_config=text, vision_config={"patch_size": 16}, **decoder)
     images = hf.ViTImageProcessor(size={"height": 352, "width": 352}, **IMAGENET)
     return hf.CLIPSegForImageSegmentation(config), hf.CLIPSegProcessor(images, tokenizer)
 
 
-def word_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Make a CLIP tokenizer in which each word of the texts is one token, as in the published one."""
-    tokens: list[str] = []
-    merges = ["#version: 0.2"]
-    for word in sorted({word for text in TEXTS for word in text.split()}):
-        merged, *rest = [*word[:-1], f"{word[-1]}</w>"]
-        tokens += [merged, *rest]
-        for letter in rest:
-            merges.append(f"{merged} {letter}")
-            merged += letter
-            tokens.append(merged)
-    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: id_ for id_, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("\n".join(merges))
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
-
-
-def depth_anything(folder: Path) -> Made:
+def depth_anything() -> Made:
     """Make DINOv2 ViT-S with its depth head; images keep their shape, 518 x 686 for 480 x 640."""
-    backbone = hf.Dinov2Config(
-        hidden_size=384,
-        num_attention_heads=6,
-        image_size=518,
-        patch_size=14,
-        out_features=["stage3", "stage6", "stage9", "stage12"],
-        reshape_hidden_states=False,
-        apply_layernorm=True,
-    )
-    config = hf.DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=384,
-        neck_hidden_sizes=[48, 96, 192, 384],
-        fusion_hidden_size=64,
-    )
+    sizes = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
+    out = {"out_features": ["stage3", "stage6", "stage9", "stage12"], "reshape_hidden_states": False}
+    neck = {"reassemble_hidden_size": 384, "neck_hidden_sizes": [48, 96, 192, 384], "fusion_hidden_size": 64}
+    backbone = hf.Dinov2Config(**sizes, **out, apply_layernorm=True)
+    config = hf.DepthAnythingConfig(backbone_config=backbone, **neck)
     shape = {"size": {"height": 518, "width": 518}, "keep_aspect_ratio": True, "ensure_multiple_of": 14}
     return hf.DepthAnythingForDepthEstimation(config), hf.DPTImageProcessor(**shape, resample=3, **IMAGENET)
 
 
-def efficientvit_fpn(folder: Path, height: int, width: int, disparity_head: bool) -> Made:
+def efficientvit_fpn(height: int, width: int, disparity_head: bool) -> Made:
     """Make the suite's own; without a disparity head it has all parameters of the original, used or not."""
     config = EfficientViTFPNConfig(unused_convs=not disparity_head, disparity_head=disparity_head)
     processor = hf.ViTImageProcessor(size={"height": height, "width": width}, **IMAGENET)
@@ -152,22 +109,42 @@ MODELS = {
     f"efficientvit_fpn {height}x{width}{' + disparity' * head}": Published(
         f"the original at {height}x{width}" if not head else "with a disparity head",
         754_167 if head else 846_838,
-        partial(efficientvit_fpn, height=height, width=width, disparity_head=head),
+        partial(efficientvit_fpn, height, width, head),
     )
     for height, width in ((480, 640), (84, 84))
     for head in (False, True)
 } | {
     "segformer-b0": Published(
-        "nvidia/segformer-b0-finetuned-ade-512-512", 3_752_694, segformer, "image-segmentation"
+        "nvidia/segformer-b0-finetuned-ade-512-512", 3_752_694, segformer, SEGMENTATION
     ),
     "depth-anything-v2-small": Published(
         "depth-anything/Depth-Anything-V2-Small-hf", 24_785_089, depth_anything, "depth-estimation"
     ),
     "clipseg": Published("CIDAS/clipseg-rd64-refined", 150_747_746, clipseg, classes=TEXTS),
     "mask2former-swin-large": Published(
-        "facebook/mask2former-swin-large-ade-semantic", 215_488_779, mask2former, "image-segmentation"
+        "facebook/mask2former-swin-large-ade-semantic", 215_488_779, mask2former, SEGMENTATION
     ),
-    "eomt-large": Published(
-        "tue-mps/ade20k_semantic_eomt_large_512", 316_020_887, eomt, "image-segmentation"
-    ),
+    "eomt-large": Published("tue-mps/ade20k_semantic_eomt_large_512", 316_020_887, eomt, SEGMENTATION),
 }
+
+
+class OriginalOrder(EfficientViTFPNForSemanticSegmentation):
+    """The suite's segmenter, computing as the original does.
+
+    All four output convolutions run, then the 64 features are upsampled to the size of the input, then the
+    classifier runs on each of its pixels.
+    """
+
+    def forward(self, pixel_values: Tensor, *_: Any, **__: Any) -> SegmenterOutput:
+        """Compute logits at full resolution."""
+        features = self.backbone(pixel_values)
+        levels = [lateral(f) for lateral, f in zip(self.lateral_convs, features, strict=True)]
+        for i in range(len(levels) - 1, 0, -1):
+            levels[i - 1] = levels[i - 1] + upsample(levels[i], levels[i - 1].shape[-2:])
+        decoded = [conv(level) for conv, level in zip(self.output_convs, levels, strict=True)]
+        return SegmenterOutput(logits=self.seg_head(upsample(decoded[0], pixel_values.shape[-2:])))
+
+
+def upsample(maps: Tensor, size: Any) -> Tensor:
+    """Resize maps bilinearly."""
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -7,34 +7,32 @@ A file holds `runs` (command, commit, hardware, versions, settings) and tables o
 """
 
 import argparse
-import fcntl
 import json
+import multiprocessing
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+from tqdm import tqdm
 
 from lerobot_processor_so101 import success_rates
 from lerobot_processor_so101.atomic import atomic_path
 
 RESULTS = Path(__file__).parents[1] / "results"
 UNCOMMITTED = Path("outputs/results")  # results of code that no commit holds
-DERIVED = ("rate", "wilson95")
+FULL = os.environ.get("BENCH") == "full"
 table = success_rates.markdown_table
 _FOLDERS = re.compile(r"(?<![\w.-])/(?:home|root|work|Users|tmp)/(?:[^/\s\"']+/)*")  # of this machine
-
-
-def rate(successes: int, n: int) -> dict[str, Any]:
-    """Return a success rate with its Wilson 95 % interval."""
-    interval = [round(bound, 4) for bound in success_rates.wilson(successes, n)]
-    return {"successes": successes, "n": n, "rate": round(successes / n, 4), "wilson95": interval}
 
 
 def percent(row: dict) -> str:
@@ -45,15 +43,17 @@ def percent(row: dict) -> str:
 def derive(row: dict) -> dict:
     """Add success rate and interval to a row that has outcomes, or counts where outcomes were not kept."""
     if "outcomes" in row:
-        return {**row, **rate(row["outcomes"].count("1"), len(row["outcomes"]))}
-    return {**row, **rate(row["successes"], row["n"])} if "successes" in row else row
+        row = {**row, "successes": row["outcomes"].count("1"), "n": len(row["outcomes"])}
+    elif "successes" not in row:
+        return row
+    interval = [round(bound, 4) for bound in success_rates.wilson(row["successes"], row["n"])]
+    return {**row, "rate": round(row["successes"] / row["n"], 4), "wilson95": interval}
 
 
-def load(name: str, folder: Path | None = None) -> dict[str, Any]:
+def load(name: str) -> dict[str, Any]:
     """Read what `save` wrote, with rates and intervals derived; no rows if there is no file."""
-    path = (folder or RESULTS) / f"{name}.json"
-    stored = json.loads(path.read_text()) if path.is_file() else {"runs": [], "rows": []}
-    return {**stored, "rows": [derive(row) for row in stored["rows"]]}
+    stored = _read(RESULTS / f"{name}.json")
+    return {**stored, "rows": list(map(derive, stored["rows"]))}
 
 
 def save(
@@ -66,46 +66,28 @@ def save(
     Args:
         name: of the file below results/, such as `learning/imf`.
         rows: measurements of this run.
-        keys: fields that two rows of the same measurement share. Stored rows that are not measured again
-            stay; without keys, none does.
+        keys: fields that are equal in two rows of the same measurement. Stored rows that are not measured
+            again stay; without keys, none does.
         settings: of this run; its folder is left out.
         tables: further lists of rows; each replaces the stored one of its name.
     """
-    settings = {key: value for key, value in (settings or {}).items() if key not in ("out", "child")}
+    settings = {key: value for key, value in (settings or {}).items() if key != "out"}
     run = {**circumstances(), "settings": settings}
     path = (RESULTS if run["commit"] else UNCOMMITTED) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.parent):
-        stored = load(path.stem, path.parent)
+    with FileLock(Path(tempfile.gettempdir()) / f"so101-results-{os.getuid()}.lock"):
+        found = _read(path)
         measured = {tuple(row.get(key) for key in keys) for row in rows}
-        kept = [row for row in stored["rows"] if keys and tuple(row.get(key) for key in keys) not in measured]
-        merged = [*kept, *(derive({**row, "commit": run["commit"]}) for row in rows)]
-        stamped = {key: [{**row, "commit": run["commit"]} for row in new] for key, new in tables.items()}
-        others = {key: value for key, value in stored.items() if key not in ("runs", "rows")} | stamped
-        commits = {row["commit"] for some in (merged, *others.values()) for row in some}
-        runs = [old for old in stored["runs"] if old["commit"] in commits and old != run]
-        text = dump({"runs": [*runs, run], "rows": list(map(stripped, merged)), **others})
+        kept = [row for row in found["rows"] if keys and tuple(row.get(key) for key in keys) not in measured]
+        for key, new in {**tables, "rows": rows}.items():
+            found[key] = [{**row, "commit": run["commit"]} for row in new]
+        found["rows"] = [*kept, *found["rows"]]
+        runs = found.pop("runs")
+        commits = {row["commit"] for some in found.values() for row in some}
+        found = {"runs": [*(old for old in runs if old["commit"] in commits and old != run), run], **found}
         with atomic_path(path) as temporary:
-            temporary.write_text(_FOLDERS.sub("", text))
+            temporary.write_text(_FOLDERS.sub("", dump(found)))
     print("written to", path)
-    return merged
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in this block with the same folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def stripped(row: dict) -> dict:
-    """Remove what `derive` adds."""
-    counted = ("successes", "n") if "outcomes" in row else ()
-    return {key: value for key, value in row.items() if key not in (*DERIVED, *counted)}
+    return list(map(derive, found["rows"]))
 
 
 def dump(tables: dict[str, list]) -> str:
@@ -117,22 +99,28 @@ def dump(tables: dict[str, list]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def show(rows: Sequence[dict], *columns: str) -> None:
+    """Print rows as a table, with these columns or those of the first row; what a row lacks is left empty."""
+    header = columns or list(rows[0])
+    print(table(header, [[row.get(column, "") for column in header] for row in rows]), flush=True)
+
+
 def circumstances() -> dict[str, Any]:
     """Return what a number depends on besides settings. The commit is null where the code differs from it."""
+    info = Path("/proc/cpuinfo")
+    cpu = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
     return {
         "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]).replace(f"{Path.cwd()}/", ""),
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": _cpu(),
+        "cpu": cpu[0] if cpu else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("lerobot", "mujoco", "numpy", "torch")},
     }
 
 
-def arguments(
-    description: str | None, choices: dict[str, Any] | None = None, **defaults: Any
-) -> argparse.Namespace:
+def arguments(description: str | None, choices: dict | None = None, **defaults: Any) -> argparse.Namespace:
     """Read the command line.
 
     Args:
@@ -147,43 +135,51 @@ def arguments(
         several = default is None or isinstance(default, list)
         of = type((default or [""])[0] if several else default)
         options = {"type": of, "default": default, "choices": (choices or {}).get(name)}
-        parser.add_argument(
-            f"--{name}", help=f"default: {default}", **options, **({"nargs": "+"} if several else {})
-        )
+        options |= {"nargs": "+" if several else None, "help": f"default: {default}"}
+        parser.add_argument(f"--{name}", **options)
     return parser.parse_args()
 
 
-def in_child(module: str, *arguments: Any) -> Any:
-    """Run a module of this package in a new process, and return the JSON that it prints last.
+def in_child[Result](function: Callable[..., Result], *given: Any, context: str = "spawn") -> Result:
+    """Call a function in a new process, and return its result."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context(context)) as pool:
+        return pool.submit(function, *given).result()
 
-    Raises:
-        SystemExit: if it fails.
+
+def run_missing(
+    path: Path, keys: Sequence[str], cases: Iterable[tuple], run: Callable[..., dict], parallel: int = 1
+) -> list[dict]:
+    """Run the cases that a JSON Lines file lacks, adding each result to it, and return all its results.
+
+    Args:
+        path: of the file.
+        keys: fields of a result that are its case.
+        cases: arguments of `run`, which returns a result.
+        run, parallel: called in so many threads.
     """
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    child = subprocess.run(command, capture_output=True, text=True)
-    if child.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{child.stderr[-2000:]}")
-    return json.loads(child.stdout.strip().splitlines()[-1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    done = {tuple(result[key] for key in keys) for result in results}
+    missing = [case for case in cases if case not in done]
+    with ThreadPoolExecutor(parallel) as pool, path.open("a", buffering=1) as file:
+        for result in tqdm(pool.map(lambda case: run(*case), missing), total=len(missing)):
+            results.append(result)
+            file.write(json.dumps(result) + "\n")
+    return results
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {"runs": [], "rows": []}
 
 
 def _commit() -> str | None:
     """Return the commit, unless tracked files other than results and pages differ from it."""
     code = ["--", ".", ":!benchmarks/results", ":!docs", ":!*.md"]
     try:
-        if _git("status", "--porcelain", "-uno", *code):
+        if subprocess.check_output(
+            ["git", "status", "--porcelain", "-uno", *code], stderr=subprocess.DEVNULL
+        ):
             return None
-        return _git("rev-parse", "--short", "HEAD")
+        return subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -3,18 +3,15 @@
 
     python -m benchmarks.lib.small_siglip --roots outputs/a outputs/b --output=outputs/small_siglip
 
-The class is transformers' own (`SiglipVisionModel`), images are 96x96 in 144 patches, the width is 48, the
-depth four layers. It is trained on the simulator's masks: from the mean of the patches in each of 4x4 cells,
-one linear layer predicts which classes are in the cell and their position in it. Its patches thus encode
-positions, as `vision_grid=4` reads them, in as many numbers as SigLIP2 pools a view to (768). Its pooled
-output is never trained. Unlike SigLIP2 it is trained on frames of the workbench alone. Recordings need RGB
-and masks of the same cameras at 96x96 (`so101-demos --seg=true --height=96 --width=96`).
+It is trained on the simulator's masks: from the mean of the patches in each of 4x4 cells, one linear layer
+predicts which classes are in the cell and their position in it. Its patches thus encode positions, as
+`vision_grid=4` reads them, in as many numbers as SigLIP2 pools a view to (768). Its pooled output is never
+trained. Recordings need RGB and masks of the same cameras (`so101-demos --seg=true --height=96 --width=96`).
 """
 
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,10 +34,7 @@ class Training(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        config: Any = hf.SiglipVisionConfig  # its generated constructor confuses mypy
-        sizes = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 4}
-        sizes |= {"num_attention_heads": 4, "image_size": SIDE, "patch_size": PATCH}
-        self.encoder: Any = hf.SiglipVisionModel(config(**sizes))
+        self.encoder = siglip()
         embedding = self.encoder.vision_model.embeddings.position_embedding
         embedding.weight.data.copy_(initial_positions(SIDE // PATCH, WIDTH))
         self.head = nn.Linear(WIDTH, 3 * len(CLASSES))
@@ -65,6 +59,15 @@ class Training(nn.Module):
         return loss + error, error.detach() * CELL / 4
 
 
+def siglip(
+    width: int = WIDTH, depth: int = 4, heads: int = 4, side: int = SIDE, patch: int = PATCH
+) -> hf.SiglipVisionModel:
+    """Build a SigLIP's vision half with random weights."""
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": depth}
+    sizes |= {"num_attention_heads": heads, "image_size": side, "patch_size": patch}
+    return hf.SiglipVisionModel(hf.SiglipVisionConfig(**sizes))
+
+
 def initial_positions(side: int, width: int) -> Tensor:
     """Return the initial embedding of positions, (side * side, width): waves along both axes."""
     frequencies = math.pi / 2 / side * 2 ** (4 * torch.arange(width // 4) / (width // 4))
@@ -79,20 +82,17 @@ def load(root: Path) -> tuple[Tensor, Tensor]:
     dataset = LeRobotDataset("local/frames", root=root)
     images, ids = [], []
     for key in [key for key in dataset.features if key.endswith("_seg")]:
-        table = torch.full((256,), 255, dtype=torch.uint8)
-        for position, name in enumerate(dataset.features[key]["info"]["class_names"]):
-            if name in CLASSES:
-                table[position] = CLASSES.index(name)
+        names = dataset.features[key]["info"]["class_names"]
+        table = torch.tensor([CLASSES.index(name) if name in CLASSES else 255 for name in names])
         for row in dataset.hf_dataset.select_columns([key, key.removesuffix("_seg")]):
             images.append((255 * row[key.removesuffix("_seg")]).byte())
-            ids.append(table[decode_ids(row[key]).long()])
+            ids.append(table[decode_ids(row[key]).long()].byte())
     return torch.stack(images), torch.stack(ids)
 
 
 def main() -> None:
-    options = arguments(
-        __doc__, roots=[Path("outputs/demos")], output=Path("outputs/small_siglip"), steps=1500
-    )
+    folders = {"roots": [Path("outputs/demos")], "output": Path("outputs/small_siglip")}
+    options = arguments(__doc__, **folders, steps=1500)
     torch.manual_seed(0)
     images, ids = (torch.cat(parts) for parts in zip(*map(load, options.roots), strict=True))
     print(f"{len(images)} images", flush=True)
@@ -109,11 +109,8 @@ def main() -> None:
         optimizer.step()
         schedule.step()
         if step % 200 == 0:
-            seconds = time.monotonic() - begin
-            print(
-                f"step {step}: loss {loss:.4f}, positions off by {pixels:.2f} pixels, {seconds:.0f} s",
-                flush=True,
-            )
+            error = f"loss {loss:.4f}, positions off by {pixels:.2f} pixels"
+            print(f"step {step}: {error}, {time.monotonic() - begin:.0f} s", flush=True)
     model.encoder.save_pretrained(options.output)
 
 

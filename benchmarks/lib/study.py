@@ -12,23 +12,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.stats import bootstrap
 
 from .report import load, percent, table
 
-TRAIN = ("lerobot-train",)
-CASES = (
-    "task",
-    "trained_on",
-    "level",
-    "demonstrations",
-    "policy_lr",
-)  # what compared variants have in common
+TRAIN, EVAL = ("lerobot-train",), ("lerobot-eval",)
+CASES = ("task", "trained_on", "level", "demonstrations", "policy_lr")  # what compared variants share
 
 
 class Study:
@@ -43,39 +38,49 @@ class Study:
         self.out, self.options = out, options
         out.mkdir(parents=True, exist_ok=True)
 
+    def once(self, name: str, work: Callable[[], object], done: Path) -> Path:
+        """Do some work unless it was completed before, and return the path of its result."""
+        mark = self.out / f"{file_name(name)}.done"
+        if done.exists() and mark.exists():
+            print(f"{name}: exists already ({done})")
+        else:
+            work()
+            mark.touch()
+        return done
+
     def step(self, name: str, command: Sequence[str], done: Path) -> Path:
         """Run a command unless it has succeeded before, and return the path of its result.
 
         Raises:
             SystemExit: if the command fails, or succeeds without writing its result.
         """
-        log, mark = (self.out / f"{file_name(name)}.{kind}" for kind in ("log", "done"))
-        if done.exists() and mark.exists():
-            print(f"{name}: exists already ({done})")
-            return done
-        print(f"{name}: {' '.join(command)}\n  output in {log}", flush=True)
-        # One thread for PyTorch: on two cores its threads would only compete with the data loader's workers.
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-        program = str(Path(sys.executable).parent / command[0])
-        with log.open("w") as file:
-            code = subprocess.call(
-                [program, *command[1:]], stdout=file, stderr=subprocess.STDOUT, env=environment
-            )
-        if code != 0 or not done.exists():
-            raise SystemExit(f"{command[0]} failed with exit code {code}; its output is in {log}.")
-        mark.touch()
-        return done
+
+        def run() -> None:
+            log = self.out / f"{file_name(name)}.log"
+            print(f"{name}: {' '.join(command)}\n  output in {log}", flush=True)
+            # One thread for PyTorch: on two cores its threads would only compete with the data loader's.
+            variables = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+            full = [str(Path(sys.executable).parent / command[0]), *command[1:]]
+            with log.open("w") as file:
+                code = subprocess.call(full, stdout=file, stderr=file, env={**os.environ, **variables})
+            if code != 0 or not done.exists():
+                raise SystemExit(f"{command[0]} failed with exit code {code}; its output is in {log}.")
+
+        return self.once(name, run, done)
 
     def demonstrate(self, name: str, options: Sequence[str]) -> Path:
         """Record demonstrations, and return their folder."""
+        return self.dataset(name, ["so101-demos", *options], "--root")
+
+    def dataset(self, name: str, command: Sequence[str], output: str = "--output") -> Path:
+        """Run a command that writes a dataset, and return the dataset's folder."""
         root = self.out / file_name(name)
-        self.step(name, ["so101-demos", f"--root={root}", *options], root / "meta" / "info.json")
+        self.step(name, [*command, f"{output}={root}"], root / "meta" / "info.json")
         return root
 
     def arrays(self, root: Path) -> list[str]:
         """Copy masks, depth or cached features to arrays, and return the options to train on the copy."""
-        out = root.parent / f"{root.name}_arrays"
-        self.step(out.name, ["so101-arrays", f"--root={root}", f"--output={out}"], out / "meta" / "info.json")
+        out = self.dataset(f"{root.name}_arrays", ["so101-arrays", f"--root={root}"])
         return [f"--dataset.root={out}", "--num_workers=0"]
 
     def train(self, name: str, options: Sequence[str], steps: int, command: Sequence[str] = TRAIN) -> Path:
@@ -86,22 +91,36 @@ class Study:
         if last.is_file():
             options = ["--resume=true", f"--config_path={last}"]
         else:
-            if out.exists():  # stopped before its first checkpoint; LeRobot requires a new folder
-                shutil.rmtree(out)
+            # What was stopped before its first checkpoint goes: LeRobot requires a new folder.
+            shutil.rmtree(out, ignore_errors=True)
             own = ["--policy.device=cpu", "--policy.push_to_hub=false", "--num_workers=1", "--log_freq=100"]
             options = [*own, *options, f"--output_dir={out}", f"--steps={steps}"]
         self.step(f"train {name}", [*command, *options], done / "model.safetensors")
         return done
 
     def evaluate(
-        self, name: str, checkpoint: Path, options: Sequence[str], command: Sequence[str] = ("lerobot-eval",)
+        self, name: str, checkpoint: Path, options: Sequence[str], command: Sequence[str] = EVAL
     ) -> str:
         """Return the outcome at each of the frozen initial states, as `outcomes` has it."""
         out = self.out / file_name(f"eval {name}")
         own = [f"--policy.path={checkpoint}", "--policy.device=cpu", "--env.type=so101_sim"]
-        own += ["--eval.use_async_envs=false", f"--output_dir={out}"]
+        own += ["--eval.use_async_envs=false", f"--eval.n_episodes={self.options.initial_states}"]
+        own += [f"--output_dir={out}"]
         done = self.step(out.name, [*command, *own, *options], out / "eval_info.json")
         return as_outcomes(json.loads(done.read_text())["per_task"][0]["metrics"]["successes"])
+
+
+def flags(prefix: str = "", /, **values: Any) -> list[str]:
+    """Write options for the command line of a draccus configuration; their names begin with a prefix."""
+    texts = {
+        key: value if isinstance(value, str | Path) else json.dumps(value) for key, value in values.items()
+    }
+    return [f"--{prefix}{key}={text}" for key, text in texts.items()]
+
+
+def environment(images: Sequence[str], **settings: str) -> list[str]:
+    """Return the options of an environment with the images of `so101-demos`' options."""
+    return [f"--env.{image.removeprefix('--')}" for image in images] + flags("env.", **settings)
 
 
 def file_name(name: str) -> str:
@@ -125,29 +144,22 @@ def paired_gain(first: Sequence[str], second: Sequence[str]) -> dict[str, Any]:
     Args:
         first, second: outcomes at the same initial states, one string per training seed.
     """
-    means = [
-        [sum(map(int, state)) / len(state) for state in zip(*runs, strict=True)] for runs in (first, second)
-    ]
-    gains = [a - b for a, b in zip(*means, strict=True)]
-    mean = round(sum(gains) / len(gains), 4)
-    if len(set(gains)) == 1:  # nothing to resample
+    means = [np.mean([list(map(int, run)) for run in runs], axis=0) for runs in (first, second)]
+    gains = means[0] - means[1]
+    mean = round(float(gains.mean()), 4)
+    if np.ptp(gains) == 0:  # nothing to resample
         return {"gain": mean, "bootstrap95": [mean, mean]}
-    interval = bootstrap((gains,), lambda x, axis: x.mean(axis), random_state=0).confidence_interval
-    return {"gain": mean, "bootstrap95": [round(float(interval.low), 4), round(float(interval.high), 4)]}
+    interval = bootstrap((gains,), np.mean, random_state=0).confidence_interval
+    return {"gain": mean, "bootstrap95": [round(float(end), 4) for end in interval]}
 
 
 def compare(rows: list[dict], pairs: Iterable[tuple[str, str]], all_seeds: bool = False) -> list[dict]:
-    """Print the success of every row, and gains of variants over others, paired over initial states.
+    """Print the success of every row; print and return gains of variants, paired over initial states.
 
     Args:
-        rows: with `outcomes`, `variant` and `seed`, and those of `CASES` in which compared variants must
-            agree.
+        rows: with `outcomes`, `variant` and `seed`, and those of `CASES` in which compared variants agree.
         pairs: variants that are compared; those without results are left out.
-        all_seeds: average over all trainings of each variant; otherwise over the seeds that both were trained
-            with.
-
-    Returns:
-        The gains.
+        all_seeds: average over all trainings of each variant, and not over the seeds that both have.
     """
     keys = [key for key in CASES if key in rows[0]]
     cells = [[*(row[key] for key in keys), row["variant"], row["seed"], percent(row)] for row in rows]

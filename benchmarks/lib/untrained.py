@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Untrained policies: their features, a training step, how they are saved, and a small one of LeRobot's."""
+"""Policies with random weights: their features, a training step, saving; a small ACT and SmolVLA."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,27 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies import make_pre_post_processors
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
+
+from lerobot_policy_segvla.small_vlm import save_small_vlm
+
+from .study import flags
+
+# The small SmolVLA of the learning studies: nothing frozen, stock commands.
+SIDE = 96  # of all images, in pixels
+SIZE = flags(height=SIDE, width=SIDE)
+IMAGES = [*SIZE, "--video=false"]
+POLICY = flags(
+    "policy.",
+    resize_imgs_with_padding=[SIDE, SIDE],
+    num_vlm_layers=4,
+    chunk_size=12,
+    n_action_steps=8,
+    num_steps=5,
+    train_expert_only=False,
+    freeze_vision_encoder=False,
+    tokenizer_max_length=16,
+    scheduler_warmup_steps=100,
+)
 
 
 def robot_features(size: tuple[int, int], cameras: tuple[str, ...] = ("top", "wrist")) -> dict[str, Any]:
@@ -51,14 +72,20 @@ def save_act(folder: Path, size: tuple[int, int]) -> Any:
     """Save a small ACT for images of size (H, W); it commands joints near 0. Return its configuration."""
     torch.manual_seed(0)
     sizes = {"dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1}
-    config = ACTConfig(
-        **robot_features(size),
-        **sizes,
-        pretrained_backbone_weights=None,
-        chunk_size=15,
-        n_action_steps=15,
-        use_vae=False,
-        device="cpu",
-        push_to_hub=False,
-    )
-    return save_policy(ACTPolicy(config), folder)
+    sizes |= {"chunk_size": 15, "n_action_steps": 15}
+    options = {"pretrained_backbone_weights": None, "use_vae": False, "device": "cpu", "push_to_hub": False}
+    return save_policy(ACTPolicy(ACTConfig(**robot_features(size), **sizes, **options)), folder)
+
+
+def small_vlm(folder: Path, sentences: list[str]) -> Path:
+    """Return a vision-language model with the words of some sentences as tokens; make it if missing."""
+    if not folder.is_dir():
+        save_small_vlm(folder, sentences, SIDE, 8, width=128, layers=4, vision_width=96, vision_layers=2)
+    return folder
+
+
+def training(vlm: Path, root: Path, steps: int, seed: int, batch: int = 32, lr: float = 1e-3) -> list[str]:
+    """Return the options that all trainings of a policy on it share."""
+    own = flags("policy.", vlm_model_name=vlm, optimizer_lr=lr, scheduler_decay_steps=steps)
+    data = flags("dataset.", repo_id="local/study", root=root)
+    return [*POLICY, *own, *data, *flags(seed=seed, batch_size=batch, save_freq=1000)]

@@ -11,21 +11,19 @@ size, fills up. What `save_episode` was given is written to a folder of the harn
 
 Afterwards the dataset of `so101-demos` is loaded as it is, and resumed; that of LeRobot is repaired with
 `so101-repair` and loaded. An episode is lost if its states or actions are not the same bits, or if its images
-cannot be read. Mounting needs root. Writes results/safety/kills.json.
+cannot be read. Mounting needs root. Each run is appended to outputs/kills/runs.jsonl and not repeated.
 """
 
 import contextlib
-import json
 import multiprocessing
-import multiprocessing.process
 import os
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +33,20 @@ from lerobot.configs.dataset import DatasetRecordConfig
 from lerobot.configs.video import RGBEncoderConfig
 from lerobot.datasets import LeRobotDataset
 from lerobot.scripts import lerobot_record
-from tqdm import tqdm
 
 from lerobot_env_so101_workbench import SO101ExpertConfig, SO101SimConfig
 from lerobot_env_so101_workbench.demos.command import DemosConfig, record as record_demos
 from lerobot_processor_so101.recording import RecordingDataset, check_videos
 from lerobot_processor_so101.recording.repair import RepairConfig, repair
 
-from ..lib.report import arguments, save, table
+from ..lib.report import arguments, in_child, run_missing, save, show
 
-OUTPUT = Path("outputs/kills")
 COMMANDS = ("so101-demos", "lerobot-record")
 NUMBERS = ("observation.state", "action")
 SIZE = {"height": 32, "width": 48}
 EPISODE_S, RESET_S = 1.0, 0.1
 LATEST_S, SAVE_S, START_S = 15.0, 0.6, 90  # of a kill, after the first episode or saving one was begun
+CONTEXT = "forkserver"  # imports once
 
 
 @dataclass
@@ -72,7 +69,7 @@ class Run:
 
     def finished(self) -> dict[int, Path]:
         """Return number and file of every episode for which `save_episode` returned."""
-        return {int(path.stem): path for path in (self.folder / "truth").glob("[0-9]*.npz")}
+        return {int(path.stem): path for path in sorted((self.folder / "truth").glob("[0-9]*.npz"))}
 
 
 def begin(run: Run) -> None:
@@ -90,28 +87,18 @@ def record(run: Run, resume: bool = False) -> None:
     """Record until stopped; when resumed, one episode."""
     begin(run)
     video, cameras = run.number % 2 == 1, ["top", "wrist"][: 1 + run.number // 2 % 2]
-    witness(RecordingDataset if run.command == "so101-demos" else LeRobotDataset, run.folder / "truth")
-    if run.command == "so101-demos":
-        episodes, seed = 1 if resume else 1000, 1000 * run.number
-        options: Any = {"episodes": episodes, "seed": seed, "resume": resume, "video": video, **SIZE}
-        record_demos(DemosConfig(run.root, cameras=cameras, **options))
+    seed, ours = 1000 * run.number, run.command == "so101-demos"
+    witness(RecordingDataset if ours else LeRobotDataset, run.folder / "truth")
+    if ours:
+        options: dict[str, Any] = {"episodes": 1 if resume else 1000, "seed": seed, "resume": resume}
+        record_demos(DemosConfig(run.root, cameras=cameras, video=video, **options, **SIZE))
         return
-    dataset = DatasetRecordConfig(
-        repo_id="local/kills",
-        single_task="Lift the cube.",
-        root=run.root,
-        fps=30,
-        episode_time_s=EPISODE_S,
-        reset_time_s=RESET_S,
-        num_episodes=1000,
-        video=video,
-        push_to_hub=False,
-        no_stamp=True,
-        rgb_encoder=RGBEncoderConfig(vcodec="h264"),
-    )
-    robot = SO101SimConfig(views=cameras, seed=1000 * run.number, **SIZE)
-    options = {"robot": robot, "teleop": SO101ExpertConfig(), "dataset": dataset, "play_sounds": False}
-    lerobot_record.record(lerobot_record.RecordConfig(**options))
+    options = {"repo_id": "local/kills", "single_task": "Lift the cube.", "root": run.root, "fps": 30}
+    options |= {"episode_time_s": EPISODE_S, "reset_time_s": RESET_S, "num_episodes": 1000, "video": video}
+    options |= {"push_to_hub": False, "no_stamp": True, "rgb_encoder": RGBEncoderConfig(vcodec="h264")}
+    robot, teleop = SO101SimConfig(views=cameras, seed=seed, **SIZE), SO101ExpertConfig()
+    dataset = DatasetRecordConfig(**options)
+    lerobot_record.record(lerobot_record.RecordConfig(robot, dataset, teleop=teleop, play_sounds=False))
 
 
 def witness(kind: type[LeRobotDataset], truth: Path) -> None:
@@ -133,20 +120,17 @@ def witness(kind: type[LeRobotDataset], truth: Path) -> None:
     kind.add_frame, kind.save_episode = begun, witnessed
 
 
-def recover(run: Run) -> None:
-    """Recover a dataset, compare it with what was finished, and write the result."""
+def recover(run: Run) -> dict[str, Any]:
+    """Recover a dataset, and compare it with what was finished."""
     begin(run)
     result: dict[str, Any] = {"finished": len(run.finished()), "lost": [], "repair_s": None}
+    root, repaired, start = run.root, run.folder / "repaired", time.perf_counter()
     if run.finished():
-        root = run.root
-        if run.command == "lerobot-record":
-            start, output = time.perf_counter(), run.folder / "repaired"
-            found = repair(RepairConfig(root, output))
-            if found is not None:
-                root = output
-                result |= {"repair_s": round(time.perf_counter() - start, 2), "dropped": found.dropped}
+        if run.command == "lerobot-record" and (found := repair(RepairConfig(root, repaired))):
+            root = repaired
+            result |= {"repair_s": round(time.perf_counter() - start, 2), "dropped": found.dropped}
         result["lost"] = lost(run, root)
-    (run.folder / "result.json").write_text(json.dumps(result))
+    return result
 
 
 def lost(run: Run, root: Path) -> list[str]:
@@ -158,11 +142,10 @@ def lost(run: Run, root: Path) -> list[str]:
     except Exception as error:
         return [f"{number}: {type(error).__name__}: {error}"[:200] for number in run.finished()]
     wrong = []
-    for number, path in sorted(run.finished().items()):
+    for number, path in run.finished().items():
         rows = np.flatnonzero(numbers["episode_index"] == number)
-        different = [
-            key for key, values in np.load(path).items() if not np.array_equal(numbers[key][rows], values)
-        ]
+        truth = np.load(path)
+        different = [key for key in truth if not np.array_equal(numbers[key][rows], truth[key])]
         if different or number >= dataset.num_episodes:
             wrong.append(f"{number}: {different}")
             continue
@@ -180,45 +163,33 @@ def stopped(command: str, stop: str, number: int) -> dict[str, Any]:
         run = Run(command, stop, number, folder, (elsewhere if other_disk else folder) / "set")
         for part in ("truth", "temporary"):
             (folder / part).mkdir()
-        process = start(record, run)
+        process = start(run)
         if stop == "SIGKILL":
-            wait(run, rng, process)
+            saving = rng.random() < 0.5
+            event = folder / "truth" / (f"{rng.integers(0, 6)}.saving" if saving else "begun")
+            limit = time.monotonic() + START_S
+            while not event.exists() and process.is_alive() and time.monotonic() < limit:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, SAVE_S if saving else LATEST_S))
             process.kill()
         process.join()
         error = (run.folder / "log").read_text().strip().splitlines()[-1] if process.exitcode == 1 else ""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # LeRobot's encoders outlive it
-        result = {"command": command, "stop": stop, "number": number, "error": error, **recovered(run)}
+        case = {"command": command, "stop": stop, "number": number, "error": error}
+        result = case | in_child(recover, run, context=CONTEXT)
         if command == "so101-demos":
             if stop == "full disk":
                 subprocess.run(["mount", "-o", "remount,size=64m", elsewhere], check=True)
-            start(record, run, True).join()
-            later = recovered(run)
-            result |= {
-                "resumed": later["finished"] == result["finished"] + 1,
-                "lost": later["lost"] or result["lost"],
-            }
+            start(run, True).join()
+            later = in_child(recover, run, context=CONTEXT)
+            result["resumed"] = later["finished"] == result["finished"] + 1
+            result["lost"] = later["lost"] or result["lost"]
         return result
 
 
-def recovered(run: Run) -> dict[str, Any]:
-    """Return the result of `recover`, in a process of its own."""
-    start(recover, run).join()
-    return json.loads((run.folder / "result.json").read_text())
-
-
-def wait(run: Run, rng: np.random.Generator, process: multiprocessing.process.BaseProcess) -> None:
-    """Wait until the time of the kill."""
-    saving = rng.random() < 0.5
-    event = f"{rng.integers(0, 6)}.saving" if saving else "begun"
-    limit = time.monotonic() + START_S
-    while not (run.folder / "truth" / event).exists() and process.is_alive() and time.monotonic() < limit:
-        time.sleep(0.002)
-    time.sleep(rng.uniform(0, SAVE_S if saving else LATEST_S))
-
-
-def start(function: Callable, *arguments: Any) -> multiprocessing.process.BaseProcess:
-    process = multiprocessing.get_context("forkserver").Process(target=function, args=arguments)
+def start(run: Run, resume: bool = False) -> BaseProcess:
+    process = multiprocessing.get_context(CONTEXT).Process(target=record, args=(run, resume))
     process.start()
     return process
 
@@ -227,13 +198,12 @@ def start(function: Callable, *arguments: Any) -> multiprocessing.process.BasePr
 def disk(stop: str, rng: np.random.Generator) -> Iterator[Path]:
     """Mount another file system, which is small if it is to be full."""
     size = rng.integers(150, 800) if stop == "full disk" else 2**16
-    folder = Path(tempfile.mkdtemp())
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-        folder.rmdir()
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", folder], check=True)
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
 
 
 def report(runs: list[dict[str, Any]]) -> None:
@@ -241,52 +211,31 @@ def report(runs: list[dict[str, Any]]) -> None:
     rows = []
     for command, stop in dict.fromkeys((run["command"], run["stop"]) for run in runs):
         of = [run for run in runs if (run["command"], run["stop"]) == (command, stop)]
+        ended = sum(stop == "SIGKILL" and bool(run["error"]) for run in of)
         times = [run["repair_s"] for run in of if run["repair_s"] is not None]
-        rows.append(
-            {
-                "command": command,
-                "stop": stop,
-                "runs": sum(not _ended(run) for run in of),
-                "ended": sum(_ended(run) for run in of),
-                "finished_episodes": sum(run["finished"] for run in of),
-                "lost": sum(len(run["lost"]) for run in of),
-                "repaired": len(times),
-                "repair_s": round(float(np.median(times)), 2) if times else None,
-                "resumed": sum(run.get("resumed", False) for run in of) if command == "so101-demos" else None,
-            }
-        )
+        row = {"command": command, "stop": stop, "runs": len(of) - ended, "ended": ended}
+        row |= {"finished_episodes": sum(run["finished"] for run in of)}
+        row |= {"lost": sum(len(run["lost"]) for run in of), "repaired": len(times)}
+        row["repair_s"] = round(float(np.median(times)), 2) if times else None
+        row["resumed"] = sum(run["resumed"] for run in of) if command == "so101-demos" else None
+        rows.append(row)
     save("safety/kills", rows, ("command", "stop"))
-    header = list(rows[0])
-    print(table(header, [[row[key] for key in header] for row in rows]))
-
-
-def _ended(run: dict[str, Any]) -> bool:
-    return run["stop"] == "SIGKILL" and bool(run["error"])
+    show(rows)
 
 
 def main() -> None:
-    options = arguments(
-        __doc__, {"command": COMMANDS}, command=list(COMMANDS), kills=100, disks=20, parallel=3
-    )
+    sizes = {"kills": 100, "disks": 20, "parallel": 3}
+    options = arguments(__doc__, {"command": COMMANDS}, command=list(COMMANDS), **sizes)
     imported = [function.__module__ for function in (record_demos, repair, lerobot_record.record)]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(imported)
-    path = OUTPUT / "runs.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    runs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    done = {(run["command"], run["stop"], run["number"]) for run in runs}
+    multiprocessing.get_context(CONTEXT).set_forkserver_preload(imported)
     wanted = [
         (command, stop, number)
         for stop, count in (("SIGKILL", options.kills), ("full disk", options.disks))
         for number in range(count)
         for command in options.command
-        if (command, stop, number) not in done
     ]
-    with ThreadPoolExecutor(options.parallel) as pool:
-        for result in tqdm(pool.map(lambda case: stopped(*case), wanted), total=len(wanted)):
-            runs.append(result)
-            with path.open("a") as file:
-                file.write(json.dumps(result) + "\n")
-    report(runs)
+    keys, path = ("command", "stop", "number"), Path("outputs/kills/runs.jsonl")
+    report(run_missing(path, keys, wanted, stopped, options.parallel))
 
 
 if __name__ == "__main__":

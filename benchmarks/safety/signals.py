@@ -9,11 +9,10 @@ an arm whose process is gone: its servos have to hold it. Does it hold, how long
 fast are its true joints over 0.1 s, and is it limp after the command has ended or, after SIGKILL, after the
 robot was connected again and disconnected?
 
-Each run is appended to outputs/signals/<robot>.jsonl and not repeated; writes results/safety/signals.json.
-Half a minute a run on a busy machine. What a kill does to a dataset is measured by `benchmarks.safety.kills`.
+Each run is appended to outputs/signals/<robot>.jsonl and not repeated. Half a minute a run on a busy machine.
+What a kill does to a dataset is measured by `benchmarks.safety.kills`.
 """
 
-import json
 import multiprocessing
 import os
 import signal
@@ -28,7 +27,6 @@ from typing import Any
 import numpy as np
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.robots import make_robot_from_config
-from tqdm import tqdm
 
 from lerobot_env_so101_workbench.camera import SO101VirtualCamera
 from lerobot_env_so101_workbench.virtual_arm.joints import STEP
@@ -36,16 +34,15 @@ from lerobot_processor_so101.arm import GRIPPER, from_radians
 from lerobot_processor_so101.guard import GuardLimits
 
 from ..lib.emulated import ROBOTS, close, robot_config, wait_for_replies
-from ..lib.report import arguments, save, table
+from ..lib.report import arguments, run_missing, save, show
 from ..lib.untrained import save_act
 from .faults import EPISODE_S, LIMIT_S, SIZE, command, emulated
 
-OUTPUT = Path("outputs/signals")
 SIGNALS = ("SIGKILL", "SIGSTOP")
 STOPPED_S, WINDOW_S = 3.0, 0.1  # of the arm's time
 REST = 2.0  # deg in WINDOW_S, of an arm that rests
 LIMIT = 1.2 * GuardLimits().velocity  # deg/s
-WINDOW = round(WINDOW_S / STEP)  # physics steps
+WINDOW, PASSED = round(WINDOW_S / STEP), round(STOPPED_S / STEP)  # physics steps
 
 
 def roll_out(arm: Any, robot: str, root: Path, policy: ACTConfig) -> None:
@@ -66,31 +63,29 @@ def signalled(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         arm = emulated(folder)
-        step = arm.follower.step
+        step, servos = arm.follower.step, arm.follower.bus.servos
 
         def witnessed() -> None:
             step()
             path.append(from_radians(arm.follower.joints.radians))
 
+        def torque() -> list[bool]:
+            return [bool(servo.get("Torque_Enable")) for servo in servos]
+
         # A patch, because the arm builds its follower.
         arm.follower.step = witnessed  # type: ignore[method-assign]
-        context = multiprocessing.get_context("forkserver")
-        arguments = (SimpleNamespace(config=arm.config), robot, folder / "set", policy)
-        child = context.Process(target=roll_out, args=arguments)
+        given = (SimpleNamespace(config=arm.config), robot, folder / "set", policy)
+        child = multiprocessing.get_context("forkserver").Process(target=roll_out, args=given)
         try:
             with arm:
                 child.start()
-                servos = arm.follower.bus.servos
-                wait_until(lambda: all(servo.get("Torque_Enable") for servo in servos))
+                wait_until(lambda: all(torque()))
                 time.sleep(rng.uniform(0.1, 2 * EPISODE_S))
                 begun, alive = len(path), child.is_alive()
                 if alive:
                     os.kill(child.pid, signal.Signals[fault])
-                passed = round(STOPPED_S / STEP)
-                wait_until(lambda: len(path) >= begun + passed)
-                held = all(servo.get("Torque_Enable") for servo in servos)
-                moves = np.abs(np.diff(np.array(path[begun : begun + passed : WINDOW])[:, :GRIPPER], axis=0))
-                resting = np.flatnonzero((moves > REST).any(1))
+                wait_until(lambda: len(path) >= begun + PASSED)
+                held = all(torque())
                 if alive and fault == "SIGSTOP":
                     os.kill(child.pid, signal.SIGCONT)
                 child.join(LIMIT_S)
@@ -99,19 +94,21 @@ def signalled(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
                     again = make_robot_from_config(robot_config(robot, arm))
                     again.connect()
                     again.disconnect()
-                limp = not any(servo.get("Torque_Enable") for servo in servos)
+                limp = not any(torque())
         finally:
             child.kill()
             child.join()
             close(arm)
     joints = np.array(path)[:, :GRIPPER]
+    moves = np.abs(np.diff(joints[begun : begun + PASSED : WINDOW], axis=0))
+    moving = np.flatnonzero((moves > REST).any(1))
     return {
         "number": number,
         "signal": fault,
         "happened": alive,
         "ended": ended,
         "held": held,
-        "still_after_s": round(WINDOW_S * (resting[-1] + 1), 1) if len(resting) else 0.0,
+        "still_after_s": round(WINDOW_S * (moving[-1] + 1), 1) if len(moving) else 0.0,
         "limp_afterwards": limp,
         "fastest": round(float((np.abs(joints[WINDOW:] - joints[:-WINDOW]) / WINDOW_S).max()), 1),
     }
@@ -135,20 +132,13 @@ def report(runs: list[dict[str, Any]], robot: str) -> None:
     rows = []
     for name in SIGNALS:
         some = [run for run in runs if run["signal"] == name and run["happened"]]
-        bad = [run for run in some if not (run["held"] and run["limp_afterwards"] and run["fastest"] < LIMIT)]
-        rows.append(
-            {
-                "robot": robot,
-                "signal": name,
-                "runs": len(some),
-                "ended_as_expected": sum(run["ended"] for run in some),
-                "violations": len(bad),
-                "still_after_s": max((run["still_after_s"] for run in some), default=None),
-                "fastest": max((run["fastest"] for run in some), default=None),
-            }
-        )
+        good = [run["held"] and run["limp_afterwards"] and run["fastest"] < LIMIT for run in some]
+        row = {"robot": robot, "signal": name, "runs": len(some)}
+        row |= {"ended_as_expected": sum(run["ended"] for run in some), "violations": good.count(False)}
+        row |= {key: max((run[key] for run in some), default=None) for key in ("still_after_s", "fastest")}
+        rows.append(row)
     save("safety/signals", rows, ("robot", "signal"))
-    print(table(list(rows[0]), [list(row.values()) for row in rows]))
+    show(rows)
 
 
 def main() -> None:
@@ -156,16 +146,11 @@ def main() -> None:
     sys.argv = sys.argv[:1]  # LeRobot's configurations read the command line too
     multiprocessing.get_context("forkserver").set_forkserver_preload(["benchmarks.safety.faults"])
     wait_for_replies()
-    path = OUTPUT / f"{options.robot}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    runs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    done = {run["number"] for run in runs}
+    path = Path(f"outputs/signals/{options.robot}.jsonl")
     with tempfile.TemporaryDirectory() as folder:
         policy = save_act(Path(folder), SIZE)
-        for number in tqdm([number for number in range(options.runs) if number not in done]):
-            runs.append(signalled(number, options.robot, policy))
-            with path.open("a") as file:
-                file.write(json.dumps(runs[-1]) + "\n")
+        cases = [(number,) for number in range(options.runs)]
+        runs = run_missing(path, ("number",), cases, lambda number: signalled(number, options.robot, policy))
     report(runs, options.robot)
 
 

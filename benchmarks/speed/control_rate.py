@@ -6,16 +6,19 @@
 The emulated arm and its cameras run in a process of their own; `lerobot-rollout`'s own loop runs here with
 `so101_guarded`. Policies have random weights, and their segmenter is the workbench's: segdepth (inference
 once in four ticks; does not support rtc) and segvla on the small SmolVLA of the learning studies. A tick
-begins when the loop reads an observation. Run it on a quiet machine; three minutes; writes
-results/speed/control_rate.json.
+begins when the loop reads an observation. Run it on a quiet machine.
 """
 
+import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -28,19 +31,17 @@ from lerobot.rollout.inference.factory import RTCInferenceConfig, SyncInferenceC
 from lerobot.scripts.lerobot_rollout import rollout
 from lerobot.utils.import_utils import register_third_party_plugins
 
-from lerobot_env_so101_workbench import SO101VirtualCameraConfig
-from lerobot_env_so101_workbench.virtual_arm.calibration import FOLLOWER, calibration_file
+from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm, VirtualArmConfig
 from lerobot_processor_so101.arm import HOME
-from lerobot_robot_so101 import SO101GuardedConfig
 from lerobot_robot_so101.so101_guarded import SO101Guarded
 
-from ..lib.clock import Clock, percentiles
-from ..lib.report import arguments, save, table
-from ..lib.small_smolvla import SIDE, small_vlm
-from ..lib.untrained import robot_features, save_policy
+from ..lib.clock import percentiles
+from ..lib.emulated import close, robot_config
+from ..lib.report import arguments, save, show
+from ..lib.untrained import SIDE, robot_features, save_policy, small_vlm
 
 FPS, WARM_S = 30, 3.0  # 1/s; s that do not count, while models load
-SIZE = {"height": 240, "width": 320, "fps": 30}
+SIZE = {"height": 240, "width": 320}
 SENTENCE = "Lift the cube."
 SHARES = (50, 95, 99)  # percentiles
 RUNS = (("segdepth", "sync"), ("segvla", "sync"), ("segvla", "rtc"))
@@ -65,105 +66,74 @@ def make_checkpoint(kind: str, folder: Path) -> Any:
     return save_policy(get_policy_class(kind)(config), folder, statistics)
 
 
-class Console:
-    """`so101-virtual-arm` with two cameras, in a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port, self.id = folder / "arm", f"rate-{folder.name}"
-        options = [
-            "--leader=none",
-            f"--follower_port={self.port}",
-            f"--id={self.id}",
-            "--cameras=[top,wrist]",
-        ]
-        options += [f"--width={SIZE['width']}", f"--height={SIZE['height']}", f"--camera_fps={SIZE['fps']}"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "lerobot_env_so101_workbench.virtual_arm.console", *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("Type"):
-                return
-        raise RuntimeError("so101-virtual-arm did not start; its output is above.")
-
-    def ask(self, line: str) -> str:
-        """Type a line, and return the reply."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline().strip()
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.communicate()
-        calibration_file(FOLLOWER, self.id).unlink(missing_ok=True)
+def emulate(config: VirtualArmConfig, ready: Event, done: Event) -> None:
+    """Run an arm in real time."""
+    arm = VirtualArm(config)
+    with arm:
+        ready.set()
+        done.wait()
+    close(arm)
 
 
-class TimedRobot(SO101Guarded):
-    """The guarded robot, which records when it was read and commanded [s]."""
+@contextmanager
+def emulated(folder: Path) -> Iterator[Any]:
+    """Yield the configuration of the robot on an arm in a process of its own."""
+    cameras = ["top", "wrist"]
+    arm = VirtualArmConfig(
+        leader="none", follower_port=folder / "arm", id=f"rate-{folder.name}", cameras=cameras, **SIZE
+    )
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=emulate, args=(arm, ready, done))
+    process.start()
+    try:
+        if not ready.wait(120):
+            raise TimeoutError("found no emulated arm after 120 s; its output is above.")
+        yield robot_config("so101_guarded", SimpleNamespace(config=arm))
+    finally:
+        done.set()
+        process.join()
 
-    read: list[float] = []
-    commanded: list[float] = []
-    guard_report = ""
 
-    def get_observation(self) -> dict[str, Any]:
-        TimedRobot.read.append(time.perf_counter())
-        return super().get_observation()
+def recorded(method: Callable, calls: list[tuple[float, float]]) -> Callable:
+    """Return a method that adds the begin and the end of its calls [s] to a list."""
 
-    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
-        TimedRobot.commanded.append(time.perf_counter())
-        return super().send_action(action)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        result = method(*args, **kwargs)
+        calls.append((begin, time.perf_counter()))
+        return result
 
-    def disconnect(self) -> None:
-        TimedRobot.guard_report = self.guard.report() if self.guard is not None else ""
-        super().disconnect()
+    return call
 
 
-def run(kind: str, engine: str, config: Any, arm: Console, seconds: float) -> dict[str, Any]:
+def run(kind: str, engine: str, policy: Any, robot: Any, seconds: float) -> dict[str, Any]:
     """Roll a policy out, and return statistics of its ticks."""
-    import lerobot_robot_so101
-
-    TimedRobot.read, TimedRobot.commanded = [], []
-    policy_class, clock = get_policy_class(kind), Clock("chunk")
+    config = RolloutConfig(
+        robot=robot,
+        policy=policy,
+        inference=SyncInferenceConfig() if engine == "sync" else RTCInferenceConfig(),
+        fps=FPS,
+        duration=WARM_S + seconds,
+        task=SENTENCE,
+        return_to_initial_position=False,
+        play_sounds=False,
+    )
     plan = "_predict" if kind == "segdepth" else "_get_action_chunk"  # with either engine
-
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        with clock.phase("chunk"):
-            chunk = original(*args, **kwargs)
-        clock.tick()
-        return chunk
-
-    original = getattr(policy_class, plan)
-    cameras = {view: SO101VirtualCameraConfig(view=view, port=arm.port, **SIZE) for view in ("top", "wrist")}
-    with (
-        patch.object(lerobot_robot_so101, "SO101Guarded", TimedRobot, create=True),  # where LeRobot finds it
-        patch.object(policy_class, plan, timed),
-    ):
-        rollout(
-            RolloutConfig(
-                robot=SO101GuardedConfig(port=str(arm.port), id=arm.id, cameras=cameras),
-                policy=config,
-                inference=SyncInferenceConfig() if engine == "sync" else RTCInferenceConfig(),
-                fps=FPS,
-                duration=WARM_S + seconds,
-                task=SENTENCE,
-                return_to_initial_position=False,
-                play_sounds=False,
-            )
-        )
-    chunks = [tick["chunk"] for tick in clock.ticks[1:]]
-    return {
-        "policy": kind,
-        "engine": engine,
-        **statistics_of(np.array(TimedRobot.read[1:]), np.array(TimedRobot.commanded)),
-        "chunk_ms": percentiles(chunks, SHARES) if chunks else None,
-        "guard": TimedRobot.guard_report,
-        "cameras": [arm.ask(f"{view} status") for view in ("top", "wrist")],
-    }
+    methods = (
+        (SO101Guarded, "get_observation"),
+        (SO101Guarded, "send_action"),
+        (get_policy_class(kind), plan),
+    )
+    calls: list[list[tuple[float, float]]] = [[] for _ in methods]
+    with ExitStack() as patches:
+        for (owner, name), found in zip(methods, calls, strict=True):
+            patches.enter_context(patch.object(owner, name, recorded(getattr(owner, name), found)))
+        rollout(config)
+    read, commanded = (np.array([begin for begin, _ in found]) for found in calls[:2])
+    chunks = [1000 * (end - begin) for begin, end in calls[2][1:]]
+    row = {"policy": kind, "engine": engine, **statistics_of(read[1:], commanded)}
+    return {**row, "chunk_ms": percentiles(chunks, SHARES) if chunks else None}
 
 
 def statistics_of(read: np.ndarray, commanded: np.ndarray) -> dict[str, Any]:
@@ -187,28 +157,14 @@ def main() -> None:
     sys.argv = sys.argv[:1]  # LeRobot's configurations read the command line too
     register_third_party_plugins()
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        configs = {kind: make_checkpoint(kind, folder / kind) for kind in dict(RUNS)}
-        arm = Console(folder)
-        try:
-            for kind, engine in RUNS:
-                rows.append(run(kind, engine, configs[kind], arm, options.seconds))
-                print(rows[-1], flush=True)
-        finally:
-            arm.close()
-    machine = {
-        "cores_used": len(os.sched_getaffinity(0)),
-        "load": [round(load, 2) for load in os.getloadavg()],
-    }
+    with tempfile.TemporaryDirectory() as name, emulated(Path(name)) as robot:
+        policies = {kind: make_checkpoint(kind, Path(name) / kind) for kind in dict(RUNS)}
+        for kind, engine in RUNS:
+            rows.append(run(kind, engine, policies[kind], robot, options.seconds))
+            print(rows[-1], flush=True)
+    machine = {"cores_used": len(os.sched_getaffinity(0)), "load": [round(x, 2) for x in os.getloadavg()]}
     save("speed/control_rate", rows, (), {**vars(options), **machine})
-    cells = [
-        [r["policy"], r["engine"], *r["period_ms"].values(), f"{r['missed']} of {r['ticks_due']}"]
-        + [r["without_command"], *(r["chunk_ms"] or dict.fromkeys(r["period_ms"], "-")).values()]
-        for r in rows
-    ]
-    periods, chunks = ([f"{of} p{share} [ms]" for share in SHARES] for of in ("period", "chunk"))
-    print(table(["policy", "engine", *periods, "missed", "without command", *chunks], cells))
+    show(rows, "policy", "engine", "period_ms", "missed", "ticks_due", "without_command", "chunk_ms")
 
 
 if __name__ == "__main__":

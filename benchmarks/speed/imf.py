@@ -4,14 +4,12 @@
     python -m benchmarks.speed.imf
 
 SigLIP2-base's sizes (93 M parameters), three views of 256x256, two observations. Heads take turns in one
-process on the same
-condition: imf's with attention residuals and without, at 1, 2 and 4 steps, and LeRobot's U-Net of `diffusion`
-    at its default size with ten steps of DDIM. A training step is one of 64 samples on cached features.
-    Memory is that of a process of its own. The checkpoint is loaded without the encoder's folder and
-    compared. 20 minutes on two cores; writes results/speed/imf.json.
+process on the same condition: imf's with attention residuals and without, at 1, 2 and 4 steps, and LeRobot's
+U-Net of `diffusion` at its default size with ten steps of DDIM. A training step is one of 64 samples on
+cached features. Memory is that of a process of its own. The checkpoint is loaded without the encoder's folder
+and compared.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers as hf
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
@@ -33,28 +30,19 @@ from lerobot_policy_imf.modeling_imf import IMFPolicy
 from lerobot_policy_imf.objectives import integrate
 
 from ..lib.clock import Clock, in_turn, peak_memory, percentiles
-from ..lib.report import arguments, in_child, save, table
+from ..lib.report import arguments, in_child, save, show
+from ..lib.small_siglip import siglip
 from ..lib.untrained import robot_features, training_step
 
 CAMERAS = ("front", "top", "wrist")
 TRAININGS = ("imf", "flow_matching", "diffusion")
 
 
-def save_siglip2(folder: Path) -> str:
-    """Save SigLIP2-base-patch16-256's vision half with random weights."""
-    torch.manual_seed(0)
-    config: Any = hf.SiglipVisionConfig  # its generated constructor confuses mypy
-    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
-    sizes |= {"num_attention_heads": 12, "image_size": 256, "patch_size": 16}
-    hf.SiglipVisionModel(config(**sizes)).save_pretrained(folder)
-    return str(folder)
-
-
-def make_imf(siglip: str, **options: Any) -> IMFPolicy:
+def make_imf(encoder: str, **options: Any) -> IMFPolicy:
     """Build the policy at its default size."""
     torch.manual_seed(0)
     features = robot_features((256, 256), CAMERAS)
-    options |= {"vision_model_name": siglip, "device": "cpu", "push_to_hub": False}
+    options |= {"vision_model_name": encoder, "device": "cpu", "push_to_hub": False}
     # Without steps of plain flow matching, a training step is one of the costlier kind.
     return IMFPolicy(IMFConfig(**features, **options, flow_matching_steps=0))
 
@@ -63,7 +51,7 @@ def make_diffusion() -> DiffusionPolicy:
     """Build LeRobot's, on features as an environment state, with imf's horizon."""
     features = robot_features((256, 256), ())
     features["input_features"][OBS_ENV_STATE] = PolicyFeature(FeatureType.ENV, (768 * len(CAMERAS),))
-    options: dict[str, Any] = {"horizon": 16, "n_action_steps": 8, "device": "cpu", "push_to_hub": False}
+    options = {"horizon": 16, "n_action_steps": 8, "device": "cpu", "push_to_hub": False}
     options |= {"noise_scheduler_type": "DDIM", "num_inference_steps": 10}
     return DiffusionPolicy(DiffusionConfig(**features, **options))
 
@@ -88,12 +76,12 @@ def observation() -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def heads(siglip: str, rounds: int) -> dict[str, list[float]]:
+def heads(encoder: str, rounds: int) -> dict[str, list[float]]:
     """Return the milliseconds of a chunk from a condition, by each head."""
     noise = torch.randn(1, 16, 6)
     works: dict[str, Callable[[], Any]] = {}
     for name, options in (("imf", {}), ("imf, standard residual", {"residual": "standard"})):
-        policy = make_imf(siglip, **options).eval()
+        policy = make_imf(encoder, **options).eval()
         condition = policy._condition(policy.model, cached(1))
         for steps in (1, 2, 4):
             works[f"{name}, {steps}"] = partial(integrate, policy.model.head, noise, condition, steps)
@@ -104,12 +92,11 @@ def heads(siglip: str, rounds: int) -> dict[str, list[float]]:
 
 
 @torch.no_grad()
-def parts(siglip: str, rounds: int) -> dict[str, dict[str, float]]:
+def parts(encoder: str, rounds: int) -> dict[str, dict[str, float]]:
     """Return the milliseconds of a chunk from images, by part."""
-    policy: Any = make_imf(siglip).eval()
-    clock = Clock("vision", "head")
-    policy.vision.forward = clock.timed("vision", policy.vision.forward)
-    policy.model.head.forward = clock.timed("head", policy.model.head.forward)
+    policy, clock = make_imf(encoder).eval(), Clock("vision", "head")
+    clock.watch("vision", policy.vision)
+    clock.watch("head", policy.model.head)
     for _ in range(rounds + 1):
         policy.reset()
         with clock.phase("total"):
@@ -118,21 +105,21 @@ def parts(siglip: str, rounds: int) -> dict[str, dict[str, float]]:
     return clock.summary(skip=1)
 
 
-def learner(objective: str, siglip: str) -> Callable[[], None]:
+def learner(objective: str, encoder: str) -> Callable[[], None]:
     """Return a training step on cached features."""
     options = {"objective": objective, "num_inference_steps": 1 if objective == "imf" else 2}
-    policy: Any = make_diffusion() if objective == "diffusion" else make_imf(siglip, **options)
+    policy: Any = make_diffusion() if objective == "diffusion" else make_imf(encoder, **options)
     return training_step(policy, cached(64))
 
 
-def checkpoint(siglip: str, folder: Path) -> dict[str, Any]:
+def checkpoint(encoder: str, folder: Path) -> dict[str, Any]:
     """Save a policy, move the encoder away, load and compare; and compare cached with live features."""
-    policy = make_imf(siglip).eval()
+    policy = make_imf(encoder).eval()
     frame, noise = observation(), torch.randn(1, 16, 6)
     chunk = policy.predict_action_chunk(frame, noise=noise)
     features = policy.vision([frame[f"observation.images.{camera}"] for camera in CAMERAS])
     policy.save_pretrained(folder / "checkpoint")
-    Path(siglip).rename(folder / "moved")
+    Path(encoder).rename(folder / "moved")
     begin = time.perf_counter()
     loaded = IMFPolicy.from_pretrained(folder / "checkpoint")
     seconds = time.perf_counter() - begin
@@ -152,37 +139,35 @@ def checkpoint(siglip: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def child(work: str, siglip: str) -> float:
-    """Do one kind of work, and return the peak memory in megabytes."""
+def memory(work: str, encoder: str) -> int:
+    """Do one kind of work, and return the peak memory of this process in megabytes."""
     if work == "chunk from images":
-        make_imf(siglip).predict_action_chunk(observation())
+        make_imf(encoder).predict_action_chunk(observation())
     else:
-        learner(work.removeprefix("training step, "), siglip)()
-    return peak_memory("cpu")
+        learner(work.removeprefix("training step, "), encoder)()
+    return round(peak_memory("cpu"))
 
 
 def main() -> None:
-    options = arguments(__doc__, rounds=20, child=None)
-    if options.child:
-        print(json.dumps(round(child(*options.child))))
-        return
+    options = arguments(__doc__, rounds=20)
+    works = ("chunk from images", *(f"training step, {objective}" for objective in TRAININGS))
     with tempfile.TemporaryDirectory() as name:
-        siglip = save_siglip2(Path(name) / "siglip2")
-        works = ("chunk from images", *(f"training step, {objective}" for objective in TRAININGS))
+        encoder = f"{name}/siglip2"
+        torch.manual_seed(0)
+        siglip(width=768, depth=12, heads=12, side=256, patch=16).save_pretrained(encoder)
         # First: on Linux a process begins with the peak of its parent.
-        memory = {work: in_child("benchmarks.speed.imf", "--child", work, siglip) for work in works}
-        head, part = heads(siglip, options.rounds), parts(siglip, max(3, options.rounds // 4))
-        training = in_turn({objective: learner(objective, siglip) for objective in TRAININGS}, 3)
-        loaded = checkpoint(siglip, Path(name))
+        peaks = {work: in_child(memory, work, encoder) for work in works}
+        head, part = heads(encoder, options.rounds), parts(encoder, max(3, options.rounds // 4))
+        training = in_turn({objective: learner(objective, encoder) for objective in TRAININGS}, 3)
+        loaded = checkpoint(encoder, Path(name))
     rows = [{"part": "head", "of": of, **percentiles(ms)} for of, ms in head.items()]
     rows += [
-        {"part": "chunk from images", "of": {"total": "all"}.get(of, of), **ms} for of, ms in part.items()
+        {"part": "chunk from images", "of": "all" if of == "total" else of, **ms} for of, ms in part.items()
     ]
     rows += [{"part": "training step", "of": of, **percentiles(ms)} for of, ms in training.items()]
-    rows += [{"part": "peak memory", "of": of, "megabytes": value} for of, value in memory.items()]
+    rows += [{"part": "peak memory", "of": of, "megabytes": value} for of, value in peaks.items()]
     save("speed/imf", [*rows, loaded], (), {**vars(options), "threads": torch.get_num_threads()})
-    keys = ("part", "of", "p50", "p95", "megabytes")
-    print(table(keys, [[row.get(key, "") for key in keys] for row in rows]))
+    show(rows, "part", "of", "p50", "p95", "megabytes")
     print(loaded)
 
 

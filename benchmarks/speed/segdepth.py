@@ -5,14 +5,12 @@
 
 Cameras are recordings of the workbench in the form that webcams deliver, JPEG, so that capturing costs what
 decoding costs. Every tick runs inference (`n_action_steps=1`), as the slowest tick of a chunk does; the last
-column is the rate with the default, inference in one of four ticks. Weights are random, sizes real. Writes
-results/speed/segdepth.json.
+column is the rate with the default, inference in one of four ticks. Weights are random, sizes real.
 """
 
 import tempfile
 from itertools import cycle, product
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -39,7 +37,7 @@ DEPTHS = {"its own head": "segmenter", "Depth Anything V2 Small": "depth-anythin
 
 def record(height: int, width: int, frames: int = 60) -> list[bytes]:
     """Return JPEG images of each camera in turn, of a moving arm."""
-    env = WorkbenchEnv("lift_cube", cameras=CameraSetup(CAMERAS, height, width, True, False, False))
+    env = WorkbenchEnv("lift_cube", cameras=CameraSetup(CAMERAS, height, width))
     observation, _ = env.reset(seed=0)
     images = []
     for _ in range(frames):
@@ -51,29 +49,25 @@ def record(height: int, width: int, frames: int = 60) -> list[bytes]:
     return images
 
 
-def build(folder: Path, size: tuple[int, int], depth: str) -> tuple[SegDepthPolicy, Any, Any]:
-    """Return the policy with its preset `recommended`, planning at every tick, and its pipelines."""
+def measure(folder: Path, size: tuple[int, int], depth: str, ticks: int) -> dict[str, dict[str, float]]:
+    """Run the loop of the policy with its preset `recommended`."""
+    # 1. the policy with its pipelines
     own_head = depth == "segmenter"
-    names = {"segmenter": f"efficientvit_fpn {size[0]}x{size[1]}{' + disparity' * own_head}"}
-    names |= {} if own_head else {"depth": depth}
-    models = {"depth": depth} | {key: MODELS[name].save(folder / key) for key, name in names.items()}
+    segmenter = MODELS[f"efficientvit_fpn {size[0]}x{size[1]}{' + disparity' * own_head}"]
+    models = {"segmenter": segmenter.save(folder / "segmenter")}
+    models["depth"] = depth if own_head else MODELS[depth].save(folder / "depth")
     options = {"n_action_steps": 1, "device": "cpu", "push_to_hub": False}
     config = SegDepthConfig(**robot_features(size), **models, **options)
     stats = {key: {"mean": torch.zeros(6), "std": torch.ones(6)} for key in ("observation.state", "action")}
-    return SegDepthPolicy(config), *make_segdepth_pre_post_processors(config, stats)
-
-
-def measure(folder: Path, size: tuple[int, int], depth: str, ticks: int) -> dict[str, dict[str, float]]:
-    """Run the loop."""
-    policy, preprocessor, postprocessor = build(folder, size, depth)
+    policy = SegDepthPolicy(config)
+    preprocessor, postprocessor = make_segdepth_pre_post_processors(config, stats)
+    # 2. the loop
     clock = Clock(*PHASES[:4])
     for step in preprocessor.steps:
         if isinstance(step, PerceptionStep):
             name = "segmentation" if hasattr(step, "segmenter") else "depth"
-            live: Any = step.live
-            live.run_perception = clock.timed(name, live.run_perception)
-    policy.model.forward = clock.timed("network", policy.model.forward)
-    policy.ema = None
+            clock.watch(name, step.live, "run_perception")
+    clock.watch("network", policy.model)
     images = cycle(record(*size))
     for _ in range(ticks + 10):
         with clock.phase("total"), torch.no_grad():
@@ -88,12 +82,6 @@ def measure(folder: Path, size: tuple[int, int], depth: str, ticks: int) -> dict
     return clock.summary(skip=10)
 
 
-def rates(row: dict[str, Any]) -> list[float]:
-    """Return the rates [Hz] at the 95th percentile, and of the mean tick with inference in one of four."""
-    inference = sum(row[phase]["p50"] for phase in ("segmentation", "depth", "network"))
-    return [round(1000 / ms, 1) for ms in (row["total"]["p95"], row["total"]["p50"] - 0.75 * inference)]
-
-
 def main() -> None:
     options = arguments(__doc__, ticks=200)
     rows = []
@@ -103,10 +91,12 @@ def main() -> None:
             found = measure(Path(folder), size, depth, ticks)
         rows.append({"images": images, "disparity": disparity, "ticks": ticks, **found})
     save("speed/segdepth", rows, (), {"threads": torch.get_num_threads()})
-    cells = [
-        [r["images"], r["disparity"], *(f"{r[p]['p50']:.1f} / {r[p]['p95']:.1f}" for p in PHASES), *rates(r)]
-        for r in rows
-    ]
+    cells = []
+    for row in rows:
+        texts = [f"{row[phase]['p50']:.1f} / {row[phase]['p95']:.1f}" for phase in PHASES]
+        inference = sum(row[phase]["p50"] for phase in ("segmentation", "depth", "network"))
+        rates = [round(1000 / ms, 1) for ms in (row["total"]["p95"], row["total"]["p50"] - 0.75 * inference)]
+        cells.append([row["images"], row["disparity"], *texts, *rates])
     print(f"milliseconds, p50 / p95, {torch.get_num_threads()} threads")
     print(table(["images", "disparity", *PHASES, "Hz at p95", "Hz, inference in 1 of 4"], cells))
 

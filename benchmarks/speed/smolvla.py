@@ -7,16 +7,14 @@ SmolVLM2-500M's sizes with random weights, two 640x480 cameras. The policies tak
 that all of them are exposed to whatever else the machine does; memory is that of a process of its own.
 
 segvla has class ids at 84x84 in the batch: the cost of a segmenter is in results/speed/perception.json.
-    hlrp's latent actions come from a file, as `so101-laq-label` writes it; a live model costs its own forward
-    pass. With `pooled_mlp` the trunk is trained, with SmolVLA and the others the expert alone. On two cores
-    20 minutes and 15 GB; writes results/speed/smolvla.json.
+hlrp's latent actions come from a file, as `so101-laq-label` writes it; a live model costs its own forward
+pass. With `pooled_mlp` the trunk is trained, with SmolVLA and the others the expert alone. Needs 15 GB.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,9 +30,10 @@ from lerobot_policy_segvla import SegVLAConfig
 from lerobot_policy_segvla.configuration_segvla import INJECTIONS
 from lerobot_policy_segvla.modeling_segvla import SegVLAPolicy
 from lerobot_policy_segvla.small_vlm import save_published_vlm
+from lerobot_processor_so101 import image_key, seg_key
 
-from ..lib.clock import finish_gpu, in_turn, peak_memory
-from ..lib.report import arguments, in_child, save, table
+from ..lib.clock import in_turn, peak_memory
+from ..lib.report import arguments, in_child, save, show
 from ..lib.untrained import robot_features, training_step
 
 SMOLVLA = "smolvla"
@@ -54,16 +53,11 @@ type Batch = dict[str, torch.Tensor]
 
 def make_segvla(injection: str, options: dict[str, Any]) -> SegVLAPolicy:
     """Build segvla with one of its injections."""
-    keys = {f"observation.images.{camera}": f"observation.seg.{camera}" for camera in CAMERAS}
-    config = SegVLAConfig(
-        **options,
-        segmentation_feature_map=keys,
-        segmentation_class_names=CLASSES,
-        segmentation_task_classes=["red cube", "blue bowl"],
-        segmentation_geometry_classes=["red cube", "blue bowl"],
-        segmentation_injection=injection,
-    )
-    return SegVLAPolicy(config)
+    cues = {"class_names": CLASSES, "injection": injection}
+    cues |= {"task_classes": ["red cube", "blue bowl"], "geometry_classes": ["red cube", "blue bowl"]}
+    cues["feature_map"] = {image_key(camera): seg_key(camera) for camera in CAMERAS}
+    options |= {f"segmentation_{name}": value for name, value in cues.items()}
+    return SegVLAPolicy(SegVLAConfig(**options))
 
 
 def make_hlrp(variant: str, options: dict[str, Any]) -> HLRPPolicy:
@@ -80,15 +74,15 @@ def make_hlrp(variant: str, options: dict[str, Any]) -> HLRPPolicy:
     return policy
 
 
-def make_policy(study: str, name: str, vlm: str, device: str) -> Any:
+def make_policy(name: str, vlm: str, options: argparse.Namespace) -> Any:
     """Build a policy with random weights."""
-    options = {**robot_features((480, 640)), "vlm_model_name": vlm, "device": device, "push_to_hub": False}
+    fields = {**robot_features((480, 640)), "vlm_model_name": vlm}
+    fields |= {"device": options.device, "push_to_hub": False}
     torch.manual_seed(0)
     if name == SMOLVLA:
-        policy: Any = SmolVLAPolicy(SmolVLAConfig(**options))
-    else:
-        policy = {"segvla": make_segvla, "hlrp": make_hlrp}[study](name, options)
-    return policy.to(device)
+        return SmolVLAPolicy(SmolVLAConfig(**fields)).to(options.device)
+    make = make_segvla if options.study == "segvla" else make_hlrp
+    return make(name, fields).to(options.device)
 
 
 def make_batch(study: str, size: int, device: str) -> Batch:
@@ -101,62 +95,52 @@ def make_batch(study: str, size: int, device: str) -> Batch:
         "observation.language.attention_mask": torch.ones(size, 12, dtype=torch.bool),
     }
     for camera in CAMERAS:
-        batch[f"observation.images.{camera}"] = torch.rand(size, 3, 480, 640, generator=generator)
+        batch[image_key(camera)] = torch.rand(size, 3, 480, 640, generator=generator)
         if study == "segvla":
             blocks = torch.randint(0, len(CLASSES), (size, 6, 6), generator=generator, dtype=torch.uint8)
-            batch[f"observation.seg.{camera}"] = blocks.repeat_interleave(14, 1).repeat_interleave(14, 2)
+            batch[seg_key(camera)] = blocks.repeat_interleave(14, 1).repeat_interleave(14, 2)
     return {key: value.to(device) for key, value in batch.items()}
 
 
-def act(policy: Any, batch: Batch) -> None:
-    """Predict a chunk."""
-    policy.eval()
-    policy.predict_action_chunk(dict(batch))
-
-
-def work_of(work: str, policy: Any, study: str, options: argparse.Namespace) -> Callable[[], None]:
+def work_of(work: str, policy: Any, options: argparse.Namespace) -> Callable[[], Any]:
     """Return one kind of work of a policy: `chunk` or `step`."""
-    if work == "chunk":
-        return partial(act, policy, make_batch(study, 1, options.device))
-    return training_step(policy, make_batch(study, options.batch_size, options.device))
+    batch = make_batch(options.study, 1 if work == "chunk" else options.batch_size, options.device)
+    if work == "step":
+        return training_step(policy, batch)
+    return lambda: policy.eval().predict_action_chunk(dict(batch))
+
+
+def memory_of(work: str, name: str, vlm: str, options: argparse.Namespace) -> int:
+    """Do some work once, and return the peak memory in megabytes."""
+    work_of(work, make_policy(name, vlm, options), options)()
+    return round(peak_memory(options.device))
 
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sizes = {"rounds": 5, "batch_size": 1}  # of a training step
-    options = arguments(__doc__, {"study": STUDIES}, study="segvla", **sizes, device=device, child=None)
-    study, names = options.study, (SMOLVLA, *STUDIES[options.study])
-    if options.child:
-        name, work, vlm = options.child
-        work_of(work, make_policy(study, name, vlm, options.device), study, options)()
-        print(json.dumps(round(peak_memory(options.device))))
-        return
+    # the batch size is that of a training step
+    options = arguments(__doc__, {"study": STUDIES}, study="segvla", rounds=5, batch_size=1, device=device)
+    names = (SMOLVLA, *STUDIES[options.study])
+    cases = list(product(("chunk", "step"), names))
     with tempfile.TemporaryDirectory() as folder:
         vlm = save_published_vlm(Path(folder), [SENTENCE])
-        shared = ["--study", study, "--batch_size", options.batch_size, "--device", options.device]
-        memory = {  # first: on Linux a process begins with the peak of its parent
-            (work, name): in_child("benchmarks.speed.smolvla", *shared, "--child", name, work, vlm)
-            for work in ("chunk", "step")
-            for name in names
-        }
-        policies = {name: make_policy(study, name, vlm, options.device) for name in names}
+        # First: on Linux a process begins with the peak of its parent.
+        memory = {case: in_child(memory_of, *case, vlm, options) for case in cases}
+        policies = {name: make_policy(name, vlm, options) for name in names}
     works = {
-        (work, name): work_of(work, policies[name], study, options)
-        for name in names
-        for work in ("chunk", "step")
+        (work, name): work_of(work, policies[name], options) for name in names for work in ("chunk", "step")
     }
-    times = in_turn(works, options.rounds, finish_gpu)
-    rows = []
-    for work, name in memory:
-        own, base = times[work, name], times[work, SMOLVLA]
+    times = in_turn(works, options.rounds)
+    rows, shown = [], []
+    for work, name in cases:
+        own, base, peak = times[work, name], times[work, SMOLVLA], memory[work, name]
         ratio = median(a / b for a, b in zip(own, base, strict=True))
-        row = {"study": study, "work": work, "policy": name, "ms": round(median(own), 1)}
-        row |= {"ms_fastest": round(min(own), 1), "ratio": round(ratio, 3), "memory_mb": memory[work, name]}
+        row = {"study": options.study, "work": work, "policy": name, "ms": round(median(own), 1)}
+        row |= {"ms_fastest": round(min(own), 1), "ratio": round(ratio, 3), "memory_mb": peak}
         rows.append(row)
+        shown.append({**row, "memory ratio": round(peak / memory[work, SMOLVLA], 3)})
     save("speed/smolvla", rows, ("study", "work", "policy"), vars(options))
-    base = {work: memory[work, SMOLVLA] for work in ("chunk", "step")}
-    cells = [[*row.values(), round(row["memory_mb"] / base[row["work"]], 3)] for row in rows]
-    print(table([*rows[0], "memory ratio"], cells))
+    show(shown)
 
 
 if __name__ == "__main__":
