@@ -11,7 +11,7 @@ Design:
 - At the table and at the workspace boundary a command is not rejected entirely: motion along the boundary
   passes.
 - Joints do not arrive together: one that reverses has to stop first, while the others move on. So the poses
-  between a moving arm and a goal are predicted, and may not be far under the table either.
+  between a moving arm and a goal are predicted, and may not be far out of bounds either.
 """
 
 import time
@@ -32,7 +32,7 @@ _LIFT_JOINTS = np.array([0.0, 1, 1, 1, 0, 0])  # joints that raise and lower the
 # Fractions of a step that are tried at a boundary, (6, 6): of the lift joints, and of the others.
 _PAIRS = ((1, 1), (0.5, 1), (0.25, 1), (0, 1), (0.25, 0.25), (0, 0))
 _FRACTIONS = np.array([_LIFT_JOINTS * lift + (1 - _LIFT_JOINTS) * other for lift, other in _PAIRS])
-_ON_THE_WAY = 0.003  # m that a predicted pose may be under the table
+_ON_THE_WAY = 0.003  # m that a predicted pose may be out of bounds
 
 
 class LastCommand(NamedTuple):
@@ -157,8 +157,8 @@ def _within_bounds(
     beyond = found[0]
     bound = np.maximum(beyond[-1], 0)  # an arm that starts outside may come in, and go no further out
     outside = beyond > bound
-    under = found[1:, :, 0].max(0, initial=-np.inf)
-    outside[:, 0] |= under > max(under[-1], _ON_THE_WAY)
+    on_the_way = found[1:].max(0, initial=-np.inf)  # (K, 2)
+    outside |= on_the_way > np.maximum(on_the_way[-1], _ON_THE_WAY)
     chosen = int((~outside).all(1).argmax())
     clearance.store(poses[0, chosen], -float(beyond[chosen].max()))
     return tried[chosen], [name for name, out in zip(("table", "workspace"), outside[0], strict=True) if out]
