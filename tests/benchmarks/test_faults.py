@@ -18,6 +18,7 @@ RUN = {
     "loads": True,
     "end": "limp",
     "longest_call_s": 0.1,
+    "fastest": 150.0,
     "named": None,
 }
 
