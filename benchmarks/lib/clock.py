@@ -49,9 +49,7 @@ class Clock:
         return {name: percentiles([tick.get(name, 0.0) for tick in self.ticks[skip:]]) for name in names}
 
 
-def percentiles(
-    values: Sequence[float], shares: Sequence[int] = (50, 95), digits: int = 2
-) -> dict[str, float]:
+def percentiles(values: Any, shares: Sequence[int] = (50, 95), digits: int = 2) -> dict[str, float]:
     """Return the median and the 95th percentile, or others."""
     return {f"p{q}": round(float(np.percentile(values, q)), digits) for q in shares}
 

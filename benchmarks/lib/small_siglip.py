@@ -53,12 +53,10 @@ class Training(nn.Module):
         return F.binary_cross_entropy_with_logits(presence, present) + error
 
 
-def siglip(
-    width: int = WIDTH, depth: int = 4, heads: int = 4, side: int = SIDE, patch: int = PATCH
-) -> hf.SiglipVisionModel:
-    """Build a SigLIP's vision half with random weights."""
-    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": depth}
-    sizes |= {"num_attention_heads": heads, "image_size": side, "patch_size": patch}
+def siglip() -> hf.SiglipVisionModel:
+    """Build a small vision half of SigLIP with random weights."""
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 4}
+    sizes |= {"num_attention_heads": 4, "image_size": SIDE, "patch_size": PATCH}
     return hf.SiglipVisionModel(hf.SiglipVisionConfig(**sizes))
 
 

@@ -112,10 +112,7 @@ class Study:
 
 def flags(prefix: str = "", /, **values: Any) -> list[str]:
     """Write options for the command line of a draccus configuration; their names begin with a prefix."""
-    texts = {
-        key: value if isinstance(value, str | Path) else json.dumps(value) for key, value in values.items()
-    }
-    return [f"--{prefix}{key}={text}" for key, text in texts.items()]
+    return [f"--{prefix}{k}={v if isinstance(v, str | Path) else json.dumps(v)}" for k, v in values.items()]
 
 
 def environment(images: Sequence[str], **settings: str) -> list[str]:
