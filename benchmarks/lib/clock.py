@@ -15,11 +15,7 @@ import torch
 
 
 class Clock:
-    """Milliseconds of the phases of each tick.
-
-    Args:
-        phases: inside "total", none inside another. What is in no phase is "rest".
-    """
+    """Milliseconds of the phases of each tick: inside "total", none inside another, others are "rest"."""
 
     def __init__(self, *phases: str) -> None:
         self.phases = phases

@@ -154,9 +154,8 @@ def run_missing(
 
     Args:
         path: of the file.
-        keys: fields of a result that are its case.
-        cases: arguments of `run`, which returns a result.
-        run, parallel: called in so many threads.
+        keys: fields of a result that are its case, the arguments of `run`.
+        cases, run, parallel: called in so many threads.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     results = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

@@ -27,12 +27,7 @@ CASES = ("task", "trained_on", "level", "demonstrations", "policy_lr")  # what c
 
 
 class Study:
-    """Commands, each run once.
-
-    Args:
-        out: folder of all outputs. A study that was stopped resumes when it is started again.
-        options: settings from the command line.
-    """
+    """Commands, each run once: a study that was stopped resumes when it is started again."""
 
     def __init__(self, out: Path, options: argparse.Namespace) -> None:
         self.out, self.options = out, options
