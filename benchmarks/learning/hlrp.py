@@ -148,7 +148,7 @@ def main() -> None:
         {"variants": VARIANTS},
         out=Path("outputs/learning_hlrp"),
         episodes=200,
-        few=[5, 10, 20, 50] if FULL else [20],
+        few=[20],  # numbers of demonstrations
         laq_steps=4000,
         steps=4000,  # of stage 2
         policy_steps=1000,  # of stage 3

@@ -151,11 +151,7 @@ def motions(labels: Path, root: Path, gap: int) -> tuple[np.ndarray, ...]:
 
 
 def probe(train: tuple[Path, Path], test: tuple[Path, Path], gap: int) -> dict[str, Any]:
-    """Return the R² of a linear map from latent action to motion, with an interval over recordings.
-
-    Args:
-        train, test, gap: see `motions`.
-    """
+    """Return the R² of a linear map from latent action to motion, with an interval over recordings."""
     latents, motion, _ = motions(*train, gap)
     weights = np.linalg.lstsq(latents, motion, rcond=1e-6)[0]
     latents, motion, episodes = motions(*test, gap)

@@ -9,8 +9,6 @@ from images at the same frozen initial states. imf's network has 0.5 M parameter
 
     imf                    its second half of the training learns average velocities
     flow_matching          the same network without average velocities
-    fine-tuned imf         continues the training of flow_matching for 5/8 as many steps, the last 4/8 of them
-                           with average velocities
     regression             the same network, trained on the mean
     diffusion              LeRobot's with a U-Net of 5.8 M parameters, features as its environment state
     small diffusion        the same with 0.8 M
@@ -60,7 +58,6 @@ ACT |= {"optimizer_lr": 1e-4, "optimizer_lr_backbone": 1e-4}
 VARIANTS: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[float | None, ...]]] = {
     "imf": ({}, (1, 2, 4), (1.0, 0.5)),
     "flow_matching": ({"objective": "flow_matching", "num_inference_steps": 10}, (10, 1), (1.0, 0.5)),
-    "fine-tuned imf": ({}, (1, 2, 4), (1.0,)),
     "regression": ({}, (1,), (0.0,)),
     "diffusion": ({"down_dims": [64, 128, 256]}, (10,), (1.0, 0.5)),
     "small diffusion": ({"down_dims": [16, 32, 64]}, (10,), (1.0,)),
@@ -129,10 +126,6 @@ class Heads(Study):
             policy = {**DIFFUSION, **HORIZON}
         elif variant == "act from pixels":
             policy = ACT
-        elif variant == "fine-tuned imf":
-            policy = {"path": self.checkpoint(task, "flow_matching", seed), "objective": "imf"}
-            policy |= {"num_inference_steps": 1, "optimizer_lr": 5e-4, "flow_matching_steps": steps * 9 // 8}
-            steps = steps * 5 // 8
         else:
             policy = {"type": "imf", "vision_model_name": self.encoder(), "vision_grid": GRID}
             policy |= {**HORIZON, **SMALL, "flow_matching_steps": steps // 2}
@@ -287,8 +280,7 @@ def main() -> None:
     rows = [row for case in cases for row in study.variant(*case)]
     rows = save("learning/imf", rows, ("task", "variant", "seed"), vars(options))
     labels = list(dict.fromkeys(row["variant"] for row in rows))
-    ours = [label for label in labels if label.startswith(("imf, ", "fine-tuned imf, "))]
-    compare(rows, product(ours, labels))
+    compare(rows, product([label for label in labels if label.startswith("imf, ")], labels))
 
 
 if __name__ == "__main__":

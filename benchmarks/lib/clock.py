@@ -15,11 +15,7 @@ import torch
 
 
 class Clock:
-    """Milliseconds of the phases of each tick.
-
-    Args:
-        phases: inside "total", none inside another. What is in no phase is "rest".
-    """
+    """Milliseconds of the phases of each tick: inside "total", none inside another, others are "rest"."""
 
     def __init__(self, *phases: str) -> None:
         self.phases = phases
@@ -49,9 +45,7 @@ class Clock:
         return {name: percentiles([tick.get(name, 0.0) for tick in self.ticks[skip:]]) for name in names}
 
 
-def percentiles(
-    values: Sequence[float], shares: Sequence[int] = (50, 95), digits: int = 2
-) -> dict[str, float]:
+def percentiles(values: Any, shares: Sequence[int] = (50, 95), digits: int = 2) -> dict[str, float]:
     """Return the median and the 95th percentile, or others."""
     return {f"p{q}": round(float(np.percentile(values, q)), digits) for q in shares}
 

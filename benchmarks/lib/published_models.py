@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
-import transformers
+import transformers as hf
 from torch import Tensor
 
 from lerobot_processor_so101.models.efficientvit_fpn import (
@@ -21,14 +21,12 @@ from lerobot_processor_so101.models.efficientvit_fpn import (
     SegmenterOutput,
 )
 
-hf: Any = transformers  # its configurations confuse mypy
-
 TEXTS = ("red cube", "gripper", "table", "plate", "bowl")
 SEGMENTATION = "image-segmentation"
 ADE20K = 150  # classes
 IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
-type Made = tuple[transformers.PreTrainedModel, Any]
+type Made = tuple[hf.PreTrainedModel, Any]
 
 
 class Published(NamedTuple):

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,8 @@ def run_missing(
 
     Args:
         path: of the file.
-        keys: fields of a result that are its case.
-        cases: arguments of `run`, which returns a result.
-        run, parallel: called in so many threads.
+        keys: fields of a result that are its case, the arguments of `run`.
+        cases, run, parallel: called in so many threads.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     results = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -175,11 +175,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _commit() -> str | None:
     """Return the commit, unless tracked files other than results and pages differ from it."""
     code = ["--", ".", ":!benchmarks/results", ":!docs", ":!*.md"]
+    git = partial(subprocess.check_output, text=True, stderr=subprocess.DEVNULL)
     try:
-        if subprocess.check_output(
-            ["git", "status", "--porcelain", "-uno", *code], stderr=subprocess.DEVNULL
-        ):
+        if git(["git", "status", "--porcelain", "-uno", *code]):
             return None
-        return subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
+        return git(["git", "rev-parse", "--short", "HEAD"]).strip()
     except (OSError, subprocess.CalledProcessError):
         return None

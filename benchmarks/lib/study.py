@@ -27,12 +27,7 @@ CASES = ("task", "trained_on", "level", "demonstrations", "policy_lr")  # what c
 
 
 class Study:
-    """Commands, each run once.
-
-    Args:
-        out: folder of all outputs. A study that was stopped resumes when it is started again.
-        options: settings from the command line.
-    """
+    """Commands, each run once: a study that was stopped resumes when it is started again."""
 
     def __init__(self, out: Path, options: argparse.Namespace) -> None:
         self.out, self.options = out, options
@@ -112,10 +107,7 @@ class Study:
 
 def flags(prefix: str = "", /, **values: Any) -> list[str]:
     """Write options for the command line of a draccus configuration; their names begin with a prefix."""
-    texts = {
-        key: value if isinstance(value, str | Path) else json.dumps(value) for key, value in values.items()
-    }
-    return [f"--{prefix}{key}={text}" for key, text in texts.items()]
+    return [f"--{prefix}{k}={v if isinstance(v, str | Path) else json.dumps(v)}" for k, v in values.items()]
 
 
 def environment(images: Sequence[str], **settings: str) -> list[str]:

@@ -51,11 +51,7 @@ def heights(model: mujoco.MjModel, poses: np.ndarray, body: str, points: np.ndar
 
 
 def choose(heights: np.ndarray, count: int) -> tuple[list[int], np.ndarray]:
-    """Choose the points that together are closest to the lowest, one after another.
-
-    Returns:
-        Their indices, and how much they are above the lowest point in each pose [m].
-    """
+    """Choose the points that together are closest to the lowest, and return how far they are above it [m]."""
     lowest, reached, chosen = heights.min(1), np.full(len(heights), np.inf, np.float32), []
     for _ in range(count):
         missed = np.minimum(reached[:, None], heights) - lowest[:, None]

@@ -22,10 +22,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -49,23 +48,14 @@ LATEST_S, SAVE_S, START_S = 15.0, 0.6, 90  # of a kill, after the first episode 
 CONTEXT = "forkserver"  # imports once
 
 
-@dataclass
-class Run:
-    """A recording to be stopped.
-
-    Args:
-        command: of COMMANDS.
-        stop: "SIGKILL" or "full disk".
-        number: odd ones write videos, of the others every second has two cameras.
-        folder: of the harness.
-        root: of the dataset.
-    """
+class Run(NamedTuple):
+    """A recording to be stopped."""
 
     command: str
-    stop: str
-    number: int
-    folder: Path
-    root: Path
+    stop: str  # "SIGKILL" or "full disk"
+    number: int  # odd ones write videos, of the others every second has two cameras
+    folder: Path  # of the harness
+    root: Path  # of the dataset
 
     def finished(self) -> dict[int, Path]:
         """Return number and file of every episode for which `save_episode` returned."""

@@ -120,20 +120,16 @@ def run(kind: str, engine: str, policy: Any, robot: Any, seconds: float) -> dict
         play_sounds=False,
     )
     plan = "_predict" if kind == "segdepth" else "_get_action_chunk"  # with either engine
-    methods = (
-        (SO101Guarded, "get_observation"),
-        (SO101Guarded, "send_action"),
-        (get_policy_class(kind), plan),
-    )
-    calls: list[list[tuple[float, float]]] = [[] for _ in methods]
+    calls = {"get_observation": [], "send_action": [], plan: []}
     with ExitStack() as patches:
-        for (owner, name), found in zip(methods, calls, strict=True):
+        for name, found in calls.items():
+            owner = get_policy_class(kind) if name == plan else SO101Guarded
             patches.enter_context(patch.object(owner, name, recorded(getattr(owner, name), found)))
         rollout(config)
-    read, commanded = (np.array([begin for begin, _ in found]) for found in calls[:2])
-    chunks = [1000 * (end - begin) for begin, end in calls[2][1:]]
-    row = {"policy": kind, "engine": engine, **statistics_of(read[1:], commanded)}
-    return {**row, "chunk_ms": percentiles(chunks, SHARES) if chunks else None}
+    read, commanded, chunks = map(np.array, calls.values())  # (N, 2) each
+    chunks = 1000 * np.diff(chunks[1:])
+    row = {"policy": kind, "engine": engine, **statistics_of(read[1:, 0], commanded[:, 0])}
+    return {**row, "chunk_ms": percentiles(chunks, SHARES) if len(chunks) else None}
 
 
 def statistics_of(read: np.ndarray, commanded: np.ndarray) -> dict[str, Any]:
@@ -146,7 +142,7 @@ def statistics_of(read: np.ndarray, commanded: np.ndarray) -> dict[str, Any]:
         "ticks": len(periods),
         "missed": int(np.maximum(np.round(periods * FPS) - 1, 0).sum()),
         "without_command": max(0, len(periods) - len(commanded)),
-        "period_ms": percentiles((1000 * periods).tolist(), SHARES),
+        "period_ms": percentiles(1000 * periods, SHARES),
         "longest_ms": round(float(1000 * periods.max()), 1),
         "longest_without_command_ms": round(float(1000 * gaps.max()), 1) if len(gaps) else None,
     }

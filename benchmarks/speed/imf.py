@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers as hf
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
@@ -31,7 +32,6 @@ from lerobot_policy_imf.objectives import integrate
 
 from ..lib.clock import Clock, in_turn, peak_memory, percentiles
 from ..lib.report import arguments, in_child, save, show
-from ..lib.small_siglip import siglip
 from ..lib.untrained import robot_features, training_step
 
 CAMERAS = ("front", "top", "wrist")
@@ -154,16 +154,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         encoder = f"{name}/siglip2"
         torch.manual_seed(0)
-        siglip(width=768, depth=12, heads=12, side=256, patch=16).save_pretrained(encoder)
+        # transformers' defaults are the sizes of SigLIP2-base
+        hf.SiglipVisionModel(hf.SiglipVisionConfig(image_size=256)).save_pretrained(encoder)
         # First: on Linux a process begins with the peak of its parent.
         peaks = {work: in_child(memory, work, encoder) for work in works}
         head, part = heads(encoder, options.rounds), parts(encoder, max(3, options.rounds // 4))
         training = in_turn({objective: learner(objective, encoder) for objective in TRAININGS}, 3)
         loaded = checkpoint(encoder, Path(name))
     rows = [{"part": "head", "of": of, **percentiles(ms)} for of, ms in head.items()]
-    rows += [
-        {"part": "chunk from images", "of": "all" if of == "total" else of, **ms} for of, ms in part.items()
-    ]
+    part["all"] = part.pop("total")
+    rows += [{"part": "chunk from images", "of": of, **ms} for of, ms in part.items()]
     rows += [{"part": "training step", "of": of, **percentiles(ms)} for of, ms in training.items()]
     rows += [{"part": "peak memory", "of": of, "megabytes": value} for of, value in peaks.items()]
     save("speed/imf", [*rows, loaded], (), {**vars(options), "threads": torch.get_num_threads()})

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-import transformers
+import transformers as hf
 from torch import Tensor
 from transformers.pipelines import depth_estimation, image_segmentation  # noqa: F401  before measuring
 
@@ -32,8 +32,6 @@ from lerobot_processor_so101.perception.resize import resize_ids
 from ..lib.clock import in_turn, peak_memory
 from ..lib.published_models import MODELS, OriginalOrder, Published, upsample
 from ..lib.report import arguments, in_child, save, table
-
-hf: Any = transformers  # its overloads confuse mypy
 
 KEYS = ("model", "device", "implementation", "output")
 CAMERA = (480, 640)

@@ -83,22 +83,21 @@ def outside_view(env: Any, mode: str, shadows: bool) -> Callable[..., list[np.nd
     renderer = mujoco.Renderer(model, width=MODES[mode][0], height=MODES[mode][1])
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
 
-    def rendered(kind: str) -> np.ndarray:
-        if kind == "depth":
-            renderer.enable_depth_rendering()
-        elif kind == "mask":
-            renderer.enable_segmentation_rendering()
-        image = renderer.render()
-        renderer.disable_depth_rendering()
-        renderer.disable_segmentation_rendering()
-        if kind == "mask":
-            ids, types = np.moveaxis(image, -1, 0)
-            return np.where(types == int(mujoco.mjtObj.mjOBJ_GEOM), model.geom_bodyid[ids], 0)
-        return image
-
     def images(camera: Any, *kinds: str) -> list[np.ndarray]:
         renderer.update_scene(data, camera=camera)
-        return [rendered(kind) for kind in kinds]
+        found = []
+        for kind in kinds:
+            if kind == "depth":
+                renderer.enable_depth_rendering()
+            elif kind == "mask":
+                renderer.enable_segmentation_rendering()
+            found.append(renderer.render())
+            renderer.disable_depth_rendering()
+            renderer.disable_segmentation_rendering()
+            if kind == "mask":
+                ids, types = np.moveaxis(found[-1], -1, 0)
+                found[-1] = np.where(types == int(mujoco.mjtObj.mjOBJ_GEOM), model.geom_bodyid[ids], 0)
+        return found
 
     return images
 
@@ -172,9 +171,8 @@ def make_nexus(mode: str, setting: str) -> Peer:
 
 
 MAKERS = {"workbench": make_workbench, "so101-nexus": make_nexus, "lerobot_env_so101": make_les}
-ALIVE: list[
-    Peer
-] = []  # closing one mujoco.Renderer while others live disturbs them: the process's end frees all
+# Closing one mujoco.Renderer while others live disturbs them: the end of the process frees all.
+ALIVE: list[Peer] = []
 
 
 def measure(name: str, mode: str, setting: str, seconds: float) -> float:

@@ -127,10 +127,7 @@ def main() -> None:
         # First: on Linux a process begins with the peak of its parent.
         memory = {case: in_child(memory_of, *case, vlm, options) for case in cases}
         policies = {name: make_policy(name, vlm, options) for name in names}
-    works = {
-        (work, name): work_of(work, policies[name], options) for name in names for work in ("chunk", "step")
-    }
-    times = in_turn(works, options.rounds)
+    times = in_turn({case: work_of(case[0], policies[case[1]], options) for case in cases}, options.rounds)
     rows, shown = [], []
     for work, name in cases:
         own, base, peak = times[work, name], times[work, SMOLVLA], memory[work, name]
