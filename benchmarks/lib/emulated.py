@@ -33,10 +33,10 @@ def close(arm: VirtualArm) -> None:
         calibration_file(device, arm.config.id).unlink(missing_ok=True)
 
 
-def wait_for_replies() -> None:
-    """Let the driver of this process wait 2 s for replies: its 50 ms are too short on a busy machine."""
+def wait_for_replies(seconds: float = 2.0) -> None:
+    """Let the driver of this process wait longer for replies: its 50 ms are too short on a busy machine."""
 
     def set_timeout(port: Any, packet_length: int) -> None:
-        port.packet_start_time, port.packet_timeout = port.getCurrentTime(), 2000  # ms
+        port.packet_start_time, port.packet_timeout = port.getCurrentTime(), 1000 * seconds  # ms
 
     feetech.patch_setPacketTimeout = set_timeout

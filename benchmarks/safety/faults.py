@@ -65,6 +65,7 @@ SIZE = (24, 32)  # of images
 EPISODE_S, RESET_S, FPS = 2.0, 0.5, 30
 DISK = "disk"  # folder of the dataset
 VELOCITY, FASTER = GuardLimits().velocity, 1.2  # deg/s, 1
+TIMEOUT_S = 0.25  # of a reply, for a busy machine; the driver's 0.05 s make calls five times shorter
 LIMIT_S = 120  # of a run, wall-clock time
 ANY_JOINT = "|".join(JOINTS)
 USUAL = ("slower", "Keyboard controls", "libtorchcodec", "image writer")  # in messages logged without a fault
@@ -400,7 +401,7 @@ def main() -> None:
     choices = {"robot": ROBOTS, "fault": ALL}
     options = arguments(__doc__, choices, robot="so101_guarded", runs=200, fault=list(ALL))
     sys.argv = sys.argv[:1]  # LeRobot's configurations read the command line too
-    wait_for_replies()
+    wait_for_replies(TIMEOUT_S)
     path = OUTPUT / f"{options.robot}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     runs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
