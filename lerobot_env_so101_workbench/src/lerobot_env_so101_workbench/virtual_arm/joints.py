@@ -25,7 +25,7 @@ MIDDLE = (arm.LOWER + arm.UPPER) / 2
 _N = len(arm.JOINTS)
 _HAND_SPEED = np.radians(180.0)  # rad/s
 _HAND_PAUSE = 0.2  # s at each end of a joint's range
-_JAM_DAMPING = 1e5  # N.m.s/rad: at the stall torque, a third of a step per second
+_JAM_INERTIA = 1e4  # kg.m²: the stall torque does not move it
 
 Hand = Iterator[np.ndarray]
 
@@ -81,7 +81,7 @@ class WorldJoints(Joints):
     def __init__(self, world: World, faults: Faults) -> None:
         super().__init__(world.data.qpos[:_N], faults)
         self._world = world
-        self._damping = world.model.dof_damping[:_N].copy()
+        self._inertia = world.model.dof_armature[:_N].copy()
 
     def step(self) -> None:
         """Advance the world by one physics step; while a hand holds the arm, the physics is paused."""
@@ -92,7 +92,10 @@ class WorldJoints(Joints):
             world.hold(pose)
         else:
             self.hand = None
-            world.model.dof_damping[:_N] = np.where(jammed, _JAM_DAMPING, self._damping)
+            # Inertia and not damping: MuJoCo computes contact forces without damping, and a hand that grips
+            # something would be thrown about.
+            world.model.dof_armature[:_N] = np.where(jammed, _JAM_INERTIA, self._inertia)
+            world.data.qvel[:_N][jammed] = 0.0
             world.drive(np.where(limp, self.radians, self.goal), self.torque)
             self.velocity[:] = world.data.qvel[:_N]
         self.radians[:] = world.data.qpos[:_N]
