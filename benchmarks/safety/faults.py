@@ -56,7 +56,7 @@ from lerobot_processor_so101.guard import Guard, GuardLimits
 from lerobot_processor_so101.recording.repair import RepairConfig, repair
 from lerobot_robot_so101 import so101_guarded
 
-from ..lib.emulated import ROBOTS, close, robot_config, wait_for_replies
+from ..lib.emulated import FASTER, ROBOTS, close, robot_config, speeds, wait_for_replies
 from ..lib.report import arguments, save, table
 from ..lib.untrained import save_act
 
@@ -64,7 +64,7 @@ OUTPUT = Path("outputs/faults")
 SIZE = (24, 32)  # of images
 EPISODE_S, RESET_S, FPS = 2.0, 0.5, 30
 DISK = "disk"  # folder of the dataset
-VELOCITY, FASTER = GuardLimits().velocity, 1.2  # deg/s, 1
+VELOCITY = GuardLimits().velocity  # deg/s
 TIMEOUT_S = 0.25  # of a reply, for a busy machine; the driver's 0.05 s make calls five times shorter
 LIMIT_S = 120  # of a run, wall-clock time
 ANY_JOINT = "|".join(JOINTS)
@@ -148,8 +148,7 @@ class Clock:
 
     def fastest(self) -> float:
         """Return the largest speed of a body joint over 0.1 s [deg/s]."""
-        path, window = np.array(self._path)[:, :GRIPPER], round(0.1 / STEP)
-        return float(np.abs(path[window:] - path[:-window]).max(initial=0) / 0.1)
+        return float(speeds(np.array(self._path))[:, :GRIPPER].max(initial=0))
 
 
 class Warnings(logging.Handler):

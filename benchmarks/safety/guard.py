@@ -38,7 +38,7 @@ from lerobot_processor_so101.guard import Guard, GuardLimits, reach
 from lerobot_robot_so101 import SO101GuardedConfig
 
 from ..lib.clock import percentiles
-from ..lib.emulated import close, wait_for_replies
+from ..lib.emulated import FASTER, close, speeds, wait_for_replies
 from ..lib.report import arguments, save
 from .guard_points import PARTS, corners
 
@@ -50,7 +50,7 @@ BY_NAME = ("joint range", "velocity", "acceleration", "table", "workspace")
 STEP, REACH = 2 * 360 / 4095, 0.002  # deg, m: what rounding to encoder steps may add
 TIP = np.array([0.0, 0.0, -0.0981274])  # of the static finger, in the hand's frame [m]
 # Of the moving arm: speeds are distances over 0.1 s; gear play, sag and the points that the guard checks.
-WINDOW_S, FASTER, PLAY, MISSED = 0.1, 1.2, 2.0, 0.010  # s, 1, deg (percent), m
+PLAY, MISSED = 2.0, 0.010  # deg (percent), m
 
 
 class Clock:
@@ -275,17 +275,17 @@ def move(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[
         advance(seconds)
     responses = dict(robot.guard.counts) if hasattr(robot, "guard") else {}
     robot.disconnect()
-    joints, window = np.array(path), round(WINDOW_S / PHYSICS_STEP)
-    speeds = np.abs(joints[window:] - joints[:-window]) / WINDOW_S
+    joints = np.array(path)
+    measured = speeds(joints)
     exceeded = beyond(joints, limits, PLAY, MISSED)
-    exceeded["velocity"] = (speeds > FASTER * limits.velocities).any(1)
+    exceeded["velocity"] = (measured > FASTER * limits.velocities).any(1)
     return {
         "robot": "so101_guarded" if hasattr(robot, "guard") else "so101_follower",
         "commands": count,
         "physics_steps": len(joints),
         "violations": {name: int(exceeded[name].sum()) for name in BY_NAME if name in exceeded},
-        "fastest_body": round(float(speeds[:, :GRIPPER].max()), 1),
-        "fastest_gripper": round(float(speeds[:, GRIPPER].max()), 1),
+        "fastest_body": round(float(measured[:, :GRIPPER].max()), 1),
+        "fastest_gripper": round(float(measured[:, GRIPPER].max()), 1),
         "lowest_mm": round(1000 * float(reached(joints)[0].min()), 1),
         "raised": raised,
         "responses": responses,
@@ -336,7 +336,7 @@ def emulated_arm() -> Iterator[VirtualArm]:
             close(arm)
 
 
-def cost(limits: GuardLimits, count: int = 20_000) -> list[dict[str, Any]]:
+def cost(limits: GuardLimits, count: int) -> list[dict[str, Any]]:
     """Return the milliseconds of a check of usual and adversarial commands, with and without measurements."""
     rows = []
     usual = [HOME + [20 * math.sin(i / 40), 8 * math.sin(i / 30), 0, 0, 0, 0] for i in range(count)]
@@ -359,7 +359,7 @@ def cost(limits: GuardLimits, count: int = 20_000) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    options = arguments(__doc__, commands=100_000, moving=20_000, core=1_000_000)
+    options = arguments(__doc__, commands=100_000, moving=20_000, core=1_000_000, timed=20_000)
     wait_for_replies()
     rows, motion, tables = [], [], {}
     for config in (SO101GuardedConfig, SO101FollowerConfig):
@@ -373,7 +373,8 @@ def main() -> None:
         tables["motion"] = motion
     if options.core:
         tables["core"] = [core(LIMITS, options.core)]
-    tables["guard_ms"] = cost(LIMITS)
+    if options.timed:
+        tables["guard_ms"] = cost(LIMITS, options.timed)
     rows = save("safety/guard", rows, ("robot",), settings=vars(options), **tables)
     for results in (rows, motion, tables.get("core", [])):
         print(

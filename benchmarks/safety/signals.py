@@ -33,15 +33,15 @@ from lerobot_env_so101_workbench.virtual_arm.joints import STEP
 from lerobot_processor_so101.arm import GRIPPER, from_radians
 from lerobot_processor_so101.guard import GuardLimits
 
-from ..lib.emulated import ROBOTS, close, robot_config, wait_for_replies
+from ..lib.emulated import FASTER, ROBOTS, WINDOW_S, close, robot_config, speeds, wait_for_replies
 from ..lib.report import arguments, run_missing, save, show
 from ..lib.untrained import save_act
 from .faults import EPISODE_S, LIMIT_S, SIZE, command, emulated
 
 SIGNALS = ("SIGKILL", "SIGSTOP")
-STOPPED_S, WINDOW_S = 3.0, 0.1  # of the arm's time
+STOPPED_S = 3.0  # of the arm's time
 REST = 2.0  # deg in WINDOW_S, of an arm that rests
-LIMIT = 1.2 * GuardLimits().velocity  # deg/s
+LIMIT = FASTER * GuardLimits().velocity  # deg/s
 WINDOW, PASSED = round(WINDOW_S / STEP), round(STOPPED_S / STEP)  # physics steps
 
 
@@ -110,7 +110,7 @@ def signalled(number: int, robot: str, policy: ACTConfig) -> dict[str, Any]:
         "held": held,
         "still_after_s": round(WINDOW_S * (moving[-1] + 1), 1) if len(moving) else 0.0,
         "limp_afterwards": limp,
-        "fastest": round(float((np.abs(joints[WINDOW:] - joints[:-WINDOW]) / WINDOW_S).max()), 1),
+        "fastest": round(float(speeds(joints).max()), 1),
     }
 
 

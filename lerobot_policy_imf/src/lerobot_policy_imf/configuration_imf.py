@@ -9,6 +9,7 @@ from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTr
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE, OBS_STR
 
 from lerobot_processor_so101 import DatasetLookupMixin, check_choices, image_key
+from lerobot_processor_so101.config_checks import check_smallest
 from lerobot_processor_so101.policy.presets import RGBCamerasMixin, TrainingPresetMixin
 
 from .head import check_sizes
@@ -140,15 +141,12 @@ class IMFConfig(RGBCamerasMixin, TrainingPresetMixin, DatasetLookupMixin, PreTra
 
     def _check_numbers(self) -> None:
         steps = ("n_obs_steps", "n_action_steps", "num_inference_steps")
-        for name in (*steps, "per_view_output_dim", "cond_dim", "n_emb", "n_layer", "n_head"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, expected 1 or more.")
+        sizes = ("per_view_output_dim", "cond_dim", "n_emb", "n_layer", "n_head")
+        check_smallest(self, dict.fromkeys((*steps, *sizes), 1))
         for name in ("huber_delta", "time_std", "time_max_frequency"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected more than 0.")
-        for name in ("vision_grid", "flow_matching_steps", "noise_scale"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 or more.")
+        check_smallest(self, dict.fromkeys(("vision_grid", "flow_matching_steps", "noise_scale"), 0))
         most = self.horizon - self.n_obs_steps + 1
         if self.n_action_steps > most:
             raise ValueError(

@@ -21,6 +21,7 @@ from lerobot_processor_so101 import (
     seg_key,
 )
 from lerobot_processor_so101.arm import JOINTS, TOOL_POINT
+from lerobot_processor_so101.config_checks import check_smallest
 from lerobot_processor_so101.perception.keys import RECORD_HINT
 from lerobot_processor_so101.perception.roles import Roles
 from lerobot_processor_so101.policy.presets import TrainingPresetMixin
@@ -211,9 +212,8 @@ class SegDepthConfig(TrainingPresetMixin, DatasetLookupMixin, PreTrainedConfig):
                 setattr(self, name, copy.copy(value))
 
     def _check_numbers(self) -> None:
-        for name in ("n_obs_steps", "chunk_size", "action_repeat", "fps", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, expected 1 or more.")
+        sizes = ("n_obs_steps", "chunk_size", "action_repeat", "fps", "image_size")
+        check_smallest(self, dict.fromkeys(sizes, 1))
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise ValueError(
                 f"n_action_steps: found {self.n_action_steps}, expected 1 to chunk_size = {self.chunk_size}."

@@ -22,6 +22,18 @@ def check_choices(config: Any, choices: Mapping[str, Collection[Any]], prefix: s
             raise ValueError(f"{prefix}{name}: found {found!r}, expected one of {expected}.")
 
 
+def check_smallest(config: Any, smallest: Mapping[str, float], prefix: str = "") -> None:
+    """Refuse values of a configuration that are less than the smallest, by name.
+
+    Raises:
+        ValueError: if a value is; see `check_choices` for the prefix.
+    """
+    for name, least in smallest.items():
+        found = getattr(config, name)
+        if found < least:
+            raise ValueError(f"{prefix}{name}: found {found}, expected {least} or more.")
+
+
 def check_device(device: str | None, flag: str = "--device") -> None:
     """Refuse a torch device that cannot be used here; None and "auto" choose one.
 

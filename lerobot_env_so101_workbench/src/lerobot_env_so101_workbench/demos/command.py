@@ -33,6 +33,7 @@ from tqdm import tqdm
 from lerobot_processor_so101.arm import FPS
 from lerobot_processor_so101.atomic import write_json
 from lerobot_processor_so101.cli import run_command
+from lerobot_processor_so101.config_checks import check_smallest
 from lerobot_processor_so101.lock import owning
 from lerobot_processor_so101.recording import RecordingDataset, check_videos
 
@@ -101,9 +102,7 @@ class DemosConfig(ImageOptions):
         check_task(self.task, "--task")
         check_level(self.level, "--level")
         CameraSetup.of(self, self.cameras).check("--")
-        for name, least in {"episodes": 1, "workers": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name}: found {getattr(self, name)}, expected {least} or more.")
+        check_smallest(self, {"episodes": 1, "workers": 0}, "--")
         check_disturbance(self.disturbance, "--disturbance")
         if not 1 <= self.fps <= FPS or FPS % self.fps:
             raise ValueError(f"--fps: found {self.fps}, expected {FPS} or a divisor of it.")

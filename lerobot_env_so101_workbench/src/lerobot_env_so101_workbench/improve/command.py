@@ -4,7 +4,7 @@
     so101-improve --root=outputs/improve --task=place_cube --level=randomised --rounds=2
 
 Every step is a command of LeRobot or of this package, printed before it runs: `so101-demos`,
-`lerobot-edit-dataset`, `lerobot-train`, `lerobot-eval`. The same command continues what was interrupted.
+`lerobot-train`, `lerobot-eval`; only `cp` is the system's. The same command continues what was interrupted.
 """
 
 import fcntl
@@ -123,7 +123,7 @@ def improve(config: ImproveConfig) -> str:
     with owned(config.root) as lock:
         progress = Progress(config)
         text = ""
-        # 1. group the steps that run at the same time: on two cores, two recordings or evaluations
+        # 1. group the steps that run at the same time: a training, and the evaluation of the round before
         groups: list[list[Step]] = []
         for step in plan(config):
             if step.beside:

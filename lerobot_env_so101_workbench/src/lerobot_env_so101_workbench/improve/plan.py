@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lerobot.datasets.io_utils import load_info
 
+from lerobot_processor_so101.config_checks import check_smallest
+
 from ..names import check_level, check_task
 from ..sim.cameras import CameraSetup
 from ..sim.initial_states import N_VALIDATION, props_of
@@ -70,9 +72,7 @@ class ImproveConfig:
         check_level(self.level, "--level")
         self.camera_setup().check("--")
         smallest = {"episodes": 1, "rounds": 0, "takeovers": 1, "eval_episodes": 1, "seed": 0}
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name}: found {getattr(self, name)}, expected {least} or more.")
+        check_smallest(self, smallest, "--")
         if self.eval_episodes > N_VALIDATION:
             expected = f"expected at most {N_VALIDATION}: there are no more validation initial states"
             raise ValueError(f"--eval_episodes: found {self.eval_episodes}, {expected}.")

@@ -13,7 +13,7 @@ from lerobot.utils.constants import HF_LEROBOT_HOME
 from lerobot.utils.device_utils import auto_select_torch_device
 from torch import Tensor
 
-from ..config_checks import check_choices, check_device
+from ..config_checks import check_choices, check_device, check_smallest
 from .columns import Column
 
 EXECUTORS = ("local", "slurm", "ray")
@@ -120,8 +120,8 @@ class JobConfig(ABC):
             raise ValueError("--root: found nothing, expected the folder of the source dataset.")
         if self.output.resolve() == self.source_root.resolve():
             raise ValueError("--output: found the source dataset itself, expected a folder of its own.")
-        check_minimum(self, ("workers", "cpus_per_worker", "memory_per_cpu"), 1)
-        check_minimum(self, ("batch_size", "gpus_per_worker"), 0)
+        smallest = {"workers": 1, "cpus_per_worker": 1, "memory_per_cpu": 1}
+        check_smallest(self, {**smallest, "batch_size": 0, "gpus_per_worker": 0}, "--")
         check_choices(self, {"executor": EXECUTORS}, "--")
         if self.executor == "local":  # on a cluster, workers run on other machines
             check_device(self.device)
@@ -142,10 +142,3 @@ class JobConfig(ABC):
     def partial(self) -> Path:
         """Folder of the unfinished work, beside the output."""
         return self.output.with_name(self.output.name + ".partial")
-
-
-def check_minimum(config: JobConfig, names: Sequence[str], minimum: int) -> None:
-    """Raise ValueError for an option below a minimum; the message names it."""
-    for name in names:
-        if getattr(config, name) < minimum:
-            raise ValueError(f"--{name}: found {getattr(config, name)}, expected {minimum} or more.")

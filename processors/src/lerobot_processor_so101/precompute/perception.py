@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..config_checks import check_smallest
 from ..models import make_segmenter
 from ..perception.disparity import inverse_to_disparity
 from ..perception.keys import disparity_key, seg_key, seg_logits_key, seg_top_k_key
 from ..perception.scores import Scores
 from ..perception.stored import encode_disparity, encode_ids, encode_top_k, floor_disparity
 from .columns import DISPARITY, LOGITS, Column
-from .config import FeatureExtractor, JobConfig, check_minimum
+from .config import FeatureExtractor, JobConfig
 
 IDS, TOP_K = "ids", "top_k"
 FORMS = (IDS, TOP_K, LOGITS)
@@ -66,7 +67,7 @@ class PrecomputeConfig(JobConfig):
             raise ValueError(f"--forms: found {self.forms}, expected different ones of {list(FORMS)}.")
         if self.segmenter and not self.forms and self.depth != FROM_SEGMENTER:
             raise ValueError("--forms: found none, expected one unless only --depth=segmenter is wanted.")
-        check_minimum(self, ("height", "width", "top_k", "grid", "logits_size"), 1)
+        check_smallest(self, dict.fromkeys(("height", "width", "top_k", "grid", "logits_size"), 1), "--")
 
 
 class PerceptionExtractor(FeatureExtractor):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..config_checks import check_choices
+from ..config_checks import check_choices, check_smallest
 from ..models.efficientvit_fpn import CLASS_NAMES
 from ..models.efficientvit_fpn.configuration_efficientvit_fpn import LOSSES
 from ..models.efficientvit_fpn.initial_weights import IMAGENET
@@ -74,9 +74,8 @@ class TrainConfig:
         Raises:
             ValueError: if an option is out of its range.
         """
-        for flag, least in {"batch_size": 1, "epochs": 1, "patience": 1, "every": 1, "workers": 0}.items():
-            if getattr(self, flag) < least:
-                raise ValueError(f"--{flag}: found {getattr(self, flag)}, expected {least} or more.")
+        smallest = {"batch_size": 1, "epochs": 1, "patience": 1, "every": 1, "workers": 0}
+        check_smallest(self, smallest, "--")
         if min(self.height, self.width) < 32:
             raise ValueError(f"--height and --width: found {self.height}x{self.width}, expected 32 or more.")
         if self.lr <= MIN_LR:
