@@ -6,6 +6,7 @@ import json
 import tempfile
 
 import numpy as np
+import pytest
 
 from tests.test_house import ROOT
 
@@ -21,6 +22,7 @@ def run_cell(code: str, names: dict) -> object:
     return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names) if last else None
 
 
+@pytest.mark.slow
 def test_first_look(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     cells = json.loads(NOTEBOOK.read_text())["cells"]
