@@ -3,11 +3,12 @@
 
 import functools
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import tempfile
+import time
 
 # Before anything imports LeRobot or huggingface_hub: both read these once, at import.
 _home = tempfile.TemporaryDirectory(prefix="so101-tests-")
@@ -68,24 +69,30 @@ def small_disk(tmp_path):
 
 @pytest.fixture
 def own_elsewhere():
-    """Return a function that lets another process own a path, and returns its pid."""
-    code = (
-        "import sys\n"
-        "from lerobot_processor_so101.lock import Lock\n"
-        "lock = Lock(sys.argv[1]); print(); input()"
-    )
-    owners: list[subprocess.Popen] = []
+    """Return a function that lets another process own a path, and returns that process."""
+    # a fork, which imports nothing: a process that does takes as long as ten tests
+    context = multiprocessing.get_context("fork")
+    owners: list[multiprocessing.process.BaseProcess] = []
 
-    def own(path) -> int:
-        command = [sys.executable, "-c", code, str(path)]
-        owners.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-        assert owners[-1].stdout.readline() == b"\n"
-        return owners[-1].pid
+    def own(path) -> multiprocessing.process.BaseProcess:
+        ready = context.Event()
+        owners.append(context.Process(target=_own, args=(path, ready), daemon=True))
+        owners[-1].start()
+        assert ready.wait(60)
+        return owners[-1]
 
     yield own
     for owner in owners:
         owner.kill()
-        owner.communicate()
+        owner.join()
+
+
+def _own(path, ready) -> None:
+    from lerobot_processor_so101.lock import owning
+
+    with owning(path):
+        ready.set()
+        time.sleep(600)
 
 
 @pytest.fixture(scope="session")

@@ -122,48 +122,40 @@ def test_the_workspace_tables_list_every_member():
 
 # --- imports -----------------------------------------------------------------------------------------------
 
-# The shared package comes first and LeRobot before it, so that each member answers for what it adds itself.
-IMPORTS = """
-import importlib, json, sys
+# A fresh process imports LeRobot; then one copy of it imports the members, the shared package first, so that
+# each answers for what it adds itself, and another looks for plugins as LeRobot does.
+PROBES = """
+import importlib, json, os, sys
 import lerobot.configs, lerobot.envs.configs, lerobot.processor, lerobot.robots, lerobot.teleoperators
-
-added = {}
-for name in sys.argv[1:]:
-    before = set(sys.modules)
-    importlib.import_module(name)
-    added[name] = sorted(set(sys.modules) - before)
-print(json.dumps(added))
-"""
-DISCOVERY = """
-import json, sys
 from lerobot.utils.import_utils import register_third_party_plugins
 
-register_third_party_plugins()
-print(json.dumps(sorted(set(sys.argv[1:]) & set(sys.modules))))
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+    register_third_party_plugins()
+    print(json.dumps(sorted(set(sys.argv[1:]) & set(sys.modules))))
+else:
+    added = {}
+    for name in sys.argv[1:]:
+        before = set(sys.modules)
+        importlib.import_module(name)
+        added[name] = sorted(set(sys.modules) - before)
+    print(json.dumps(added))
 """
 
 
 @pytest.fixture(scope="module")
 def probes():
-    """What a fresh process answers when it imports the members, and when LeRobot looks for plugins."""
-    names = [SHARED, *PLUGINS]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *names],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for script in (IMPORTS, DISCOVERY)
-    ]
-    answers = []
-    for process in running:
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-        answers.append(json.loads(out.splitlines()[-1]))
-    return dict(zip(("added", "found"), answers, strict=True))
+    """The modules that each member adds to LeRobot's, and the plugins that LeRobot finds."""
+    run = subprocess.run(
+        [sys.executable, "-c", PROBES, SHARED, *PLUGINS],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    added, found = map(json.loads, run.stdout.splitlines()[-2:])
+    return {"added": added, "found": found}
 
 
 @pytest.mark.parametrize("member", sorted(MEMBERS))

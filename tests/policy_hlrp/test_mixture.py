@@ -168,7 +168,7 @@ def laq_of(laq, tmp_path):
 
 @pytest.mark.slow
 def test_a_second_command_with_the_same_output_is_refused(data, tmp_path, own_elsewhere):
-    pid = own_elsewhere(tmp_path / "mixture")
+    pid = own_elsewhere(tmp_path / "mixture").pid
     with pytest.raises(BlockingIOError, match=rf"mixture is in use by process {pid}\b"):
         mix(config(tmp_path / "mixture", source(data / "arm")))
     assert not list(tmp_path.iterdir())

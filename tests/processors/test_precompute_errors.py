@@ -66,7 +66,7 @@ def test_options(changes, message, source, model, tmp_path):
 
 
 def test_a_second_command_with_the_same_output_is_refused(source, model, tmp_path, own_elsewhere):
-    pid = own_elsewhere(tmp_path / "out")
+    pid = own_elsewhere(tmp_path / "out").pid
     with pytest.raises(BlockingIOError, match=rf"out is in use by process {pid}\b"):
         precompute(config(source, tmp_path / "out", segmenter=model))
     assert not list(tmp_path.iterdir())

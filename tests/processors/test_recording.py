@@ -123,7 +123,7 @@ def record_for_ever(root: Path, video: bool, log: Path, resume: bool) -> None:
             lines.write(f"{dataset.num_episodes}\n")
 
 
-@pytest.mark.parametrize("video", [False, True])
+@pytest.mark.parametrize("video", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_killed_recordings_lose_no_finished_episode(tmp_path, video):
     root, log = tmp_path / "d", tmp_path / "log"
     rng, processes = np.random.default_rng(0), multiprocessing.get_context("forkserver")

@@ -260,7 +260,7 @@ def test_errors_name_the_way_out(recordings, tmp_path, own_elsewhere):
         repair(RepairConfig(killed))
     info.write_text(text.replace('"total_episodes": 13', '"total_episodes": 0'))
     assert repair(RepairConfig(killed)).episodes == 13
-    pid = own_elsewhere(tmp_path / "other")
+    pid = own_elsewhere(tmp_path / "other").pid
     with pytest.raises(BlockingIOError, match=f"in use by process {pid}"):
         repair(RepairConfig(tmp_path / "other"))
 

@@ -3,8 +3,6 @@
 
 import math
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -295,18 +293,20 @@ def test_a_policy_of_another_arm_is_refused_before_anything_moves(virtual_arm, t
     assert checked == [(tmp_path, robot.calibration, False, False)]
 
 
-def test_a_port_has_one_owner(virtual_arm, connect):
+def test_a_port_has_one_owner(virtual_arm, connect, own_elsewhere):
     robot, _ = connect()
     port = str(virtual_arm.follower.bus.port)
     second = make_robot_from_config(SO101GuardedConfig(port=port, id="virtual"))
     with pytest.raises(ConnectionError, match=rf"port: .* in use by process {os.getpid()}"):
         second.connect()
-    script = "import sys; from lerobot_processor_so101.lock import Lock; Lock(sys.argv[1])"
-    other = subprocess.run([sys.executable, "-c", script, port], capture_output=True, text=True)
-    assert f"in use by process {os.getpid()}" in other.stderr
     finding = next(iter(doctor.servos(doctor.DoctorConfig(port=port))))
     assert f"in use by process {os.getpid()}" in finding.fix + finding.found
     robot.disconnect()
+    other = own_elsewhere(port)
+    with pytest.raises(ConnectionError, match=rf"port: .* in use by process {other.pid}"):
+        second.connect()
+    other.kill()
+    other.join()
     second.connect()
     second.disconnect()
 

@@ -132,7 +132,7 @@ def test_resume_with_other_options_is_refused(tmp_path, changes, message):
 def test_a_second_recording_to_one_folder_is_refused(tmp_path, own_elsewhere, resume):
     if resume:
         record(config(tmp_path / "d", episodes=1))
-    pid = own_elsewhere(tmp_path / "d")
+    pid = own_elsewhere(tmp_path / "d").pid
     with pytest.raises(BlockingIOError, match=rf"in use by process {pid}\b"):
         record(config(tmp_path / "d", resume=resume))
 
