@@ -19,6 +19,7 @@ choice between the others. Intervals resample seeds and initial states together.
 resumes. Writes results/learning/takeovers.json.
 """
 
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 from lerobot_processor_so101.success_rates import hierarchical_interval, with_interval
 
 from ..lib.report import arguments, percent, save, table
-from ..lib.study import Study, listed
+from ..lib.study import Study, file_name, listed
 from .segdepth import MASKS, TASKS
 
 RECORDED = {
@@ -50,15 +51,13 @@ class Takeovers(Study):
         shared = [f"--task={TASK}", f"--level={LEVEL}", "--video=false", *MASKS]
         return self.demonstrate(name, [*shared, f"--episodes={episodes}", *options])
 
-    def merged(self, name: str, recordings: list[Path]) -> Path:
-        """Merge recordings with LeRobot's tool; it fails where one was merged from several files itself."""
-        root = self.out / name.replace(" ", "_")
-        names = [f"local/{number}" for number in range(len(recordings))]
-        command = ["lerobot-edit-dataset", "--operation.type=merge", f"--new_root={root}"]
-        command += ["--new_repo_id=local/merged", f"--operation.repo_ids={listed(names)}"]
-        command += [f"--operation.roots={listed(map(str, recordings))}"]
-        self.step(f"merge {name}", command, root / "meta" / "info.json")
-        return root
+    def add(self, name: str, root: Path, episodes: int, *options: str) -> Path:
+        """Add demonstrations or takeovers to a copy of a dataset."""
+        copy = self.out / file_name(name)
+        if not copy.with_name(f"{copy.name}.done").exists():  # what was stopped begins again
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(root, copy)
+        return self.record(name, episodes, "--resume=true", *options)
 
     def demonstrations(self) -> Path:
         return self.record("demonstrations", self.options.demonstrations, "--workers=2")
@@ -69,24 +68,22 @@ class Takeovers(Study):
             return self.trained(f"round 0 seed {seed}", self.demonstrations(), seed)
         name = f"{variant} {number} seed {seed}"
         if variant != "plain":
-            everything = self.merged(f"all {name}", self.recordings(variant, number, seed))
-            return self.trained(name, everything, seed)
-        more = self.record("more demonstrations", self.options.plain, "--seed=50000", "--workers=2")
-        everything = self.merged("plain", [self.demonstrations(), more])
+            return self.trained(name, self.dataset_of(variant, number, seed), seed)
+        everything = self.add("plain", self.demonstrations(), self.options.plain, "--workers=2")
         wanted, frames = self.round("takeovers", number, seed)[1], np.cumsum(lengths(everything))
         if frames[-1] < wanted:
             raise SystemExit(f"--plain: found {frames[-1]} frames, expected {wanted} or more; raise it.")
         return self.trained(name, everything, seed, int(np.searchsorted(frames, wanted)) + 1)
 
-    def recordings(self, variant: str, number: int, seed: int) -> list[Path]:
-        """Return the demonstrations, and the takeovers of all rounds so far."""
+    def dataset_of(self, variant: str, number: int, seed: int) -> Path:
+        """Return the demonstrations with the takeovers of all rounds so far."""
         if number == 0:
-            return [self.demonstrations()]
+            return self.demonstrations()
         checkpoint, _ = self.round(variant, number - 1, seed)
         options = [f"--policy.path={checkpoint}", f"--seed={10_000 * seed + 1_000 * number}"]
+        before = self.dataset_of(variant, number - 1, seed)
         name = f"recorded {variant} {number} seed {seed}"
-        recorded = self.record(name, self.options.takeovers, *options, *RECORDED[variant])
-        return [*self.recordings(variant, number - 1, seed), recorded]
+        return self.add(name, before, self.options.takeovers, *options, *RECORDED[variant])
 
     def trained(self, name: str, root: Path, seed: int, episodes: int | None = None) -> tuple[Path, int]:
         """Train on the first episodes of a dataset, or on all."""
