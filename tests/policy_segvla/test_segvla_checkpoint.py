@@ -4,6 +4,7 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,6 +73,37 @@ def test_warm_start_from_smolvla(segvla_config, smolvla_checkpoint, caplog):
     assert new == set(policy.state_dict()) - set(smolvla.state_dict())
 
 
+def test_a_warm_start_keeps_the_dtypes_of_a_frozen_language_model(segvla_config, settings, tmp_path):
+    """As in `lerobot/smolvla_base`: the language model in bfloat16, the action expert in float32."""
+    smolvla = SmolVLAPolicy(SmolVLAConfig(**robot_features(), **settings))
+    smolvla.model.vlm_with_expert.vlm.bfloat16()
+    smolvla.save_pretrained(tmp_path / "published")
+    policy = SegVLAPolicy(segvla_config(init_from=str(tmp_path / "published")))
+    assert torch.equal(chunk(policy), chunk(smolvla))
+    saved, own = smolvla.state_dict(), policy.state_dict()
+    assert {own[key].dtype for key in saved} == {torch.bfloat16, torch.float32}
+    assert all(own[key].dtype == value.dtype for key, value in saved.items())
+
+    policy.save_pretrained(tmp_path / "trained")
+    assert torch.equal(chunk(SegVLAPolicy.from_pretrained(tmp_path / "trained")), chunk(smolvla))
+    trained = segvla_config(init_from=str(tmp_path / "published"), train_expert_only=False)
+    assert {parameter.dtype for parameter in SegVLAPolicy(trained).parameters()} == {torch.float32}
+
+
+def test_an_own_language_model_is_used_in_a_warm_start(segvla_config, smolvla_checkpoint, tmp_path):
+    saved = json.loads((smolvla_checkpoint / "config.json").read_text())
+    start = Path(shutil.copytree(smolvla_checkpoint, tmp_path / "start"))
+    (start / "config.json").write_text(json.dumps({**saved, "vlm_model_name": "no/such-model"}))
+    own = save_small_vlm(tmp_path / "vlm", SENTENCES)
+    policy = SegVLAPolicy(segvla_config(vlm_model_name=own, init_from=str(start)))
+    assert policy.config.vlm_model_name == own
+    wider = save_small_vlm(tmp_path / "wider", SENTENCES, width=96)
+    with pytest.raises(
+        ValueError, match=rf"does not fit.*with the language model of vlm_model_name, '{wider}'"
+    ):
+        SegVLAPolicy(segvla_config(vlm_model_name=wider, init_from=str(start)))
+
+
 def test_warm_start_from_segvla_with_other_classes(segvla_config, tmp_path, caplog):
     first = SegVLAPolicy(segvla_config())
     first.save_pretrained(tmp_path)
@@ -94,13 +126,8 @@ def test_warm_start_from_segvla_needs_no_other_file(segvla_config, tmp_path):
     assert torch.equal(tokens_of(make_pre_post_processors(second)[0]), tokens)
 
 
-def test_the_architecture_comes_from_the_checkpoint(segvla_config, smolvla_checkpoint, tmp_path, caplog):
-    config = segvla_config(
-        init_from=str(smolvla_checkpoint),
-        vlm_model_name=save_small_vlm(tmp_path, SENTENCES, width=96),
-        num_vlm_layers=1,
-    )
-    policy = SegVLAPolicy(config)
+def test_the_architecture_comes_from_the_checkpoint(segvla_config, smolvla_checkpoint, caplog):
+    policy = SegVLAPolicy(segvla_config(init_from=str(smolvla_checkpoint), num_vlm_layers=1))
     assert policy.config.num_vlm_layers == 2
     assert "init_from: num_vlm_layers = 2, as in the checkpoint (not 1)." in caplog.messages
 

@@ -5,7 +5,7 @@ What is unusual compared with LeRobot's SmolVLA:
 - Scores of a segmenter enter at three points: on the patch features of each camera (or as extra tokens per
   camera), on the state's token (geometry), and on the embedding of the flow's time (context).
 - With `residual`, the default, all that is new adds zero at first and the sequence keeps its length: on a
-  pretrained SmolVLA in float32 the first actions are SmolVLA's to the last bit.
+  pretrained SmolVLA the first actions are SmolVLA's to the last bit.
 - Without cues only upstream code runs. Its parameters keep their names; ours are added under `model.cues`.
 - Cues are arguments, never state of a module: upstream's lists of images carry a `CameraInput` for each
   camera with scores, and its `timestep` carries a `ConditionedTime`.

@@ -7,7 +7,7 @@ policies store them in the checkpoint, in `vlm/`, so that it loads without a net
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ _ARCHITECTURE = (
     "min_period",
     "max_period",
 )
+_VLM = "vlm_with_expert.vlm."  # in the names of the language model's parameters
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 logger = logging.getLogger(__name__)
@@ -47,10 +48,7 @@ class SmolVLACheckpointMixin(CheckpointMixin):
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
         """Load weights in the dtype in which they were saved."""
-        with safe_open(model_file, "pt") as file:
-            saved = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118  not a mapping
-        for key, parameter in model.named_parameters():
-            parameter.data = parameter.data.to(_DTYPES.get(saved.get(key, ""), parameter.dtype))
+        _take_dtypes(model.named_parameters(), model_file)
         return super()._load_as_safetensor(model, model_file, map_location, strict)
 
     def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
@@ -104,8 +102,11 @@ def language_steps(config: Any) -> list[ProcessorStep]:
     return [NewLineTaskProcessorStep(), tokenizer]
 
 
-def load_weights(policy: torch.nn.Module, folder: Path, name: str, new_parts: tuple[str, ...]) -> list[str]:
+def load_weights(policy: Any, folder: Path, name: str, new_parts: tuple[str, ...]) -> list[str]:
     """Load the weights of SmolVLA, or of a policy built on it, into a policy.
+
+    A frozen language model keeps the dtypes of the checkpoint, as in SmolVLA: for `lerobot/smolvla_base`
+    mostly bfloat16, half the memory of float32. What is trained stays in float32.
 
     Args:
         policy: policy that gets the weights.
@@ -123,6 +124,9 @@ def load_weights(policy: torch.nn.Module, folder: Path, name: str, new_parts: tu
         raise ValueError(
             f"init_from: found no model.safetensors in {name!r} ({sorted(folder.glob('*'))[:5]})."
         )
+    vlm = [(key, parameter) for key, parameter in policy.named_parameters() if _VLM in key]
+    if not any(parameter.requires_grad for _, parameter in vlm):
+        _take_dtypes(vlm, file)
     own = policy.state_dict()
     with safe_open(str(file), "pt") as weights:
         found = set(weights.keys())
@@ -135,7 +139,8 @@ def load_weights(policy: torch.nn.Module, folder: Path, name: str, new_parts: tu
             there = f"shape {shapes[key]}" if key in shapes else "none"
             raise ValueError(
                 f"init_from: {name!r} does not fit: {len(wrong)} weights of SmolVLA are missing or differ. "
-                f"For {key!r} found {there}, expected {tuple(own[key].shape)}."
+                f"For {key!r} found {there}, expected {tuple(own[key].shape)}, with the language model of "
+                f"vlm_model_name, {policy.config.vlm_model_name!r}."
             )
         with torch.no_grad():
             for key in fits:
@@ -148,8 +153,19 @@ def load_weights(policy: torch.nn.Module, folder: Path, name: str, new_parts: tu
     return new
 
 
+def _take_dtypes(parameters: Iterable[tuple[str, torch.nn.Parameter]], file: str | Path) -> None:
+    """Convert parameters to the dtypes in which a safetensors file contains them."""
+    with safe_open(str(file), "pt") as weights:
+        saved = {key: weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118  not a mapping
+    for key, parameter in parameters:
+        parameter.data = parameter.data.to(_DTYPES.get(saved.get(key, ""), parameter.dtype))
+
+
 def take_architecture(config: Any, folder: Path, types: Sequence[str]) -> dict[str, Any]:
     """Copy the options that define shapes from a checkpoint's configuration, and log those that change.
+
+    A `vlm_model_name` that differs from the default was chosen by the user, and stays: a folder that replaces
+    the Hub.
 
     Returns:
         The checkpoint's configuration.
@@ -164,7 +180,10 @@ def take_architecture(config: Any, folder: Path, types: Sequence[str]) -> dict[s
             f"init_from: found a checkpoint of type {saved.get('type')!r} in {str(folder)!r}, expected "
             f"{' or '.join(types)}."
         )
+    default = type(config).__dataclass_fields__["vlm_model_name"].default
     for key in _ARCHITECTURE:
+        if key == "vlm_model_name" and config.vlm_model_name != default:
+            continue
         value, found = saved.get(key, getattr(config, key)), getattr(config, key)
         value = tuple(value) if isinstance(value, list) else value
         if value != (tuple(found) if isinstance(found, list) else found):
