@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invalid options raise an error when the policy is built, invalid scores at the first batch."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lerobot_policy_segvla.modeling_segvla import SegVLAPolicy
+from lerobot_policy_segvla.processor_segvla import make_segvla_pre_post_processors
 
-from .conftest import CLASSES, make_batch
+from .conftest import CAMERAS, CLASSES, make_batch
 
 
 def prefixed(changes: dict) -> dict:
@@ -84,6 +87,31 @@ def test_scores(segvla_config):
         batch[f"observation.seg.{camera}"] = torch.zeros(3, 150, 8, 8)
     with pytest.raises(ValueError, match=r"found shape \(3, 150, 8, 8\), expected \(B, 6, h, w\)"):
         dense.forward(batch)
+
+
+def stored(key, shape, **info):
+    """A dataset's metadata: two cameras of 640x480, and one feature."""
+    image = {"dtype": "video", "shape": (480, 640, 3), "names": ["height", "width", "channels"]}
+    features = {f"observation.images.{camera}": image for camera in CAMERAS}
+    return SimpleNamespace(features={**features, key: {"dtype": "float16", "shape": shape, "info": info}})
+
+
+def test_stored_scores_of_a_letterboxed_image_are_refused(segvla_config):
+    keys = {f"observation.images.{camera}": f"observation.seg_logits_{camera}" for camera in CAMERAS}
+    config = segvla_config(segmentation_kind="logits", segmentation_feature_map=keys)
+    key = keys["observation.images.top"]
+    with pytest.raises(
+        ValueError, match=rf"{key}: found 512x512 scores of 640x480 images, expected their aspect"
+    ):
+        make_segvla_pre_post_processors(config, None, stored(key, (6, 512, 512)))
+    make_segvla_pre_post_processors(config, None, stored(key, (6, 60, 80)))
+
+
+def test_stored_scores_of_another_form_are_not_ignored(segvla_config):
+    meta = stored("observation.seg_logits_top", (6, 60, 80))
+    message = r"found 'ids', but 'observation.seg_logits_top' in the dataset.*segmentation_kind=logits"
+    with pytest.raises(ValueError, match=message):
+        make_segvla_pre_post_processors(segvla_config(), None, meta)
 
 
 def test_a_class_id_is_logged_with_its_name(segvla_config, caplog):

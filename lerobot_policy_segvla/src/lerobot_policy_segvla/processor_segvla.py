@@ -2,11 +2,12 @@
 """Pipelines of the segvla policy: SmolVLA's, with the segmentation step."""
 
 import copy
+import math
 
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.utils.constants import OBS_IMAGES
 
-from lerobot_processor_so101 import training_dataset
+from lerobot_processor_so101 import OBSERVED, seg_key, seg_logits_key, seg_top_k_key, training_dataset
 from lerobot_processor_so101.policy.pipeline import Pipelines, Stats, make_pipelines
 from lerobot_processor_so101.policy.smolvla_checkpoint import language_steps
 
@@ -61,7 +62,43 @@ def _segmentation_step(config: SegVLAConfig, features: dict[str, dict]) -> SegVL
         max_mentions=config.segmentation_max_mentions,
         required=config.segmentation_required,
     )
+    _check_stored_scores(config, features)
     step.check_dataset(features)
     if not step.prompted_by_sentence and config.segmentation_class_names:
         step.check_class_names(config.segmentation_class_names, features, "segmentation_class_names")
     return step
+
+
+def _check_stored_scores(config: SegVLAConfig, features: dict[str, dict]) -> None:
+    """Check that a dataset has no scores that would be ignored, or that would end up on wrong patches.
+
+    Raises:
+        ValueError: if its scores have another form than `segmentation_kind`, or come from elsewhere and have
+            another aspect ratio than the camera.
+    """
+    for image, key in config.segmentation_feature_map.items():
+        camera = image.removeprefix(f"{OBS_IMAGES}.")
+        others = {"ids": seg_key(camera), "top_k": seg_top_k_key(camera), "logits": seg_logits_key(camera)}
+        for kind, other in others.items():
+            if other in features and key not in features and config.segmenter != OBSERVED:
+                raise ValueError(
+                    f"segmentation_kind: found {config.segmentation_kind!r}, but {other!r} in the dataset, "
+                    f"which would be ignored. Set `--policy.segmentation_kind={kind}`, or precompute {key!r}."
+                )
+        if key not in features or image not in features:
+            continue
+        (height, width), (image_height, image_width) = map(_size, (features[key], features[image]))
+        own = "perception" in (features[key].get("info") or {})  # so101-precompute covers the entire image
+        if not own and not math.isclose(width * image_height, height * image_width, rel_tol=0.05):
+            raise ValueError(
+                f"{key}: found {width}x{height} scores of {image_width}x{image_height} images, expected "
+                "their aspect ratio. Scores of a letterboxed image would end up on wrong patches. Compute "
+                "them with `so101-precompute`, or remove their padding."
+            )
+
+
+def _size(feature: dict) -> tuple[int, int]:
+    """Return (h, w) of an image or of scores in a dataset's metadata; scores may have no names of axes."""
+    named = dict(zip(feature.get("names") or (), feature["shape"], strict=False))
+    height, width = feature["shape"][-2:]
+    return named.get("height", height), named.get("width", width)
