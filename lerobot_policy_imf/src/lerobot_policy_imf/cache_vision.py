@@ -5,7 +5,7 @@ The source is not changed. The new dataset has all columns of the source and `ob
 `--drop_rgb=true` leaves the images out, which training would decode and not use. The command can be stopped
 at any time: the same command resumes.
 
-    so101-cache-vision --root=outputs/demos --output=outputs/demos_seen --drop_rgb=true
+    so101-cache-vision --root=outputs/demos --output=outputs/demos_precomputed --drop_rgb=true
 """
 
 from collections.abc import Mapping, Sequence
