@@ -5,7 +5,7 @@ The source is left as it is. The new dataset contains the source's data (videos 
 one column per camera and stored form. The command may be stopped or killed at any time: the same command
 resumes, and its result has the same bytes.
 
-    so101-precompute --root=outputs/demos --output=outputs/demos_precomputed --segmenter=workbench --depth=segmenter
+    so101-precompute --root=outputs/demos --output=outputs/precomputed --segmenter=workbench --depth=segmenter
 """
 
 import logging
