@@ -62,7 +62,9 @@ def record(task: str, condition: str, seeds: range, classes: ClassMap) -> list[S
     """Let the expert act, and keep some of the frames, with ids of the segmenter's classes."""
     level, shadows = CONDITIONS[condition]
     world = World(task, level, shadows=shadows)
-    to_ids = np.array(classes.ids(class_names(world.props)), np.uint8)
+    props, names = {prop.name for prop in world.props}, class_names(world.props)
+    absent = {"cube"} - props  # a class of every scene
+    to_ids = np.array([0 if name in absent else classes.id(name) for name in names], np.uint8)
     demonstrator = Demonstrator(world, CameraSetup(CAMERAS, *IMAGE, seg=True, depth=True), disturbance=1.2)
     samples = []
     for seed in tqdm(seeds, f"recording {condition}"):
