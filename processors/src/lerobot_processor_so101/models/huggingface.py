@@ -15,6 +15,7 @@ from ..perception.scores import Scores
 from . import onnx_runtime
 from .base import Region
 from .efficientvit_fpn import EfficientViTFPNForSemanticSegmentation
+from .efficientvit_fpn.single_objects import keep_largest_regions
 from .segmenter import Segmenter
 
 UNIVERSAL = ("mask2former", "maskformer", "eomt", "eomt_dinov3")
@@ -49,7 +50,10 @@ class SemanticSegmenter(Segmenter):
         outputs: Any = (self._faster or self.model)(pixel_values=inputs["pixel_values"])
         disparity = outputs.get("disparity")
         disparity = disparity if disparity is None else disparity.float()
-        return Scores(outputs.logits.float(), "logits", self.class_names, disparity)
+        logits = outputs.logits.float()
+        if getattr(self.model.config, "single_objects", None):
+            logits = keep_largest_regions(logits, self.model.is_single)
+        return Scores(logits, "logits", self.class_names, disparity)
 
 
 class UniversalSegmenter(Segmenter):

@@ -10,6 +10,7 @@ from ..config_checks import check_choices, check_smallest
 from ..models.efficientvit_fpn import CLASS_NAMES
 from ..models.efficientvit_fpn.configuration_efficientvit_fpn import LOSSES
 from ..models.efficientvit_fpn.initial_weights import IMAGENET
+from ..perception.class_map import ClassMap
 from .augment import AUGMENTATIONS
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -27,6 +28,8 @@ class TrainConfig:
         classes: names of the classes; position = id. Datasets with class names are matched by name.
         class_ids: classes of stored ids that are not among `classes`, e.g. '{6: 3, 7: 1}'.
         disparity_head: learn disparity too, from the depth or the precomputed disparity of a LeRobotDataset.
+        single_objects: classes of which an image shows one object at most; of their regions, only the largest
+            counts when the segmenter is used. The metrics of the training are those before.
         init_from: imagenet (downloads the backbone), none (random), or a folder, Hub id or Lightning .ckpt.
         epochs, batch_size: length and batch size of the training.
         resume: continue from the last finished epoch in output_dir.
@@ -34,7 +37,7 @@ class TrainConfig:
     Expert options, with defaults that rarely need a change:
         lr, weight_decay: options of AdamW; the learning rate falls along a cosine to 1e-6.
         loss: iou (soft intersection over union of each image), batch_iou (of each batch: a false object costs
-            the same where there is none), ce (cross-entropy), or batch_iou+ce (their sum).
+            the same where there is none), ce (cross-entropy), or sums: iou+batch_iou, batch_iou+ce.
         augment: full, upright (full without flips), lighting (upright with shadows, glare, exposure, noise,
             and compression), flips or none.
         patience: stop after this many epochs without a better mean IoU.
@@ -52,6 +55,7 @@ class TrainConfig:
     classes: list[str] = field(default_factory=lambda: list(CLASS_NAMES))
     class_ids: dict[int, int] = field(default_factory=dict)
     disparity_head: bool = False
+    single_objects: list[str] = field(default_factory=list)
     init_from: str = IMAGENET
     epochs: int = 100
     batch_size: int = 4
@@ -85,6 +89,7 @@ class TrainConfig:
         check_choices(self, {"augment": AUGMENTATIONS, "dtype": DTYPES, "loss": LOSSES}, "--")
         if not 2 <= len(self.classes) <= 255 or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"--classes: found {self.classes}, expected 2 to 255 names, each once.")
+        ClassMap(self.classes, "--classes").ids(self.single_objects)
         for stored, class_id in self.class_ids.items():
             if not (0 <= stored <= 255 and 0 <= class_id < len(self.classes)):
                 raise ValueError(

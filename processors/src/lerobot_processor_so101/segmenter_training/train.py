@@ -79,6 +79,7 @@ def make_model(config: TrainConfig, init_from: str) -> EfficientViTFPNForSemanti
         EfficientViTFPNConfig(
             disparity_head=config.disparity_head,
             loss=config.loss,
+            single_objects=list(config.single_objects),
             id2label=dict(enumerate(config.classes)),
             label2id={name: id_ for id_, name in enumerate(config.classes)},
         )

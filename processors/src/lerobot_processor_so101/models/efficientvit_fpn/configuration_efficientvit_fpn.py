@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the suite's own segmenter."""
 
+from typing import Any
+
 from transformers import PreTrainedConfig
 
-from ...perception.class_map import CLASS_NAMES
+from ...perception.class_map import CLASS_NAMES, ClassMap
 
-LOSSES = ("iou", "batch_iou", "ce", "batch_iou+ce")
+LOSSES = ("iou", "batch_iou", "ce", "iou+batch_iou", "batch_iou+ce")
 
 
 class EfficientViTFPNConfig(PreTrainedConfig):
@@ -20,11 +22,13 @@ class EfficientViTFPNConfig(PreTrainedConfig):
             the original layout, which have them (111,168 parameters).
         disparity_head: predict disparity beside the classes.
         loss: "iou" (soft intersection over union of each image), "batch_iou" (of each batch), "ce"
-            (cross-entropy), or "batch_iou+ce" (their sum).
+            (cross-entropy), or sums: "iou+batch_iou", "batch_iou+ce".
+        single_objects: classes of which an image shows one object at most. Of their regions, only the largest
+            counts; it is applied by the segmenter, after the network.
         training: record of the training (data, seed, command, IoU).
 
     Raises:
-        ValueError: if `loss` is none of these.
+        ValueError: if `loss` is none of these, or `single_objects` has an unknown class.
     """
 
     model_type = "efficientvit_fpn"
@@ -36,6 +40,7 @@ class EfficientViTFPNConfig(PreTrainedConfig):
         unused_convs: bool = False,
         disparity_head: bool = False,
         loss: str = "iou",
+        single_objects: list[str] | None = None,
         training: dict | None = None,
         **kwargs,
     ) -> None:
@@ -51,3 +56,6 @@ class EfficientViTFPNConfig(PreTrainedConfig):
             kwargs["id2label"] = dict(enumerate(CLASS_NAMES))
             kwargs["label2id"] = {name: id_ for id_, name in enumerate(CLASS_NAMES)}
         super().__init__(**kwargs)
+        labels: Any = self.id2label
+        names = [labels[id_] for id_ in sorted(labels)]
+        self.single_objects = [names[id_] for id_ in ClassMap(names, "classes").ids(single_objects or [])]

@@ -14,6 +14,7 @@ What is unusual about it:
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import timm
 import torch
@@ -58,6 +59,10 @@ class EfficientViTFPNForSemanticSegmentation(PreTrainedModel):
             for _ in range(levels)
         )
         self.seg_head = nn.Conv2d(dim, config.num_labels, 1)
+        if config.single_objects:  # a buffer, so that it is part of the model's identity
+            labels: Any = config.id2label
+            is_single = [labels[id_] in config.single_objects for id_ in range(config.num_labels)]
+            self.register_buffer("is_single", torch.tensor(is_single))
         if config.disparity_head:
             self.disparity_head = nn.Sequential(
                 nn.Conv2d(dim, dim // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(dim // 2, 1, 1)
