@@ -54,7 +54,7 @@ class Takeovers(Study):
     def add(self, name: str, root: Path, episodes: int, *options: str) -> Path:
         """Add demonstrations or takeovers to a copy of a dataset."""
         copy = self.out / file_name(name)
-        if not copy.with_name(f"{copy.name}.done").exists():  # what was stopped begins again
+        if not self.mark(name).exists():  # what was stopped begins again
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(root, copy)
         return self.record(name, episodes, "--resume=true", *options)

@@ -35,13 +35,17 @@ class Study:
 
     def once(self, name: str, work: Callable[[], object], done: Path) -> Path:
         """Do some work unless it was completed before, and return the path of its result."""
-        mark = self.out / f"{file_name(name)}.done"
+        mark = self.mark(name)
         if done.exists() and mark.exists():
             print(f"{name}: exists already ({done})")
         else:
             work()
             mark.touch()
         return done
+
+    def mark(self, name: str) -> Path:
+        """Return the file that exists once the work of this name is completed."""
+        return self.out / f"{file_name(name)}.done"
 
     def step(self, name: str, command: Sequence[str], done: Path) -> Path:
         """Run a command unless it has succeeded before, and return the path of its result.
