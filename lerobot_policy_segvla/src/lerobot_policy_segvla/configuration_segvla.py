@@ -23,7 +23,7 @@ INJECTIONS = ("residual", "connector", "tokens")
 KINDS = ("ids", "top_k", "logits", "log_scores", "probs")
 PER_CLASS = 4  # numbers of geometry per class: presence, x, y, size
 GEOMETRY_CLASSES = 8  # at most, so that they fill SmolVLA's 32 numbers of state
-_KEYS = {"ids": seg_key, "top_k": seg_top_k_key}
+SCORE_KEYS = {"ids": seg_key, "top_k": seg_top_k_key, "logits": seg_logits_key}  # of a camera, by kind
 
 
 @PreTrainedConfig.register_subclass("segvla")
@@ -226,7 +226,7 @@ class SegVLAConfig(RGBCamerasMixin, DatasetLookupMixin, SmolVLAConfig):
             return
         cameras = [key for key in self.image_features if "empty_camera" not in key]
         if not self.segmentation_feature_map:
-            name_key = _KEYS.get(self.segmentation_kind, seg_logits_key)
+            name_key = SCORE_KEYS.get(self.segmentation_kind, seg_logits_key)
             self.segmentation_feature_map = {
                 key: name_key(key.removeprefix(f"{OBS_IMAGES}.")) for key in cameras
             }

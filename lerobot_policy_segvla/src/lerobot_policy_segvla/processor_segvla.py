@@ -7,11 +7,11 @@ import math
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.utils.constants import OBS_IMAGES
 
-from lerobot_processor_so101 import OBSERVED, seg_key, seg_logits_key, seg_top_k_key, training_dataset
+from lerobot_processor_so101 import OBSERVED, training_dataset
 from lerobot_processor_so101.policy.pipeline import Pipelines, Stats, make_pipelines
 from lerobot_processor_so101.policy.smolvla_checkpoint import language_steps
 
-from .configuration_segvla import SegVLAConfig
+from .configuration_segvla import SCORE_KEYS, SegVLAConfig
 from .segmentation_step import SegVLAAddSegmentationStep
 
 
@@ -78,13 +78,13 @@ def _check_stored_scores(config: SegVLAConfig, features: dict[str, dict]) -> Non
     """
     for image, key in config.segmentation_feature_map.items():
         camera = image.removeprefix(f"{OBS_IMAGES}.")
-        others = {"ids": seg_key(camera), "top_k": seg_top_k_key(camera), "logits": seg_logits_key(camera)}
-        for kind, other in others.items():
-            if other in features and key not in features and config.segmenter != OBSERVED:
-                raise ValueError(
-                    f"segmentation_kind: found {config.segmentation_kind!r}, but {other!r} in the dataset, "
-                    f"which would be ignored. Set `--policy.segmentation_kind={kind}`, or precompute {key!r}."
-                )
+        ignored = {kind: key_of(camera) for kind, key_of in SCORE_KEYS.items() if key_of(camera) in features}
+        if ignored and key not in features and config.segmenter != OBSERVED:
+            kind, other = next(iter(ignored.items()))
+            raise ValueError(
+                f"segmentation_kind: found {config.segmentation_kind!r}, but {other!r} in the dataset, "
+                f"which would be ignored. Set `--policy.segmentation_kind={kind}`, or precompute {key!r}."
+            )
         if key not in features or image not in features:
             continue
         (height, width), (image_height, image_width) = map(_size, (features[key], features[image]))

@@ -51,8 +51,9 @@ class SemanticSegmenter(Segmenter):
         disparity = outputs.get("disparity")
         disparity = disparity if disparity is None else disparity.float()
         logits = outputs.logits.float()
-        if getattr(self.model.config, "single_objects", None):
-            logits = keep_largest_regions(logits, self.model.is_single)
+        is_single = getattr(self.model, "is_single", None)
+        if is_single is not None:
+            logits = keep_largest_regions(logits, is_single)
         return Scores(logits, "logits", self.class_names, disparity)
 
 

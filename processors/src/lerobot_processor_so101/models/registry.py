@@ -7,10 +7,11 @@ from pathlib import Path
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
+from ..perception.class_map import ordered_labels
 from .base import load_config, load_pretrained
 from .huggingface import UNIVERSAL, SemanticSegmenter, universal
 from .open_vocabulary import BACKGROUND, OPEN_VOCABULARY
-from .segmenter import Segmenter, ordered_labels
+from .segmenter import Segmenter
 
 WORKBENCH = "workbench"
 _WORKBENCH_FOLDER = Path(__file__).resolve().parents[1] / "weights" / "workbench"

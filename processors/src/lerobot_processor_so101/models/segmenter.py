@@ -4,20 +4,14 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from ..perception.class_map import ClassMap
+from ..perception.class_map import ClassMap, ordered_labels
 from ..perception.scores import Scores
 from .base import PerceptionModel, crop_interpolated, run_batched
-
-
-def ordered_labels(config: Any) -> tuple[str, ...]:
-    """Return the class names of a configuration's `id2label`; position = id."""
-    return tuple(config.id2label[id_] for id_ in sorted(config.id2label))
 
 
 class Segmenter(PerceptionModel):

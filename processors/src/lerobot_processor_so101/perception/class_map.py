@@ -5,11 +5,17 @@ import difflib
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 # Of the workbench and of the segmenter in this package; position = id.
 CLASS_NAMES = ("unlabeled", "background", "table", "cube", "static_finger", "moving_finger")
 
 logger = logging.getLogger(__name__)
+
+
+def ordered_labels(config: Any) -> tuple[str, ...]:
+    """Return the class names of a configuration's `id2label`; position = id."""
+    return tuple(config.id2label[id_] for id_ in sorted(config.id2label))
 
 
 class ClassMap:

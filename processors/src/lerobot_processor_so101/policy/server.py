@@ -37,6 +37,7 @@ from lerobot.transport.utils import receive_bytes_in_chunks, send_bytes_in_chunk
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from ..cli import run_command
+from ..config_checks import check_smallest
 from .checkpoint import checkpoint_folder
 from .trust import check_pipelines
 
@@ -72,6 +73,10 @@ class ServerConfig:
     port: int = 8080
     fps: int = 30
 
+    def check(self) -> None:
+        """Raise ValueError if an option is out of its range."""
+        check_smallest(self, {"port": 1, "fps": 1}, "--")
+
 
 class _Unpickler(pickle.Unpickler):
     """Read a pickle whose only types are those of `_ALLOWED`."""
@@ -97,21 +102,21 @@ def read_message(data: bytes) -> Any:
 class PluginPolicyServer(PolicyServer):
     """LeRobot's server, with checks before it reads a message."""
 
-    def SendPolicyInstructions(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def SendPolicyInstructions(self, request: Any, context: Any) -> Any:  # noqa: N802  name of the protocol
         """Load the policy that a client asks for."""
         specs = read_message(request.data)
         check_pipelines(checkpoint_folder(specs.pretrained_name_or_path))
         return super().SendPolicyInstructions(request, context)
 
-    def SendObservations(self, request_iterator: Iterator[Any], context: Any) -> Any:  # noqa: N802
+    def SendObservations(self, request_iterator: Iterator[Any], context: Any) -> Any:  # noqa: N802  as above
         """Receive an observation."""
         data = receive_bytes_in_chunks(request_iterator, None, self.shutdown_event, "")
         if data is None:  # another client has just connected
             return services_pb2.Empty()
-        read_message(data)
+        read_message(data)  # about a millisecond; LeRobot reads it again, without a check
         return super().SendObservations(send_bytes_in_chunks(data, services_pb2.Observation), context)
 
-    def Ready(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Ready(self, request: Any, context: Any) -> Any:  # noqa: N802  name of the protocol
         """Begin with a new client: forget what the last one observed."""
         if self.policy is not None:
             self.policy.reset()
@@ -150,6 +155,7 @@ def main() -> None:
     """Run `so101-policy-server`."""
 
     def command(config: ServerConfig) -> None:
+        config.check()
         server = serve(config.port, config.fps)
         logger.info("Listening on %s:%d, for this machine only. Ctrl-C ends it.", HOST, config.port)
         server.wait_for_termination()

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the suite's own segmenter."""
 
-from typing import Any
-
 from transformers import PreTrainedConfig
 
-from ...perception.class_map import CLASS_NAMES, ClassMap
+from ...perception.class_map import CLASS_NAMES, ClassMap, ordered_labels
 
 LOSSES = ("iou", "batch_iou", "ce", "iou+batch_iou", "batch_iou+ce")
 
@@ -56,6 +54,5 @@ class EfficientViTFPNConfig(PreTrainedConfig):
             kwargs["id2label"] = dict(enumerate(CLASS_NAMES))
             kwargs["label2id"] = {name: id_ for id_, name in enumerate(CLASS_NAMES)}
         super().__init__(**kwargs)
-        labels: Any = self.id2label
-        names = [labels[id_] for id_ in sorted(labels)]
+        names = ordered_labels(self)
         self.single_objects = [names[id_] for id_ in ClassMap(names, "classes").ids(single_objects or [])]

@@ -36,6 +36,7 @@ def initialise(model: EfficientViTFPNForSemanticSegmentation, init_from: str) ->
     if source.config.id2label != model.config.id2label:
         state = {name: value for name, value in state.items() if not name.startswith("seg_head.")}
     state = {name: value for name, value in state.items() if name in model.state_dict()}
+    # an option and no weight: that of the new model
     state |= {name: value for name, value in model.state_dict().items() if name == "is_single"}
     try:
         missing = model.load_state_dict(state, strict=False).missing_keys

@@ -14,7 +14,6 @@ What is unusual about it:
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import timm
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ...perception.class_map import ordered_labels
 from .configuration_efficientvit_fpn import EfficientViTFPNConfig
 
 FEATURE_LEVELS = (0, 1, 2, 3)  # of the backbone: strides 4, 8, 16 and 32
@@ -60,8 +60,7 @@ class EfficientViTFPNForSemanticSegmentation(PreTrainedModel):
         )
         self.seg_head = nn.Conv2d(dim, config.num_labels, 1)
         if config.single_objects:  # a buffer, so that it is part of the model's identity
-            labels: Any = config.id2label
-            is_single = [labels[id_] in config.single_objects for id_ in range(config.num_labels)]
+            is_single = [name in config.single_objects for name in ordered_labels(config)]
             self.register_buffer("is_single", torch.tensor(is_single))
         if config.disparity_head:
             self.disparity_head = nn.Sequential(
