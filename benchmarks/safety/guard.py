@@ -8,7 +8,8 @@
   a serial port to emulated servos. After every command the goals in the servos' registers are compared with
   the guard's limits, allowing two encoder steps (0.18 deg; 2 mm of the gripper) for rounding.
 - Motion: the emulated arm moves. Its true joints, which the driver cannot read, are recorded after every
-  physics step. The lowest point is that of all vertices of its meshes, by MuJoCo's kinematics.
+  physics step, at the limits of the goals and at the default ones. The lowest point is that of all vertices
+  of its meshes, by MuJoCo's kinematics.
 - Core: commands to the guard alone, judged by the same kinematics of MuJoCo.
 
 Ten minutes on two quiet cores; writes results/safety/guard.json.
@@ -46,6 +47,7 @@ KINDS = ("not a number", "infinite", "huge", "jump", "oscillating", "into the ta
 KINDS += ("missing joint", "text", "chunks that do not meet", "stale", "wrong size")
 MOVING = KINDS[2:7] + KINDS[9:10] + KINDS  # those that move the arm come twice
 LIMITS = GuardLimits(velocity=120, acceleration=1200, gripper_velocity=300, table=0.01)
+DEFAULTS = GuardLimits(table=LIMITS.table)
 BY_NAME = ("joint range", "velocity", "acceleration", "table", "workspace")
 STEP, REACH = 2 * 360 / 4095, 0.002  # deg, m: what rounding to encoder steps may add
 TIP = np.array([0.0, 0.0, -0.0981274])  # of the static finger, in the hand's frame [m]
@@ -281,6 +283,7 @@ def move(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[
     exceeded["velocity"] = (measured > FASTER * limits.velocities).any(1)
     return {
         "robot": "so101_guarded" if hasattr(robot, "guard") else "so101_follower",
+        "velocity_limit": limits.velocity,
         "commands": count,
         "physics_steps": len(joints),
         "violations": {name: int(exceeded[name].sum()) for name in BY_NAME if name in exceeded},
@@ -363,12 +366,16 @@ def main() -> None:
     wait_for_replies()
     rows, motion, tables = [], [], {}
     for config in (SO101GuardedConfig, SO101FollowerConfig):
-        extra = {"limits": LIMITS} if config is SO101GuardedConfig else {}
-        for measure, count, results in ((run, options.commands, rows), (move, options.moving, motion)):
+        is_guarded = config is SO101GuardedConfig
+        cases = [(run, options.commands, rows, LIMITS), (move, options.moving, motion, LIMITS)]
+        if is_guarded:
+            cases.append((move, options.moving, motion, DEFAULTS))
+        for measure, count, results, limits in cases:
             if count:
                 with emulated_arm() as arm:
+                    extra = {"limits": limits} if is_guarded else {}
                     made = config(port=arm.follower.bus.port, id=arm.config.id, **extra)
-                    results.append(measure(made, arm, count, LIMITS))
+                    results.append(measure(made, arm, count, limits))
     if motion:
         tables["motion"] = motion
     if options.core:

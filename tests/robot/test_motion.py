@@ -101,8 +101,8 @@ def test_the_servos_get_the_limit_and_lose_it_again(virtual_arm, connect):
     found = {servo.name: servo.get("Goal_Velocity") for servo in servos}
     gripper = robot.calibration["gripper"]
     assert found.pop("gripper") == (gripper.range_max - gripper.range_min) // 2
-    assert found.pop("elbow_flex") == 13  # 650 of 682 steps/s
-    assert set(found.values()) == {682}
+    assert found.pop("elbow_flex") == 12  # 600 of 614 steps/s
+    assert set(found.values()) == {614}  # 54 deg/s
     accelerations = {servo.name: servo.get("Acceleration") for servo in servos}
     assert accelerations.pop("gripper") == 254
     assert set(accelerations.values()) == {113}  # 11,300 of 11,378 steps/s²
@@ -145,8 +145,8 @@ class IdealArm:
         self.servos = [Servo(joint, shaft) for joint, shaft in zip(arm.JOINTS, self.shafts, strict=True)]
         for servo in self.servos:
             servo.set("Torque_Enable", 1)
-            servo.set("Goal_Velocity", int(limits.velocity * STEPS_PER_DEGREE))
-            servo.set("Acceleration", int(limits.acceleration * STEPS_PER_DEGREE / 100))
+            servo.set("Goal_Velocity", int(limits.servo_velocities[0] * STEPS_PER_DEGREE))
+            servo.set("Acceleration", int(limits.servo_acceleration * STEPS_PER_DEGREE / 100))
 
     def move(self, goals, seconds):
         """Send goals (6,) [deg], and return the poses of the next seconds, (T, 6) [deg]."""

@@ -8,6 +8,9 @@ import numpy as np
 
 from ..arm import GRIPPER, JOINTS
 
+# Of the motion that servos plan for themselves. An arm that cannot follow it lags, and catches up faster.
+_SERVO_VELOCITY = 0.9  # of the velocity limit
+_SERVO_ACCELERATION = 1500.0  # deg/s²: about what an outstretched arm can follow
 _SIZES = {"lower": 6, "upper": 6, "workspace": 6, "joint_offsets": GRIPPER}
 
 
@@ -82,6 +85,16 @@ class GuardLimits:
     def accelerations(self) -> np.ndarray:
         """Acceleration limit of each joint, (6,); none of the gripper, whose velocity limit suffices."""
         return np.array([self.acceleration] * GRIPPER + [np.inf])
+
+    @cached_property
+    def servo_velocities(self) -> np.ndarray:
+        """Velocity limit that is written to each servo, (6,)."""
+        return self.velocities * ([_SERVO_VELOCITY] * GRIPPER + [1.0])
+
+    @cached_property
+    def servo_acceleration(self) -> float:
+        """Acceleration limit that is written to the body's servos [deg/s²]."""
+        return min(self.acceleration, _SERVO_ACCELERATION)
 
     @cached_property
     def joint_range(self) -> np.ndarray:

@@ -65,4 +65,5 @@ def servo_path(motion: Motion, goals: np.ndarray, limits: GuardLimits) -> np.nda
 
 
 def _acceleration(limits: GuardLimits) -> float:
+    # Not what is written to the servos, which is less: an arm that catches up exceeds it.
     return min(limits.acceleration, _LARGEST_ACCELERATION)
