@@ -2,12 +2,14 @@
 """What takeovers by the expert are worth, against as many frames of plain demonstrations.
 
     python -m benchmarks.learning.takeovers
+    python -m benchmarks.learning.takeovers --policy imf
     python -m benchmarks.learning.takeovers --variants relabelled late early --rounds 1 --states validation
     python -m benchmarks.learning.takeovers --variants plain --rounds 2   # a part, for example beside another
 
-segdepth on `place_cube` at level `randomised`, with masks and depth of the simulator. All trainings begin
-from random weights and have the same number of steps. Round 0 trains on demonstrations. Each further round
-lets the policy of the round before act, records takeovers, and trains on everything so far:
+`place_cube` at level `randomised`: segdepth with masks and depth of the simulator, or imf with cached
+features of a small SigLIP that was trained on other recordings (`benchmarks.lib.small_siglip`). All trainings
+of a policy begin from random weights and have the same number of steps. Round 0 trains on demonstrations.
+Each further round lets the policy of the round before act, records takeovers, and trains on all data so far:
 
     takeovers    the expert takes over early in half of the episodes, and late in the others
     early, late  all takeovers early, or late
@@ -29,7 +31,10 @@ import pyarrow.parquet as pq
 from lerobot_processor_so101.success_rates import hierarchical_interval, with_interval
 
 from ..lib.report import arguments, percent, save, table
-from ..lib.study import Study, file_name, listed
+from ..lib.small_siglip import GRID
+from ..lib.study import Study, environment, file_name, flags, listed
+from ..lib.untrained import IMAGES
+from .imf import HORIZON, SMALL, TRAINING
 from .segdepth import MASKS, TASKS
 
 RECORDED = {
@@ -40,7 +45,9 @@ RECORDED = {
 }
 VARIANTS = (*RECORDED, "plain")
 TASK, LEVEL = "place_cube", "randomised"
-KEYS = ("task", "level", "states", "variant", "round", "seed")
+STEPS = {"segdepth": 4000, "imf": 8000}  # of 32 samples
+RENDERED = {"segdepth": [*MASKS, "--video=false"], "imf": IMAGES}
+KEYS = ("policy", "task", "level", "states", "variant", "round", "seed")
 
 
 class Takeovers(Study):
@@ -48,7 +55,7 @@ class Takeovers(Study):
 
     def record(self, name: str, episodes: int, *options: str) -> Path:
         """Record demonstrations or takeovers."""
-        shared = [f"--task={TASK}", f"--level={LEVEL}", "--video=false", *MASKS]
+        shared = [f"--task={TASK}", f"--level={LEVEL}", *RENDERED[self.options.policy]]
         return self.demonstrate(name, [*shared, f"--episodes={episodes}", *options])
 
     def add(self, name: str, root: Path, episodes: int, *options: str) -> Path:
@@ -87,23 +94,43 @@ class Takeovers(Study):
 
     def trained(self, name: str, root: Path, seed: int, episodes: int | None = None) -> tuple[Path, int]:
         """Train on the first episodes of a dataset, or on all."""
-        steps = self.options.steps
-        options = [*self.arrays(root), "--dataset.repo_id=local/takeovers", f"--seed={seed}"]
-        options += ["--policy.type=segdepth", "--batch_size=32", f"--save_freq={steps}", *TASKS[TASK]]
+        steps = STEPS[self.options.policy]
+        options = [*self.learner(root), "--dataset.repo_id=local/takeovers", f"--seed={seed}"]
+        options += ["--batch_size=32", f"--save_freq={steps}"]
         if episodes:
             options += [f"--dataset.episodes={listed(range(episodes))}"]
         return self.train(f"train {name}", options, steps), int(lengths(root)[:episodes].sum())
 
+    def learner(self, root: Path) -> list[str]:
+        """Return the options of the policy, and of the dataset that it learns from."""
+        if self.options.policy == "segdepth":
+            return [*self.arrays(root), "--policy.type=segdepth", *TASKS[TASK]]
+        encoder = {"vision_model_name": self.encoder(), "vision_grid": GRID}
+        command = ["so101-cache-vision", *flags(root=root, drop_rgb=True, **encoder)]
+        features = self.dataset(f"{root.name}_features", command)
+        policy = {"type": "imf", **encoder, **HORIZON, **SMALL, **TRAINING, "num_inference_steps": 2}
+        policy |= {"flow_matching_steps": STEPS["imf"] // 2}
+        return [*self.arrays(features), *flags("policy.", **policy)]
+
+    def encoder(self) -> Path:
+        """Train imf's encoder on other initial states than the demonstrations begin from."""
+        frames = self.record("frames", self.options.frames, "--seg=true", "--seed=40000", "--workers=2")
+        out = self.out / "encoder"
+        command = ["python", "-m", "benchmarks.lib.small_siglip", "--roots", str(frames)]
+        command += flags(output=out, steps=self.options.encoder_steps)
+        self.step("encoder", command, out / "model.safetensors")
+        return out
+
     def row(self, variant: str, number: int, seed: int) -> dict:
         """Train one round of a variant, and evaluate it."""
         checkpoint, frames = self.round(variant, number, seed)
-        states = self.options.states
-        env = [f"--env.{image.removeprefix('--')}" for image in MASKS]
-        env += [f"--env.task={TASK}", f"--env.level={LEVEL}", f"--env.starts={states}"]
-        env += ["--eval.batch_size=1", f"--eval.n_episodes={self.options.initial_states}"]
+        policy, states = self.options.policy, self.options.states
+        images = [image for image in RENDERED[policy] if image != "--video=false"]
+        env = [*environment(images, task=TASK, level=LEVEL, starts=states), "--eval.batch_size=1"]
         name = f"{variant if number else 'first'} {number} seed {seed} {states}"
-        case = {"task": TASK, "level": LEVEL, "states": states, "variant": variant, "round": number}
-        return {**case, "seed": seed, "frames": frames, "outcomes": self.evaluate(name, checkpoint, env)}
+        case = {"policy": policy, "task": TASK, "level": LEVEL, "states": states, "variant": variant}
+        outcomes = self.evaluate(name, checkpoint, env)
+        return {**case, "round": number, "seed": seed, "frames": frames, "outcomes": outcomes}
 
 
 def lengths(root: Path) -> np.ndarray:
@@ -114,37 +141,43 @@ def lengths(root: Path) -> np.ndarray:
 
 def report(rows: list[dict]) -> None:
     """Print every training, and the mean of each round with its gain over plain demonstrations."""
-    print(table([*KEYS[2:], "success"], [[*(row[key] for key in KEYS[2:]), percent(row)] for row in rows]))
+    shown = [key for key in KEYS if key not in ("task", "level")]
+    print(table([*shown, "success"], [[*(row[key] for key in shown), percent(row)] for row in rows]))
     runs: dict[tuple, list[str]] = {}
     for row in rows:
-        runs.setdefault((row["states"], row["variant"], row["round"]), []).append(row["outcomes"])
+        case = tuple(row[key] for key in shown[:-1])
+        runs.setdefault(case, []).append(row["outcomes"])
     summary = []
-    for (states, variant, number), outcomes in runs.items():
-        plain = runs.get((states, "plain", number))
+    for (policy, states, variant, number), outcomes in runs.items():
+        plain = runs.get((policy, states, "plain", number))
         gain = ""
         if plain and variant != "plain" and number:
             gain = with_interval(*hierarchical_interval(outcomes, plain), "+")
         mean = with_interval(*hierarchical_interval(outcomes))
-        summary.append([states, variant, number, len(outcomes), mean, gain])
-    print(table(["states", "variant", "round", "seeds", "mean (95 %)", "over plain (95 %)"], summary))
+        summary.append([policy, states, variant, number, len(outcomes), mean, gain])
+    print(
+        table(["policy", "states", "variant", "round", "seeds", "mean (95 %)", "over plain (95 %)"], summary)
+    )
 
 
 def main() -> None:
     options = arguments(
         __doc__,
-        {"variants": VARIANTS, "states": ("eval", "validation")},
+        {"policy": tuple(STEPS), "variants": VARIANTS, "states": ("eval", "validation")},
         out=Path("outputs/learning_takeovers"),
+        policy="segdepth",
         variants=["takeovers", "plain"],
         rounds=[0, 1, 2, 3],
         seeds=[0, 1, 2],
         demonstrations=100,
         plain=250,
         takeovers=60,
-        steps=4000,
+        frames=120,  # demonstrations that imf's encoder is trained on
+        encoder_steps=3000,
         states="eval",
         initial_states=200,
     )
-    study = Takeovers(options.out, options)
+    study = Takeovers(options.out / options.policy, options)
     for number, seed, variant in product(options.rounds, options.seeds, options.variants):
         if number == 0 and variant != options.variants[0]:
             continue  # the same training for all
