@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 
 from lerobot_processor_so101.success_rates import hierarchical_interval, with_interval
 
@@ -160,6 +161,36 @@ def report(rows: list[dict]) -> None:
     )
 
 
+def draw(rows: list[dict], policy: str, path: Path) -> None:
+    """Plot success on the published states over the frames of training data: each training, and the means."""
+    figure = Figure(figsize=(7, 4))
+    axes = figure.add_subplot()
+    for variant, colour in (("takeovers", "#3366aa"), ("plain", "#c87832")):
+        points = []
+        for number in sorted({row["round"] for row in rows}):
+            own = {"policy": policy, "states": "eval", "round": number}
+            own["variant"] = variant if number else "takeovers"  # round 0 is that of both
+            some = [row for row in rows if own.items() <= row.items()]
+            if not some:
+                continue
+            frames = np.mean([row["frames"] for row in some])
+            mean, low, high = (
+                100 * rate for rate in hierarchical_interval([row["outcomes"] for row in some])
+            )
+            points.append((frames, mean, mean - low, high - mean))
+            rates = [100 * row["rate"] for row in some]
+            axes.plot([row["frames"] for row in some], rates, "x", color=colour, alpha=0.5)
+        x, y, below, above = np.array(points).T
+        label = "plain demonstrations" if variant == "plain" else variant
+        axes.errorbar(x, y, (below, above), marker="o", capsize=4, color=colour, label=label)
+    axes.set(xlabel="frames of training data", ylabel="success [%], 95 % over seeds and states")
+    axes.set_title(f"{policy} on {TASK}, {LEVEL}; crosses: single trainings")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     options = arguments(
         __doc__,
@@ -176,6 +207,7 @@ def main() -> None:
         encoder_steps=3000,
         states="eval",
         initial_states=200,
+        figure=Path(""),  # draws all stored results into this image
     )
     study = Takeovers(options.out / options.policy, options)
     for number, seed, variant in product(options.rounds, options.seeds, options.variants):
@@ -183,6 +215,8 @@ def main() -> None:
             continue  # the same training for all
         rows = save("learning/takeovers", [study.row(variant, number, seed)], KEYS, vars(options))
     report(rows)
+    if options.figure.name:
+        draw(rows, options.policy, options.figure)
 
 
 if __name__ == "__main__":
