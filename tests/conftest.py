@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -93,6 +94,14 @@ def _own(path, ready) -> None:
     with owning(path):
         ready.set()
         time.sleep(600)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that no process uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

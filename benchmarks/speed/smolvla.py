@@ -3,8 +3,10 @@
 
     python -m benchmarks.speed.smolvla --study segvla      (or hlrp)
 
-SmolVLM2-500M's sizes with random weights, two 640x480 cameras. The policies take turns in one process, so
-that all of them are exposed to whatever else the machine does; memory is that of a process of its own.
+SmolVLM2-500M's sizes with random weights, two 640x480 cameras. All policies start from one checkpoint with the
+layout of `lerobot/smolvla_base`: the language model in bfloat16, the action expert in float32. The policies
+take turns in one process, so that all of them are exposed to whatever else the machine does; memory is that of
+a process of its own.
 
 segvla has class ids at 84x84 in the batch: the cost of a segmenter is in results/speed/perception.json.
 hlrp's latent actions come from a file, as `so101-laq-label` writes it; a live model costs its own forward
@@ -74,13 +76,23 @@ def make_hlrp(variant: str, options: dict[str, Any]) -> HLRPPolicy:
     return policy
 
 
-def make_policy(name: str, vlm: str, options: argparse.Namespace) -> Any:
-    """Build a policy with random weights."""
-    fields = {**robot_features((480, 640)), "vlm_model_name": vlm}
+def save_published(folder: Path) -> tuple[str, str]:
+    """Save a SmolVLA with random weights, laid out as published; return the folders of its VLM and of it."""
+    vlm, checkpoint = save_published_vlm(folder / "vlm", [SENTENCE]), str(folder / "smolvla")
+    policy = SmolVLAPolicy(SmolVLAConfig(**robot_features((480, 640)), vlm_model_name=vlm, device="cpu"))
+    policy.model.vlm_with_expert.vlm.bfloat16()
+    policy.save_pretrained(checkpoint)
+    return vlm, checkpoint
+
+
+def make_policy(name: str, published: tuple[str, str], options: argparse.Namespace) -> Any:
+    """Build a policy that starts from the published checkpoint."""
+    vlm, checkpoint = published
+    if name == SMOLVLA:
+        return SmolVLAPolicy.from_pretrained(checkpoint).to(options.device)
+    fields = {**robot_features((480, 640)), "vlm_model_name": vlm, "init_from": checkpoint}
     fields |= {"device": options.device, "push_to_hub": False}
     torch.manual_seed(0)
-    if name == SMOLVLA:
-        return SmolVLAPolicy(SmolVLAConfig(**fields)).to(options.device)
     make = make_segvla if options.study == "segvla" else make_hlrp
     return make(name, fields).to(options.device)
 
@@ -110,9 +122,9 @@ def work_of(work: str, policy: Any, options: argparse.Namespace) -> Callable[[],
     return lambda: policy.eval().predict_action_chunk(dict(batch))
 
 
-def memory_of(work: str, name: str, vlm: str, options: argparse.Namespace) -> int:
+def memory_of(work: str, name: str, published: tuple[str, str], options: argparse.Namespace) -> int:
     """Do some work once, and return the peak memory in megabytes."""
-    work_of(work, make_policy(name, vlm, options), options)()
+    work_of(work, make_policy(name, published, options), options)()
     return round(peak_memory(options.device))
 
 
@@ -123,10 +135,10 @@ def main() -> None:
     names = (SMOLVLA, *STUDIES[options.study])
     cases = list(product(("chunk", "step"), names))
     with tempfile.TemporaryDirectory() as folder:
-        vlm = save_published_vlm(Path(folder), [SENTENCE])
+        published = in_child(save_published, Path(folder))
         # First: on Linux a process begins with the peak of its parent.
-        memory = {case: in_child(memory_of, *case, vlm, options) for case in cases}
-        policies = {name: make_policy(name, vlm, options) for name in names}
+        memory = {case: in_child(memory_of, *case, published, options) for case in cases}
+        policies = {name: make_policy(name, published, options) for name in names}
     times = in_turn({case: work_of(case[0], policies[case[1]], options) for case in cases}, options.rounds)
     rows, shown = [], []
     for work, name in cases:

@@ -85,6 +85,13 @@ def test_the_three_stages_of_the_docs(demos, vlm, tmp_path, monkeypatch):
     assert normalised.abs().max() < 8  # in degrees; without the dataset's statistics one joint is 13 off
     assert len(torch.cat(actions).unique(dim=0)) > 6  # not one constant pose
 
+    lora = ["--peft.method_type=LORA", "--peft.r=2"]
+    adapted = train(monkeypatch, "hlrp_3_policy", tmp_path / "lora", options, *demonstrations, *lora)
+    adapter = load_file(adapted / "adapter_model.safetensors")
+    assert [key for key in adapter if "lora_A" in key]
+    assert [key for key in adapter if key.endswith("latent_in_proj.weight")]  # new modules, in full
+    assert len(evaluate(monkeypatch, adapted, tmp_path / "eval_lora")) > 6
+
 
 def evaluate(monkeypatch, checkpoint, out):
     """Run `lerobot-eval` for one episode, and return the actions that the environment gets."""

@@ -3,7 +3,6 @@
 
 import os
 import pickle
-import socket
 
 import grpc
 import numpy as np
@@ -33,16 +32,9 @@ FEATURES = {
 
 
 @pytest.fixture
-def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@pytest.fixture
-def client(port):
-    server = serve(port)
-    with grpc.insecure_channel(f"127.0.0.1:{port}", grpc_channel_options()) as channel:
+def client(free_port):
+    server = serve(free_port)
+    with grpc.insecure_channel(f"127.0.0.1:{free_port}", grpc_channel_options()) as channel:
         yield services_pb2_grpc.AsyncInferenceStub(channel)
     server.stop(None).wait()
 
@@ -134,6 +126,6 @@ def test_a_checkpoint_that_names_a_class_is_refused(client, tmp_path):
         client.SendPolicyInstructions(instructions(tmp_path, "act"))
 
 
-def test_a_port_has_one_server(client, port):
+def test_a_port_has_one_server(client, free_port):
     with pytest.raises(RuntimeError, match="Failed to bind"):
-        serve(port)
+        serve(free_port)

@@ -36,7 +36,6 @@ from .modeling_hlrp_laq import check_dataset
 from .network_hlrp import HLRPNetwork, PooledHeads, Prefix
 from .weighted_mean import weighted_mean
 
-_NEW = ("model.latent_in_proj.", "model.latent_out_proj.", "heads.")  # parameters that SmolVLA does not have
 _FLOOR_SAMPLES = 1024  # latent actions that the floor is computed from
 _FLOOR_TIMES = 4096
 # Dimensions of an observation without a time axis.
@@ -48,6 +47,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
 
     config_class = HLRPConfig
     name = "hlrp"
+    new_modules = ("model.latent_in_proj", "model.latent_out_proj", "heads")
 
     def __init__(self, config: HLRPConfig, **kwargs: Any) -> None:
         """Build the model for the features in `config`, with the weights of `config.init_from` if given.
@@ -94,7 +94,7 @@ class HLRPPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()  # bfloat16 would lose small updates
         if start is not None:
-            load_weights(self, start, config.init_from, _NEW)
+            load_weights(self, start, config.init_from)
         self._floor_latents: list[Tensor] = []
         self._floor: float | None = None
         self.reset()

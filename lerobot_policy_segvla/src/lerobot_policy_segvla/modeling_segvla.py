@@ -356,6 +356,7 @@ class SegVLAPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
 
     config_class = SegVLAConfig
     name = "segvla"
+    new_modules = ("model.cues",)
 
     def __init__(self, config: SegVLAConfig, **kwargs: Any) -> None:
         """Build the model for the features in `config`, and start from `config.init_from` if it is given.
@@ -378,7 +379,7 @@ class SegVLAPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
         with vlm_files(config, checkpoint or start):
             self.model = SegVLAFlowMatching(config, rtc_processor=self.rtc_processor)
         if start is not None:
-            load_weights(self, start, config.init_from, ("model.cues.",))
+            load_weights(self, start, config.init_from)
         self.reset()
 
     def forward(self, batch: dict[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, dict]:
@@ -453,22 +454,6 @@ class SegVLAPolicy(SmolVLACheckpointMixin, SmolVLAPolicy):
                 geometry = [names[id_] if id_ >= 0 else "-" for id_ in ids]
                 drawn[key] = draw_cues(camera, self.model.cues.build(patches, camera), names, geometry)
         return drawn
-
-    def wrap_with_peft(self, *args: Any, **kwargs: Any) -> Any:
-        """Wrap the policy in adapters, whose base is the checkpoint that this policy started from."""
-        if self.config.init_from and not self.config.pretrained_path:
-            self.name_or_path = self.config.init_from
-        return super().wrap_with_peft(*args, **kwargs)
-
-    def _get_default_peft_targets(self) -> dict[str, Any]:
-        """Return SmolVLA's targets; the new layers are small and are trained and saved in full."""
-        targets = super()._get_default_peft_targets()
-        return {**targets, "modules_to_save": ["cues"] if self.config.uses_cues else []}
-
-    def _validate_peft_config(self, peft_config: Any) -> None:
-        """Require pretrained weights below the adapters: a checkpoint, or `init_from`."""
-        if not self.config.init_from:
-            super()._validate_peft_config(peft_config)
 
 
 def patch_features(vlm: SmolVLMWithExpertModel, pixels: Tensor) -> Tensor:

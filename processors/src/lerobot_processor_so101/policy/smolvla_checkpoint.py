@@ -43,13 +43,42 @@ logger = logging.getLogger(__name__)
 
 
 class SmolVLACheckpointMixin(CheckpointMixin):
-    """Save and load a SmolVLA policy with its language model's files; for a `PreTrainedPolicy`."""
+    """Save and load a SmolVLA policy with its language model's files; for a `SmolVLAPolicy`.
+
+    Adapters (`--peft.method_type=LORA`) may be trained on the checkpoint that `init_from` names. They contain
+    `new_modules` in full, so that the checkpoint below them may be SmolVLA's own.
+    """
+
+    new_modules: tuple[str, ...] = ()  # names of the modules that SmolVLA lacks
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
         """Load weights in the dtype in which they were saved."""
+        config = model.config
+        if config.use_peft and config.init_from:  # the checkpoint below adapters
+            load_weights(model, Path(model_file).parent, config.init_from)
+            return model
         _take_dtypes(model.named_parameters(), model_file)
         return super()._load_as_safetensor(model, model_file, map_location, strict)
+
+    def wrap_with_peft(self, *args: Any, **kwargs: Any) -> Any:
+        """Wrap the policy in adapters, whose base is the checkpoint that this policy started from."""
+        config = self.config  # type: ignore[attr-defined]
+        if config.init_from and not config.pretrained_path:
+            self.name_or_path = config.init_from
+        return super().wrap_with_peft(*args, **kwargs)  # type: ignore[misc]
+
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """Return SmolVLA's targets; the new modules are small, and are trained and saved in full."""
+        targets = super()._get_default_peft_targets()  # type: ignore[misc]
+        own = {name for name, _ in self.named_modules()}  # type: ignore[attr-defined]
+        new = [name.rpartition(".")[2] for name in self.new_modules if name in own]
+        return {**targets, "modules_to_save": new}
+
+    def _validate_peft_config(self, peft_config: Any) -> None:
+        """Require pretrained weights below the adapters: a checkpoint, or `init_from`."""
+        if not self.config.init_from:  # type: ignore[attr-defined]
+            super()._validate_peft_config(peft_config)  # type: ignore[misc]
 
     def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
         """Save weights and configuration, and the language model's files."""
@@ -102,16 +131,15 @@ def language_steps(config: Any) -> list[ProcessorStep]:
     return [NewLineTaskProcessorStep(), tokenizer]
 
 
-def load_weights(policy: Any, folder: Path, name: str, new_parts: tuple[str, ...]) -> list[str]:
+def load_weights(policy: Any, folder: Path, name: str) -> list[str]:
     """Load the weights of SmolVLA, or of a policy built on it, into a policy.
 
     A frozen language model keeps the dtypes of the checkpoint, as in SmolVLA: for `lerobot/smolvla_base`
     mostly bfloat16, half the memory of float32. What is trained stays in float32.
 
     Args:
-        policy: policy that gets the weights.
+        policy: policy that gets the weights. The checkpoint may lack those of its `new_modules`.
         folder, name: of the checkpoint; the name is for messages.
-        new_parts: prefixes of the parameters that SmolVLA lacks; the checkpoint may lack them too.
 
     Returns:
         Names of the parameters that the checkpoint lacks or has in another shape, and that keep their values.
@@ -133,7 +161,8 @@ def load_weights(policy: Any, folder: Path, name: str, new_parts: tuple[str, ...
         shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in found & set(own)}
         fits = {key for key, shape in shapes.items() if shape == tuple(own[key].shape)}
         new = sorted(set(own) - fits)
-        wrong = [key for key in new if not key.startswith(new_parts)]
+        may_lack = tuple(f"{module}." for module in policy.new_modules)
+        wrong = [key for key in new if not key.startswith(may_lack)]
         if wrong:
             key = wrong[0]
             there = f"shape {shapes[key]}" if key in shapes else "none"
