@@ -3,10 +3,10 @@
 
     python -m benchmarks.speed.smolvla --study segvla      (or hlrp)
 
-SmolVLM2-500M's sizes with random weights, two 640x480 cameras. All policies start from one checkpoint with the
+SmolVLM2-500M sizes with random weights, two 640x480 cameras. All policies start from one checkpoint with the
 layout of `lerobot/smolvla_base`: the language model in bfloat16, the action expert in float32. The policies
-take turns in one process, so that all of them are exposed to whatever else the machine does; memory is that of
-a process of its own.
+take turns in one process, so that all of them are exposed to whatever else the machine does; memory is that
+of a process of its own.
 
 segvla has class ids at 84x84 in the batch: the cost of a segmenter is in results/speed/perception.json.
 hlrp's latent actions come from a file, as `so101-laq-label` writes it; a live model costs its own forward

@@ -7,6 +7,7 @@ imported only where they are used, by `models.make_segmenter` and `models.depth.
 
 from .config_checks import check_choices
 from .guard.step import GuardProcessorStep
+from .log_filter import shorten_notices
 from .perception.class_map import CLASS_NAMES, ClassMap
 from .perception.deferred import PERCEPTION, Deferred, resolve_all, resolve_perception
 from .perception.disparity import depth_to_disparity
@@ -88,3 +89,5 @@ __all__ = [
     "training_dataset",
     "weights_hash",
 ]
+
+shorten_notices()
