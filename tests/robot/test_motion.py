@@ -101,8 +101,8 @@ def test_the_servos_get_the_limit_and_lose_it_again(virtual_arm, connect):
     found = {servo.name: servo.get("Goal_Velocity") for servo in servos}
     gripper = robot.calibration["gripper"]
     assert found.pop("gripper") == (gripper.range_max - gripper.range_min) // 2
-    assert found.pop("elbow_flex") == 12  # 600 of 614 steps/s
-    assert set(found.values()) == {614}  # 54 deg/s
+    assert found.pop("elbow_flex") == 11  # 550 of 580 steps/s
+    assert set(found.values()) == {580}  # 51 deg/s
     accelerations = {servo.name: servo.get("Acceleration") for servo in servos}
     assert accelerations.pop("gripper") == 254
     assert set(accelerations.values()) == {113}  # 11,300 of 11,378 steps/s²

@@ -9,7 +9,7 @@ import numpy as np
 from ..arm import GRIPPER, JOINTS
 
 # Of the motion that servos plan for themselves. An arm that cannot follow it lags, and catches up faster.
-_SERVO_VELOCITY = 0.9  # of the velocity limit
+_SERVO_VELOCITY = 0.85  # of the velocity limit
 _SERVO_ACCELERATION = 1500.0  # deg/s²: about what an outstretched arm can follow
 _SIZES = {"lower": 6, "upper": 6, "workspace": 6, "joint_offsets": GRIPPER}
 
