@@ -40,7 +40,7 @@ def test_no_joint_is_faster_than_its_limit(connect, witness, limit, fps):
     seen.run(1.0, fps, lambda t: at(shoulder_pan=90 if t % 0.4 < 0.2 else -90))
     seen.run(0.5, fps, lambda t: at(shoulder_pan=-60, shoulder_lift=40, elbow_flex=-60, wrist_flex=-90))
     speed = seen.speed()[: arm.GRIPPER]
-    assert limit * 0.9 < speed[PAN]
+    assert limit * 0.8 < speed[PAN]
     assert (speed < limit * TOLERANCE).all()
     assert seen.speed(1 / 30)[PAN] < limit * TOLERANCE
 
@@ -138,15 +138,15 @@ class IdealShaft:
 
 
 class IdealArm:
-    """Six emulated servos that turn ideal shafts, within the limits of a guard."""
+    """Six emulated servos that turn ideal shafts, within a speed [deg/s] and an acceleration [deg/s²]."""
 
-    def __init__(self, pose, limits):
+    def __init__(self, pose, speed, acceleration):
         self.shafts = [IdealShaft(value * STEPS_PER_DEGREE) for value in pose]
         self.servos = [Servo(joint, shaft) for joint, shaft in zip(arm.JOINTS, self.shafts, strict=True)]
         for servo in self.servos:
             servo.set("Torque_Enable", 1)
-            servo.set("Goal_Velocity", int(limits.servo_velocities[0] * STEPS_PER_DEGREE))
-            servo.set("Acceleration", int(limits.servo_acceleration * STEPS_PER_DEGREE / 100))
+            servo.set("Goal_Velocity", int(speed * STEPS_PER_DEGREE))
+            servo.set("Acceleration", int(acceleration * STEPS_PER_DEGREE / 100))
 
     def move(self, goals, seconds):
         """Send goals (6,) [deg], and return the poses of the next seconds, (T, 6) [deg]."""
@@ -163,7 +163,7 @@ class IdealArm:
 def test_the_path_of_servos_is_predicted(rng):
     limits = GuardLimits(velocity=120, acceleration=1200)
     for _ in range(20):
-        moving = IdealArm(np.zeros(6), limits)
+        moving = IdealArm(np.zeros(6), limits.velocity, limits.acceleration)
         before = moving.move(rng.uniform(-40, 40, 6), 0.2)
         motion = Motion(before[-1], (before[-1] - before[-2]) / TICK)
         goals = rng.uniform(-40, 40, 6)
@@ -176,7 +176,8 @@ def test_joints_that_do_not_arrive_together_stay_above_the_table():
     rng = np.random.default_rng(1)
     limits = GuardLimits(velocity=120, acceleration=1200, table=0.01)
     clock = type("Clock", (), {"now": 100.0, "__call__": lambda self: self.now})()
-    guard, moving, lowest = Guard(limits, clock), IdealArm(arm.HOME, limits), []
+    moving = IdealArm(arm.HOME, limits.servo_velocities[0], limits.servo_acceleration)
+    guard, lowest = Guard(limits, clock), []
     guard.initialise(arm.HOME)
     pose = arm.HOME
     for number in range(600):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated robot and the scripted teleoperator under LeRobot's own commands."""
 
+import importlib.util
+import itertools
 import logging
 import types
 
@@ -58,9 +60,13 @@ def clock(monkeypatch):
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    for script in (lerobot_record, lerobot_replay, lerobot_teleoperate):
-        monkeypatch.setattr(script, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
-        monkeypatch.setattr(script, "precise_sleep", sleep)
+    modules = [lerobot_record, lerobot_replay, lerobot_teleoperate]
+    if importlib.util.find_spec("lerobot.utils.cycle_timer"):  # after LeRobot 0.6.1
+        modules.append(importlib.import_module("lerobot.utils.cycle_timer"))
+    replaced = {"time": types.SimpleNamespace(perf_counter=lambda: now[0]), "precise_sleep": sleep}
+    for module, name in itertools.product(modules, replaced):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, replaced[name])
     return now
 
 
