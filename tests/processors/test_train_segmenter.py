@@ -439,6 +439,9 @@ def test_a_finished_or_other_training_is_left_as_it_is(trained, dataset, tmp_pat
     before = (trained / "metrics.json").read_bytes()
     with pytest.raises(FileExistsError, match="--resume=true"):
         train(config(dataset, trained, **options))
+    saved = json.loads((trained / "training.json").read_text())
+    del saved["single_objects"]  # an option that the version of that training did not have
+    (trained / "training.json").write_text(json.dumps(saved))
     train(config(dataset, trained, resume=True, **options))
     assert (trained / "metrics.json").read_bytes() == before
     with pytest.raises(FileNotFoundError, match="leave out --resume"):

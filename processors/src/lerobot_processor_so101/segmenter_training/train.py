@@ -176,12 +176,14 @@ def _store_options(config: TrainConfig, validation: list[str]) -> None:
     path = config.output_dir / "training.json"
     now = json.loads(json.dumps({**asdict(config), "validation": validation}, default=str))
     if config.resume and path.is_file():
-        before = json.loads(path.read_text())
+        # An option that is newer than the training has its default there.
+        defaults = asdict(TrainConfig(config.data))
+        before = json.loads(json.dumps(defaults, default=str)) | json.loads(path.read_text())
         for key in now.keys() - set(_MAY_CHANGE):
-            if before.get(key) != now[key]:
+            if before[key] != now[key]:
                 raise ValueError(
                     f"--resume: {config.output_dir} was started with another --{key}: found "
-                    f"{str(now[key])[:80]}, expected {str(before.get(key))[:80]}."
+                    f"{str(now[key])[:80]}, expected {str(before[key])[:80]}."
                 )
     write_json(path, now)
 
