@@ -9,7 +9,8 @@
   the guard's limits, allowing two encoder steps (0.18 deg; 2 mm of the gripper) for rounding.
 - Motion: the emulated arm moves. Its true joints, which the driver cannot read, are recorded after every
   physics step, at the limits of the goals and at the default ones. The lowest point is that of all vertices
-  of its meshes, by MuJoCo's kinematics.
+  of its meshes, by MuJoCo's kinematics. Violations soon after the arm has touched the cube are counted apart,
+  too: to a joint that is held up for a moment, the guard cannot react.
 - Core: commands to the guard alone, judged by the same kinematics of MuJoCo.
 
 Ten minutes on two quiet cores; writes results/safety/guard.json.
@@ -53,6 +54,7 @@ STEP, REACH = 2 * 360 / 4095, 0.002  # deg, m: what rounding to encoder steps ma
 TIP = np.array([0.0, 0.0, -0.0981274])  # of the static finger, in the hand's frame [m]
 # Of the moving arm: speeds are distances over 0.1 s; gear play, sag and the points that the guard checks.
 PLAY, MISSED = 2.0, 0.010  # deg (percent), m
+AFTER = 0.3  # s after a touch of the cube, in which the arm may still catch up
 
 
 class Clock:
@@ -256,13 +258,14 @@ def wait_for_command(robot: Any) -> None:
 def move(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[str, Any]:
     """Send commands to an arm that moves, and count the physics steps in which it exceeds a limit."""
     robot, clock = connected(config, arm)
-    raised, path = 0, []
+    raised, path, touches = 0, [], []
 
     def advance(seconds: float) -> None:
         for _ in range(max(1, round(seconds / PHYSICS_STEP))):
             arm.advance(PHYSICS_STEP)
             clock.now += PHYSICS_STEP
             path.append(from_radians(arm.follower.joints.radians))
+            touches.append(touches_object(arm))
 
     stream = commands(count, 1, MOVING)
     for kind, seconds, command in tqdm(stream, total=count, desc=f"{config.type} moves", mininterval=10):
@@ -281,18 +284,28 @@ def move(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[
     measured = speeds(joints)
     exceeded = beyond(joints, limits, PLAY, MISSED)
     exceeded["velocity"] = (measured > FASTER * limits.velocities).any(1)
+    after = np.convolve(touches, np.ones(round(AFTER / PHYSICS_STEP)))[: len(touches)] > 0
     return {
         "robot": "so101_guarded" if hasattr(robot, "guard") else "so101_follower",
         "velocity_limit": limits.velocity,
         "commands": count,
         "physics_steps": len(joints),
         "violations": {name: int(exceeded[name].sum()) for name in BY_NAME if name in exceeded},
+        "velocity_after_touch": int((exceeded["velocity"] & after[-len(measured) :]).sum()),
         "fastest_body": round(float(measured[:, :GRIPPER].max()), 1),
         "fastest_gripper": round(float(measured[:, GRIPPER].max()), 1),
         "lowest_mm": round(1000 * float(reached(joints)[0].min()), 1),
         "raised": raised,
         "responses": responses,
     }
+
+
+def touches_object(arm: VirtualArm) -> bool:
+    """Whether any part of the arm touches the cube."""
+    model, data = arm.world.model, arm.world.data
+    bodies = model.geom_bodyid[data.contact.geom[: data.ncon]]  # (C, 2)
+    fixed = [0, model.body("cube").id]
+    return bool((np.isin(bodies, fixed[1]).any(1) & ~np.isin(bodies, fixed).all(1)).any())
 
 
 def core(limits: GuardLimits, count: int) -> dict[str, Any]:
