@@ -80,7 +80,8 @@ def save_published(folder: Path) -> tuple[str, str]:
     """Save a SmolVLA with random weights, laid out as published; return the folders of its VLM and of it."""
     vlm, checkpoint = save_published_vlm(folder / "vlm", [SENTENCE]), str(folder / "smolvla")
     policy = SmolVLAPolicy(SmolVLAConfig(**robot_features((480, 640)), vlm_model_name=vlm, device="cpu"))
-    policy.model.vlm_with_expert.vlm.bfloat16()
+    policy.model.vlm_with_expert.vlm.bfloat16().save_pretrained(vlm)
+    policy.config.load_vlm_weights = True  # as published; SmolVLA then keeps the language model in bfloat16
     policy.save_pretrained(checkpoint)
     return vlm, checkpoint
 
