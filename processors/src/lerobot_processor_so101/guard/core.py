@@ -70,7 +70,7 @@ class Clearance:
 
 
 def judge(
-    command: object,
+    requested: np.ndarray | None,
     last: LastCommand,
     limits: GuardLimits,
     now: float,
@@ -82,7 +82,7 @@ def judge(
     """Judge a command.
 
     Args:
-        command: six positions [deg; gripper in percent]; anything else holds.
+        requested: finite positions, (6,) [deg; gripper in percent]; None holds.
         last, limits: the last command, and the limits of the arm.
         now: current time, by the clock of `last` [s].
         observed: time of the observation that the command was computed from; None if there is none.
@@ -90,7 +90,6 @@ def judge(
         clearance: of earlier commands; saves time, and changes no verdict.
         motion: measured motion of the arm; None without a measurement.
     """
-    requested = _positions(command)
     if requested is None:
         return _hold(last, now, "no six finite positions")
     if observed is not None and now - observed > limits.max_age:
@@ -233,13 +232,13 @@ class Guard:
             raise RuntimeError(
                 "guard: the current pose is unknown; call initialise() with measured positions."
             )
-        now, near = self._clock(), None
+        now, near, requested = self._clock(), None, _positions(command)
         if self._tracking.is_measured:
             near = self._tracking.bounds(now)
-            if (requested := _positions(command)) is not None:
-                self._tracking.record(requested, near)
+            if requested is not None:
+                self._tracking.record(requested)
         verdict = judge(
-            *(command, self._last, self.limits, now, self._freshness(now), near, self._clearance),
+            *(requested, self._last, self.limits, now, self._freshness(now), near, self._clearance),
             self._tracking.motion,
         )
         self._last = verdict.command

@@ -62,10 +62,10 @@ class Tracking:
         """Return the lowest and the highest goal of each joint, (2, 6)."""
         return np.array([joint.bounds(now) for joint in self._joints]).T
 
-    def record(self, requested: np.ndarray, near: np.ndarray) -> None:
-        """Record a command (6,): the joints that it pushes beyond the bounds (2, 6)."""
-        for joint, goal, low, high in zip(self._joints, requested.tolist(), *near.tolist(), strict=True):
-            joint.record(goal, low, high)
+    def record(self, requested: np.ndarray) -> None:
+        """Record a command (6,): the joints that it pushes beyond the last `bounds`."""
+        for joint, goal in zip(self._joints, requested.tolist(), strict=True):
+            joint.record(goal)
 
     def _speed_to(self, joints: np.ndarray, now: float) -> np.ndarray:
         """Return the speed since the last measurement, (6,); 0 if that is too long ago."""
@@ -90,6 +90,7 @@ class _JointTracking:
         self._sagged = -math.inf  # time of the last change of the floor [s]
         self._side = 0  # direction in which the lead is reduced
         self._growing = -math.inf  # time since which the lead grows back [s]
+        self._bounds = 0.0, 0.0  # the last ones
 
     def observe(self, position: float, now: float) -> None:
         """Take a measured position, and find out whether the joint is stuck or free again."""
@@ -116,22 +117,23 @@ class _JointTracking:
         full = self._full(now)
         low, high = self._measured - full, self._measured + full
         # On the side of the push: around the anchor while eased off, then growing around the measurement.
+        bound = None
         if self._eased is not None:
             is_probe = (now - self._eased) % (_REST + _PROBE) >= _REST
             bound = self._anchor + self._side * (self._floor + (self._probe if is_probe else -_PLAY))
         elif now - self._growing < _REGROW:
             lead = max(self._floor + self._probe, full * ((now - self._growing) / _REGROW))
             bound = self._measured + self._side * lead
-        else:
-            return low, high
-        if self._side > 0:
+        if bound is not None and self._side > 0:
             high = min(high, bound)
-        else:
+        elif bound is not None:
             low = max(low, bound)
-        return min(low, high), high
+        self._bounds = min(low, high), high
+        return self._bounds
 
-    def record(self, goal: float, low: float, high: float) -> None:
-        """Record a command: whether it pushes the joint beyond its bounds."""
+    def record(self, goal: float) -> None:
+        """Record a command: whether it pushes the joint beyond its last bounds."""
+        low, high = self._bounds
         self._push = (goal > high) - (goal < low)
         if self._eased is not None:
             is_onward = self._side * (goal - self._anchor) > self._floor + _PROGRESS
