@@ -156,6 +156,7 @@ def _within_bounds(
 ) -> tuple[np.ndarray, list[str]]:
     """Return the first of `_FRACTIONS` of a step that stays in bounds, and the bounds that it meets."""
     goal = (joints + step)[None]
+    # First the goal alone, which near a bound decides already.
     if clearance.is_enough(goal) and (
         motion is None or clearance.is_enough(np.concatenate([goal, stops(motion, limits)]))
     ):

@@ -75,7 +75,7 @@ class Tracking:
 
 
 class _JointTracking:
-    """Bounds of the goals of one joint. It counts in scalars, which for six joints is faster than arrays."""
+    """Bounds of the goals of one joint, in scalars: for six joints they are faster than arrays."""
 
     def __init__(self, velocity: float, margin: float, may_ease: bool) -> None:
         self._velocity, self._margin, self._may_ease = velocity, margin, may_ease
