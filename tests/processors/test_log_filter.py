@@ -14,7 +14,10 @@ def fails(name):
 
 
 @pytest.fixture
-def logger():
+def logger(caplog):
+    caplog.set_level(
+        logging.WARNING, "lerobot.utils.import_utils"
+    )  # commands of other tests set a higher one
     logger = logging.getLogger("lerobot.utils.import_utils")
     before = logger.filters[:]
     logger.filters[:] = [TorchcodecFilter()]
