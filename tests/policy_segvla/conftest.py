@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny policies and batches for segvla and SmolVLA."""
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 
+from lerobot_env_so101_workbench.demos.command import DemosConfig, record
 from lerobot_policy_segvla import SegVLAConfig
 from lerobot_policy_segvla.small_vlm import save_small_vlm
-from tests.tiny import robot_features, tiny_smolvla
+from tests.tiny import robot_features, tiny_mask2former, tiny_smolvla
 
 CLASSES = ["background", "table", "red cube", "green cube", "blue bowl", "white bowl"]
 CAMERAS = ("top", "wrist")
@@ -75,3 +80,19 @@ def make_batch(seed: int = 0, scores: bool = True, size=SIZE) -> dict:
 def noise_and_time(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(BATCH, 6, 32, generator=generator), torch.rand(BATCH, generator=generator)
+
+
+def save_demos_and_models(folder: Path, size: int) -> Path:
+    """Save one demonstration of `sort_cubes` in `demos`, a Mask2Former and a small VLM; return the folder."""
+    own = {"task": "sort_cubes", "cameras": ["top"], "height": size, "width": size, "video": False}
+    record(DemosConfig(root=folder / "demos", episodes=1, **own))
+    tiny_mask2former(folder / "mask2former")
+    save_small_vlm(folder / "vlm", SENTENCES)
+    return folder
+
+
+def run(main: Callable[[], object], command: str) -> None:
+    """Run a command of LeRobot with options."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [main.__module__, *command.split()])
+        main()

@@ -7,7 +7,6 @@ float32, and pipelines as JSON beside it.
 
 import json
 import shutil
-import sys
 from threading import Thread
 
 import numpy as np
@@ -20,16 +19,14 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from lerobot.scripts import lerobot_eval, lerobot_rollout, lerobot_train
 from safetensors.torch import load_file
 
-from lerobot_env_so101_workbench.demos.command import DemosConfig, record
 from lerobot_env_so101_workbench.device_configs import SO101SimConfig
 from lerobot_env_so101_workbench.tasks import SortCubes
 from lerobot_policy_segvla.modeling_segvla import SegVLAFlowMatching
-from lerobot_policy_segvla.small_vlm import save_small_vlm
 from lerobot_processor_so101.arm import ACTION_NAMES
 from lerobot_processor_so101.policy.server import serve
-from tests.tiny import robot_features, save_policy, tiny_mask2former, tiny_smolvla
+from tests.tiny import robot_features, save_policy, tiny_smolvla
 
-from .conftest import SENTENCES
+from .conftest import SENTENCES, run, save_demos_and_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plugins")]
 SIZE = 32
@@ -47,26 +44,16 @@ def sim(camera: str, prefix: str = "env") -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Demonstrations, a Mask2Former, and the published checkpoint."""
-    folder = tmp_path_factory.mktemp("published")
-    own = {"task": "sort_cubes", "cameras": ["top"], "height": SIZE, "width": SIZE, "video": False}
-    record(DemosConfig(root=folder / "demos", episodes=1, **own))
-    tiny_mask2former(folder / "mask2former")
-    vlm = save_small_vlm(folder / "vlm", SENTENCES)
+    folder = save_demos_and_models(tmp_path_factory.mktemp("published"), SIZE)
     torch.manual_seed(3)
     features = robot_features((256, 256), ("camera1", "camera2", "camera3"))
-    policy = SmolVLAPolicy(SmolVLAConfig(**features, **tiny_smolvla(vlm)))
+    policy = SmolVLAPolicy(SmolVLAConfig(**features, **tiny_smolvla(str(folder / "vlm"))))
     policy.model.vlm_with_expert.vlm.bfloat16()
     statistics = {
         key: {"mean": torch.zeros(6), "std": torch.ones(6)} for key in ("observation.state", "action")
     }
     save_policy(policy, folder / "smolvla_base", statistics)
     return folder
-
-
-def run(main, command: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [main.__module__, *command.split()])
-        main()
 
 
 def train(folder, output: str, options: str = "") -> None:

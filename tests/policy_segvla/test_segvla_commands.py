@@ -3,7 +3,6 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -11,16 +10,13 @@ import torch
 from lerobot.scripts import lerobot_eval, lerobot_rollout, lerobot_train
 from safetensors.torch import load_file
 
-from lerobot_env_so101_workbench.demos.command import DemosConfig, record
 from lerobot_policy_segvla.explain import COLUMNS, TILE
 from lerobot_policy_segvla.modeling_segvla import SegVLAFlowMatching
-from lerobot_policy_segvla.small_vlm import save_small_vlm
 from lerobot_processor_so101.precompute.command import precompute
 from lerobot_processor_so101.precompute.perception import PrecomputeConfig
 from tests.conftest import count_pictures
-from tests.tiny import tiny_mask2former
 
-from .conftest import SENTENCES
+from .conftest import run, save_demos_and_models
 
 SIZE = 32
 SIM = f"--env.type=so101_sim --env.task=sort_cubes --env.cameras=[top] --env.height={SIZE} --env.width={SIZE}"
@@ -29,37 +25,24 @@ SIM = f"--env.type=so101_sim --env.task=sort_cubes --env.cameras=[top] --env.hei
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Demonstrations without and with precomputed scores, a small VLM and a Mask2Former."""
-    folder = tmp_path_factory.mktemp("segvla")
-    config = DemosConfig(
-        root=folder / "demos",
-        task="sort_cubes",
-        episodes=1,
-        cameras=["top"],
-        height=SIZE,
-        width=SIZE,
-        video=False,
-    )
-    record(config)
-    model = tiny_mask2former(folder / "mask2former")
+    folder = save_demos_and_models(tmp_path_factory.mktemp("segvla"), SIZE)
     precompute(
         PrecomputeConfig(
-            root=folder / "demos", output=folder / "scored", segmenter=model, forms=["top_k"], top_k=4, grid=8
+            root=folder / "demos",
+            output=folder / "scored",
+            segmenter=str(folder / "mask2former"),
+            forms=["top_k"],
+            top_k=4,
+            grid=8,
         )
     )
-    save_small_vlm(folder / "vlm", SENTENCES)
     return folder
 
 
-def run(main, monkeypatch, command: str) -> None:
-    monkeypatch.setattr(sys, "argv", command.split())
-    main()
-
-
-def train(folder, monkeypatch, dataset: str, output: str, options: str = "") -> None:
+def train(folder, dataset: str, output: str, options: str = "") -> None:
     run(
         lerobot_train.main,
-        monkeypatch,
-        f"lerobot-train --policy.type=segvla --policy.vlm_model_name={folder / 'vlm'} "
+        f"--policy.type=segvla --policy.vlm_model_name={folder / 'vlm'} "
         "--policy.num_vlm_layers=2 --policy.resize_imgs_with_padding=[64,64] --policy.push_to_hub=false "
         f"--policy.segmenter={folder / 'mask2former'} --policy.device=cpu "
         "--policy.segmentation_kind=top_k --policy.segmentation_task_classes=[table,bottle] "
@@ -85,13 +68,13 @@ def test_resumed_training_on_precomputed_scores_equals_uninterrupted(folder, mon
     noise = torch.randn(2, 50, 32, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(SegVLAFlowMatching, "sample_noise", lambda *_: noise)
     monkeypatch.setattr(SegVLAFlowMatching, "sample_time", lambda *_: torch.tensor([0.3, 0.7]))
-    train(folder, monkeypatch, "scored", "train_scored", "--policy.segmentation_dropout_prob=0")
+    train(folder, "scored", "train_scored", "--policy.segmentation_dropout_prob=0")
     assert not calls
     first, last = (folder / "train_scored" / "checkpoints" / f"00000{step}" for step in (1, 2))
     saved, uninterrupted = weights(first), weights(last)
     shutil.rmtree(last)
     config = first / "pretrained_model" / "train_config.json"
-    run(lerobot_train.main, monkeypatch, f"lerobot-train --resume=true --config_path={config}")
+    run(lerobot_train.main, f"--resume=true --config_path={config}")
     torch.testing.assert_close(weights(last), uninterrupted, rtol=0, atol=0)
     # The second step changes weights of SmolVLA and of the cues, so that the comparison can fail.
     changed = {key for key, value in saved.items() if not value.equal(uninterrupted[key])}
@@ -102,7 +85,7 @@ def test_resumed_training_on_precomputed_scores_equals_uninterrupted(folder, mon
 def test_live_scores_and_acting(folder, monkeypatch, calls, plugins, tmp_path):
     from lerobot_env_so101_workbench.tasks import SortCubes
 
-    train(folder, monkeypatch, "demos", "train_live")
+    train(folder, "demos", "train_live")
     assert calls == [2, 2]  # one call per step of two samples
     calls.clear()
     monkeypatch.setattr(SortCubes, "time_limit_s", 100 / 30)
@@ -113,8 +96,7 @@ def test_live_scores_and_acting(folder, monkeypatch, calls, plugins, tmp_path):
     try:
         run(
             lerobot_eval.main,
-            monkeypatch,
-            f"lerobot-eval --policy.path={checkpoint} --policy.device=cpu {SIM} --eval.n_episodes=1 "
+            f"--policy.path={checkpoint} --policy.device=cpu {SIM} --eval.n_episodes=1 "
             f"--eval.batch_size=1 --eval.use_async_envs=false --output_dir={tmp_path / 'eval'}",
         )
         assert json.loads((tmp_path / "eval" / "eval_info.json").read_text())["overall"]["n_episodes"] == 1
@@ -123,8 +105,7 @@ def test_live_scores_and_acting(folder, monkeypatch, calls, plugins, tmp_path):
         for inference in ("sync", "rtc"):
             run(
                 lerobot_rollout.main,
-                monkeypatch,
-                f"lerobot-rollout --strategy.type=base --inference.type={inference} --task=Sort --duration=1 "
+                f"--strategy.type=base --inference.type={inference} --task=Sort --duration=1 "
                 f"--fps=30 --policy.path={checkpoint} --policy.device=cpu --robot.type=so101_sim "
                 f"--robot.task=sort_cubes --robot.views=[top] --robot.height={SIZE} --robot.width={SIZE}",
             )
@@ -134,12 +115,12 @@ def test_live_scores_and_acting(folder, monkeypatch, calls, plugins, tmp_path):
         away.rename(folder / "vlm")
 
 
-def test_view_draws_the_tokens(folder, monkeypatch, plugins, tmp_path):
+def test_view_draws_the_tokens(folder, plugins, tmp_path):
     from PIL import Image
 
     from lerobot_processor_so101.viewer.view import ViewConfig, view
 
-    train(folder, monkeypatch, "scored", "viewed")
+    train(folder, "scored", "viewed")
     checkpoint = folder / "viewed" / "checkpoints" / "000002" / "pretrained_model"
     view(ViewConfig(root=folder / "scored", checkpoint=checkpoint, output=tmp_path / "view.png", frames=2))
     image = np.asarray(Image.open(tmp_path / "view.png"))
@@ -151,12 +132,10 @@ def test_view_draws_the_tokens(folder, monkeypatch, plugins, tmp_path):
         view(ViewConfig(root=folder / "scored", checkpoint=tmp_path, output=tmp_path / "other.png"))
 
 
-def test_adapters_on_a_warm_start(folder, monkeypatch, plugins):
-    train(folder, monkeypatch, "scored", "base")
+def test_adapters_on_a_warm_start(folder, plugins):
+    train(folder, "scored", "base")
     base = folder / "base" / "checkpoints" / "000002" / "pretrained_model"
-    train(
-        folder, monkeypatch, "scored", "lora", f"--policy.init_from={base} --peft.method_type=LORA --peft.r=2"
-    )
+    train(folder, "scored", "lora", f"--policy.init_from={base} --peft.method_type=LORA --peft.r=2")
     saved = folder / "lora" / "checkpoints" / "000002" / "pretrained_model"
     adapter = load_file(saved / "adapter_model.safetensors")
     assert any("lora_A" in key for key in adapter)

@@ -15,9 +15,8 @@ def fails(name):
 
 @pytest.fixture
 def logger(caplog):
-    caplog.set_level(
-        logging.WARNING, "lerobot.utils.import_utils"
-    )  # commands of other tests set a higher one
+    # Commands of other tests leave a higher level.
+    caplog.set_level(logging.WARNING, "lerobot.utils.import_utils")
     logger = logging.getLogger("lerobot.utils.import_utils")
     before = logger.filters[:]
     logger.filters[:] = [TorchcodecFilter()]
