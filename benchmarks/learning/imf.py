@@ -39,7 +39,7 @@ from lerobot_processor_so101.policy.trained_policy import batch_of_one, load_pol
 
 from ..lib.clock import Clock
 from ..lib.report import FULL, arguments, save, show
-from ..lib.small_siglip import GRID
+from ..lib.small_siglip import GRID, cached_features, small_encoder
 from ..lib.study import TRAIN, Study, as_outcomes, compare, file_name, flags
 from ..lib.untrained import IMAGES
 from .imf_baselines import install_diffusion
@@ -80,6 +80,12 @@ ALL = {**VARIANTS, **{name: (options, (1, 2), (1.0,)) for name, options in ABLAT
 OWN = {"diffusion": "diffusion", "small diffusion": "diffusion", "regression": "regression"}
 
 
+def small_imf(encoder: Path, steps: int) -> dict[str, Any]:
+    """Return the options of imf on the small encoder, for a training of so many steps."""
+    own = {"type": "imf", "vision_model_name": encoder, "vision_grid": GRID}
+    return {**own, **HORIZON, **SMALL, "flow_matching_steps": steps // 2}
+
+
 class Heads(Study):
     """The steps of the study."""
 
@@ -87,11 +93,7 @@ class Heads(Study):
         """Train the shared encoder on other initial states than the demonstrations begin from."""
         shared = [*flags(episodes=self.options.frames, seed=40000, seg=True), *IMAGES]
         roots = [self.demonstrate(f"frames {task}", [f"--task={task}", *shared]) for task in TASKS]
-        out = self.out / "encoder"
-        command = ["python", "-m", "benchmarks.lib.small_siglip", "--roots", *map(str, roots)]
-        command += flags(output=out, steps=self.options.encoder_steps)
-        self.step("encoder", command, out / "model.safetensors")
-        return out
+        return small_encoder(self, roots)
 
     def demonstrations(self, task: str) -> Path:
         """Record the demonstrations of all variants."""
@@ -100,9 +102,7 @@ class Heads(Study):
 
     def features(self, task: str) -> Path:
         """Replace the images of the demonstrations by the encoder's features."""
-        options = {"root": self.demonstrations(task), "drop_rgb": True}
-        options |= {"vision_model_name": self.encoder(), "vision_grid": GRID}
-        return self.dataset(f"{task}_features", ["so101-cache-vision", *flags(**options)])
+        return cached_features(self, self.demonstrations(task), self.encoder())
 
     def environment_state(self, task: str, features: Path) -> Path:
         """Write the same features as LeRobot's diffusion reads vectors: in one key."""
@@ -127,8 +127,7 @@ class Heads(Study):
         elif variant == "act from pixels":
             policy = ACT
         else:
-            policy = {"type": "imf", "vision_model_name": self.encoder(), "vision_grid": GRID}
-            policy |= {**HORIZON, **SMALL, "flow_matching_steps": steps // 2}
+            policy = small_imf(self.encoder(), steps)
         # 2. what it learns from
         if "pixels" in variant:
             policy = {**policy, "pretrained_backbone_weights": None}

@@ -32,10 +32,10 @@ from matplotlib.figure import Figure
 from lerobot_processor_so101.success_rates import hierarchical_interval, with_interval
 
 from ..lib.report import arguments, percent, save, table
-from ..lib.small_siglip import GRID
+from ..lib.small_siglip import cached_features, small_encoder
 from ..lib.study import Study, environment, file_name, flags, listed
-from ..lib.untrained import IMAGES
-from .imf import HORIZON, SMALL, TRAINING
+from ..lib.untrained import SIZE
+from .imf import TRAINING, small_imf
 from .segdepth import MASKS, TASKS
 
 RECORDED = {
@@ -47,7 +47,7 @@ RECORDED = {
 VARIANTS = (*RECORDED, "plain")
 TASK, LEVEL = "place_cube", "randomised"
 STEPS = {"segdepth": 4000, "imf": 8000}  # of 32 samples
-RENDERED = {"segdepth": [*MASKS, "--video=false"], "imf": IMAGES}
+RENDERED = {"segdepth": MASKS, "imf": SIZE}
 KEYS = ("policy", "task", "level", "states", "variant", "round", "seed")
 
 
@@ -56,7 +56,7 @@ class Takeovers(Study):
 
     def record(self, name: str, episodes: int, *options: str) -> Path:
         """Record demonstrations or takeovers."""
-        shared = [f"--task={TASK}", f"--level={LEVEL}", *RENDERED[self.options.policy]]
+        shared = [f"--task={TASK}", f"--level={LEVEL}", "--video=false", *RENDERED[self.options.policy]]
         return self.demonstrate(name, [*shared, f"--episodes={episodes}", *options])
 
     def add(self, name: str, root: Path, episodes: int, *options: str) -> Path:
@@ -106,28 +106,20 @@ class Takeovers(Study):
         """Return the options of the policy, and of the dataset that it learns from."""
         if self.options.policy == "segdepth":
             return [*self.arrays(root), "--policy.type=segdepth", *TASKS[TASK]]
-        encoder = {"vision_model_name": self.encoder(), "vision_grid": GRID}
-        command = ["so101-cache-vision", *flags(root=root, drop_rgb=True, **encoder)]
-        features = self.dataset(f"{root.name}_features", command)
-        policy = {"type": "imf", **encoder, **HORIZON, **SMALL, **TRAINING, "num_inference_steps": 2}
-        policy |= {"flow_matching_steps": STEPS["imf"] // 2}
-        return [*self.arrays(features), *flags("policy.", **policy)]
+        encoder = self.encoder()
+        policy = {**TRAINING, **small_imf(encoder, STEPS["imf"]), "num_inference_steps": 2}
+        return [*self.arrays(cached_features(self, root, encoder)), *flags("policy.", **policy)]
 
     def encoder(self) -> Path:
         """Train imf's encoder on other initial states than the demonstrations begin from."""
         frames = self.record("frames", self.options.frames, "--seg=true", "--seed=40000", "--workers=2")
-        out = self.out / "encoder"
-        command = ["python", "-m", "benchmarks.lib.small_siglip", "--roots", str(frames)]
-        command += flags(output=out, steps=self.options.encoder_steps)
-        self.step("encoder", command, out / "model.safetensors")
-        return out
+        return small_encoder(self, [frames])
 
     def row(self, variant: str, number: int, seed: int) -> dict:
         """Train one round of a variant, and evaluate it."""
         checkpoint, frames = self.round(variant, number, seed)
         policy, states = self.options.policy, self.options.states
-        images = [image for image in RENDERED[policy] if image != "--video=false"]
-        env = [*environment(images, task=TASK, level=LEVEL, starts=states), "--eval.batch_size=1"]
+        env = [*environment(RENDERED[policy], task=TASK, level=LEVEL, starts=states), "--eval.batch_size=1"]
         name = f"{variant if number else 'first'} {number} seed {seed} {states}"
         case = {"policy": policy, "task": TASK, "level": LEVEL, "states": states, "variant": variant}
         outcomes = self.evaluate(name, checkpoint, env)

@@ -23,6 +23,7 @@ from lerobot_processor_so101 import class_masks
 from lerobot_processor_so101.perception.stored import decode_ids
 
 from .report import arguments
+from .study import Study, flags
 
 SIDE, PATCH, GRID, WIDTH = 96, 8, 4, 48
 CELL = SIDE // GRID
@@ -80,6 +81,20 @@ def load(root: Path) -> tuple[Tensor, Tensor]:
             images.append((255 * row[key.removesuffix("_seg")]).byte())
             ids.append(table[decode_ids(row[key]).long()].byte())
     return torch.stack(images), torch.stack(ids)
+
+
+def small_encoder(study: Study, roots: list[Path]) -> Path:
+    """Train the encoder on recordings, as a step of a study, and return its folder."""
+    out = study.out / "encoder"
+    command = ["python", "-m", "benchmarks.lib.small_siglip", "--roots", *map(str, roots)]
+    command += flags(output=out, steps=study.options.encoder_steps)
+    return study.step("encoder", command, out / "model.safetensors").parent
+
+
+def cached_features(study: Study, root: Path, encoder: Path) -> Path:
+    """Replace the images of a recording by the encoder's features, and return the new dataset."""
+    options = {"root": root, "drop_rgb": True, "vision_model_name": encoder, "vision_grid": GRID}
+    return study.dataset(f"{root.name}_features", ["so101-cache-vision", *flags(**options)])
 
 
 def main() -> None:

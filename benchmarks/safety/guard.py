@@ -13,7 +13,7 @@
   too: to a joint that is held up for a moment, the guard cannot react.
 - Core: commands to the guard alone, judged by the same kinematics of MuJoCo.
 
-Ten minutes on two quiet cores; writes results/safety/guard.json.
+Twenty minutes on two quiet cores; writes results/safety/guard.json.
 """
 
 import math
@@ -265,7 +265,7 @@ def move(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[
             arm.advance(PHYSICS_STEP)
             clock.now += PHYSICS_STEP
             path.append(from_radians(arm.follower.joints.radians))
-            touches.append(touches_object(arm))
+            touches.append(touches_cube(arm))
 
     stream = commands(count, 1, MOVING)
     for kind, seconds, command in tqdm(stream, total=count, desc=f"{config.type} moves", mininterval=10):
@@ -300,12 +300,12 @@ def move(config: Any, arm: VirtualArm, count: int, limits: GuardLimits) -> dict[
     }
 
 
-def touches_object(arm: VirtualArm) -> bool:
-    """Whether any part of the arm touches the cube."""
-    model, data = arm.world.model, arm.world.data
-    bodies = model.geom_bodyid[data.contact.geom[: data.ncon]]  # (C, 2)
-    fixed = [0, model.body("cube").id]
-    return bool((np.isin(bodies, fixed[1]).any(1) & ~np.isin(bodies, fixed).all(1)).any())
+def touches_cube(arm: VirtualArm) -> bool:
+    """Whether any part of the arm touches the cube; `World.is_touched` knows the fingers only."""
+    model = arm.world.model
+    bodies = model.geom_bodyid[arm.world.data.contact.geom]  # (contacts, 2)
+    others = bodies[:, ::-1][bodies == model.body("cube").id]
+    return bool(others.any())  # body 0 is the table
 
 
 def core(limits: GuardLimits, count: int) -> dict[str, Any]:
