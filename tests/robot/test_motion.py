@@ -176,7 +176,7 @@ def test_joints_that_do_not_arrive_together_stay_above_the_table():
     rng = np.random.default_rng(1)
     limits = GuardLimits(velocity=120, acceleration=1200, table=0.01)
     clock = type("Clock", (), {"now": 100.0, "__call__": lambda self: self.now})()
-    moving = IdealArm(arm.HOME, limits.servo_velocities[0], limits.servo_acceleration)
+    moving = IdealArm(arm.HOME, limits.servo_velocities[0], limits.servo_accelerations[0])
     guard, lowest = Guard(limits, clock), []
     guard.initialise(arm.HOME)
     pose = arm.HOME

@@ -276,8 +276,9 @@ class SO101Guarded(SOFollower):
         """
         phases, found = self._read_registers("Phase"), self._read_registers("Goal_Velocity")
         speeds, accelerations = {}, {}
-        for joint, velocity in zip(JOINTS, limits.servo_velocities, strict=True):
-            acceleration = np.inf if joint == "gripper" else limits.servo_acceleration
+        for joint, velocity, acceleration in zip(
+            JOINTS, limits.servo_velocities, limits.servo_accelerations, strict=True
+        ):
             steps = _STEPS_PER_TURN / 360  # per degree or percent
             if joint == "gripper":
                 ends = self.calibration[joint]

@@ -92,9 +92,9 @@ class GuardLimits:
         return self.velocities * ([_SERVO_VELOCITY] * GRIPPER + [1.0])
 
     @cached_property
-    def servo_acceleration(self) -> float:
-        """Acceleration limit that is written to the body's servos [deg/s²]."""
-        return min(self.acceleration, _SERVO_ACCELERATION)
+    def servo_accelerations(self) -> np.ndarray:
+        """Acceleration limit that is written to each servo, (6,); none of the gripper."""
+        return np.minimum(self.accelerations, [_SERVO_ACCELERATION] * GRIPPER + [np.inf])
 
     @cached_property
     def joint_range(self) -> np.ndarray:

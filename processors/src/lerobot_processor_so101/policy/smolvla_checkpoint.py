@@ -50,6 +50,7 @@ class SmolVLACheckpointMixin(CheckpointMixin):
     """
 
     new_modules: tuple[str, ...] = ()  # names of the modules that SmolVLA lacks
+    config: Any  # of the policy
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
@@ -63,22 +64,21 @@ class SmolVLACheckpointMixin(CheckpointMixin):
 
     def wrap_with_peft(self, *args: Any, **kwargs: Any) -> Any:
         """Wrap the policy in adapters, whose base is the checkpoint that this policy started from."""
-        config = self.config  # type: ignore[attr-defined]
-        if config.init_from and not config.pretrained_path:
-            self.name_or_path = config.init_from
-        return super().wrap_with_peft(*args, **kwargs)  # type: ignore[misc]
+        if self.config.init_from and not self.config.pretrained_path:
+            self.name_or_path = self.config.init_from
+        return super().wrap_with_peft(*args, **kwargs)  # type: ignore[misc]  # of the policy
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
         """Return SmolVLA's targets; the new modules are small, and are trained and saved in full."""
-        targets = super()._get_default_peft_targets()  # type: ignore[misc]
-        own = {name for name, _ in self.named_modules()}  # type: ignore[attr-defined]
+        targets = super()._get_default_peft_targets()  # type: ignore[misc]  # of the policy
+        own = {name for name, _ in self.named_modules()}  # type: ignore[attr-defined]  # of the policy
         new = [name.rpartition(".")[2] for name in self.new_modules if name in own]
         return {**targets, "modules_to_save": new}
 
     def _validate_peft_config(self, peft_config: Any) -> None:
         """Require pretrained weights below the adapters: a checkpoint, or `init_from`."""
-        if not self.config.init_from:  # type: ignore[attr-defined]
-            super()._validate_peft_config(peft_config)  # type: ignore[misc]
+        if not self.config.init_from:
+            super()._validate_peft_config(peft_config)  # type: ignore[misc]  # of the policy
 
     def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
         """Save weights and configuration, and the language model's files."""
