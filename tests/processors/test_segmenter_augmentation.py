@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Augmentations of image, mask and disparity together."""
 
+import colorsys
+
 import numpy as np
 import pytest
 import torch
@@ -75,3 +77,21 @@ def test_upright_never_mirrors():
         moved = augment({"x": tv_tensors.Image(torch.zeros(3, 40, 40)), "y": tv_tensors.Mask(mask)})["y"]
         assert (moved == 1).nonzero()[:, 1].float().mean() > 20
         assert (moved == 2).nonzero()[:, 0].float().mean() > 20
+
+
+def test_lighting_keeps_named_colours_apart():
+    """`full` shifts red and yellow, 49 degrees apart, to the same orange."""
+    colours = torch.tensor([[217, 26, 26], [230, 191, 26]], dtype=torch.uint8)  # red, yellow
+    image = colours.T[..., None].repeat(1, 1, 40).repeat_interleave(20, 1)  # (3, 40, 40), red above yellow
+    hues = {}
+    for name in ("full", "lighting"):
+        augment, found = make_augmentation(name, (40, 40)), []
+        torch.manual_seed(0)
+        mask = torch.arange(1, 3, dtype=torch.uint8).repeat_interleave(20)[:, None].expand(40, 40)
+        for _ in range(60):
+            sample = augment({"x": tv_tensors.Image(image), "y": tv_tensors.Mask(mask)})
+            pixels = [sample["x"][:, sample["y"] == part].float().median(1).values / 255 for part in (1, 2)]
+            found.append([colorsys.rgb_to_hsv(*pixel.tolist())[0] for pixel in pixels])
+        red, yellow = (np.array(found).T + 0.5) % 1  # so that red does not wrap around
+        hues[name] = yellow.min() - red.max()
+    assert hues["full"] < 0 < hues["lighting"]

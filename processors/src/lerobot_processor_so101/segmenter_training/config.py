@@ -38,8 +38,8 @@ class TrainConfig:
         lr, weight_decay: options of AdamW; the learning rate falls along a cosine to 1e-6.
         loss: iou (soft intersection over union of each image), batch_iou (of each batch: a false object costs
             the same where there is none), ce (cross-entropy), or sums: iou+batch_iou, batch_iou+ce.
-        augment: full, upright (full without flips), lighting (upright with shadows, glare, exposure, noise,
-            and compression), flips or none.
+        augment: full, upright (full without flips), lighting (upright with shadows, glare, exposure, noise
+            and compression, and less change of hue, for classes named by colour), flips or none.
         patience: stop after this many epochs without a better mean IoU.
         val_share: fraction of the recordings to validate on.
         every: train on each n-th frame of a LeRobotDataset.

@@ -98,14 +98,14 @@ class EfficientViTFPNForSemanticSegmentation(PreTrainedModel):
             raise ValueError(
                 "disparity_labels: this model has no disparity head, expected `disparity_head=True`."
             )
-        # 5. loss at the size of the labels
+        # 5. loss at the size of the labels, in float32: it sums over all pixels
         loss = None
         if labels is not None:
-            enlarged = _enlarge(logits, labels.shape[-2:])
+            enlarged = _enlarge(logits.float(), labels.shape[-2:])
             parts = [_LOSSES[name](enlarged, labels.long()) for name in self.config.loss.split("+")]
             loss = torch.stack(parts).sum()
             if disparity is not None and disparity_labels is not None:
-                enlarged = _enlarge(disparity[:, None], labels.shape[-2:])[:, 0]
+                enlarged = _enlarge(disparity[:, None].float(), labels.shape[-2:])[:, 0]
                 loss = loss + F.l1_loss(enlarged, disparity_labels)
         return SegmenterOutput(loss=loss, logits=logits, disparity=disparity)
 
