@@ -31,7 +31,7 @@ class GuardLimits:
         joint_offsets: added to the arm's degrees to get the model's [deg], for an arm whose calibrated zero
             is not in the middle.
         tracking_error: distance by which a goal may lead the measured position, in addition to what the joint
-            moves in 0.1 s at its velocity limit [deg, percent]. It must exceed the sag under load.
+            moves in 0.05 s at its velocity limit [deg, percent]. It must exceed the sag under load.
         max_age: largest age of an observation when the first command after it is sent [s]; later commands
             hold the arm until the next observation.
         max_blind: longest time that commands may go on without a new observation [s], as homing does.
@@ -49,7 +49,7 @@ class GuardLimits:
     workspace: tuple[float, ...] = (-0.1, -0.45, -0.01, 0.5, 0.45, 0.5)
     table: float = -0.005
     joint_offsets: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
-    tracking_error: float = 10.0
+    tracking_error: float = 5.0
     max_age: float = 0.5
     max_blind: float = 5.0
     timeout: float = 0.5

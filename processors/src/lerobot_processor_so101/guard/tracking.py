@@ -16,7 +16,8 @@ from ..arm import GRIPPER, JOINTS
 from .limits import GuardLimits
 from .servo_path import Motion
 
-_RESPONSE = 0.1  # s that a moving joint may be behind its goal
+_BEHIND = 0.05  # s that a moving joint may be behind its goal
+_RESPONSE = 0.1  # s in which a joint responds
 _STUCK = 0.3  # s without progress after which a joint is stuck
 _PROGRESS = 0.2  # deg, two encoder steps: less is no motion
 _SAG = 1.0  # deg against the direction of the push; less is gear play
@@ -141,4 +142,4 @@ class _JointTracking:
 
     def _full(self, now: float) -> float:
         """Largest lead; it grows with the age of the measurement."""
-        return self._margin + self._velocity * (_RESPONSE + now - self._time)
+        return self._margin + self._velocity * (_BEHIND + now - self._time)
