@@ -69,10 +69,10 @@ def save(
         rows: measurements of this run.
         keys: fields that are equal in two rows of the same measurement. Stored rows that are not measured
             again stay; without keys, none does.
-        settings: of this run; its folder is left out.
+        settings: of this run; paths, which say where and not what, are left out.
         tables: further lists of rows; each replaces the stored one of its name.
     """
-    settings = {key: value for key, value in (settings or {}).items() if key != "out"}
+    settings = {key: value for key, value in (settings or {}).items() if not isinstance(value, Path)}
     run = {**circumstances(), "settings": settings}
     path = (RESULTS if run["commit"] else UNCOMMITTED) / f"{name}.json"
     with FileLock(Path(tempfile.gettempdir()) / f"so101-results-{os.getuid()}.lock"):

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from benchmarks.lib import report
@@ -59,10 +60,10 @@ def test_rows_that_are_not_measured_again_stay_with_their_run(results):
 
 def test_of_a_path_outside_the_repository_only_the_name_is_written(results):
     paths = ["/tmp/a/checkpoint", "outputs/tmp/here", "/home/me/last"]
-    report.save(
-        "a", [{"ms": 1}], settings={"policies": paths, "text": "--policies /tmp/a/b /tmp/c --steps 3"}
-    )
+    settings = {"policies": paths, "text": "--policies /tmp/a/b /tmp/c --steps 3"}
+    report.save("a", [{"ms": 1}], settings={**settings, "out": Path("outputs"), "figure": Path("a.png")})
     (run,) = report.load("a")["runs"]
+    assert run["settings"].keys() == settings.keys()  # not where results and figures go
     assert run["settings"]["policies"] == ["checkpoint", "outputs/tmp/here", "last"]
     assert run["settings"]["text"] == "--policies b c --steps 3"
 

@@ -376,8 +376,8 @@ def test_missing_weights_are_named(folders, tmp_path):
 
 
 def test_the_workbench_segmenter_without_weights_is_a_clear_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(registry, "_WORKBENCH_FOLDER", tmp_path / "gone")
-    with pytest.raises(ValueError, match=r"segmenter 'workbench': found no weights in .*gone"):
+    monkeypatch.setattr(registry, "_WEIGHTS", tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"segmenter 'workbench': found no weights in .*gone/workbench"):
         make_segmenter("workbench")
 
 

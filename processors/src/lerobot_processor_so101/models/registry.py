@@ -14,7 +14,8 @@ from .open_vocabulary import BACKGROUND, OPEN_VOCABULARY
 from .segmenter import Segmenter
 
 WORKBENCH = "workbench"
-_WORKBENCH_FOLDER = Path(__file__).resolve().parents[1] / "weights" / "workbench"
+PACKAGED = (WORKBENCH, "sorting")  # any one cube; cubes and bowls by colour
+_WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
 def is_open_vocabulary(name: str) -> bool:
@@ -43,7 +44,7 @@ def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmen
 
     Args:
         name: a Hub id or folder of a semantic, universal or open-vocabulary segmenter of transformers, or
-            "workbench", the small one in this package, which needs no download.
+            "workbench" or "sorting", the small ones in this package, which need no download.
         classes: free-text classes of an open-vocabulary segmenter.
 
     Raises:
@@ -71,11 +72,12 @@ def make_segmenter(name: str = WORKBENCH, classes: Sequence[str] = ()) -> Segmen
 
 
 def _folder(name: str) -> str:
-    if name != WORKBENCH:
+    if name not in PACKAGED:
         return name
-    if not _WORKBENCH_FOLDER.is_dir():
+    folder = _WEIGHTS / name
+    if not folder.is_dir():
         raise ValueError(
-            f"segmenter {WORKBENCH!r}: found no weights in {_WORKBENCH_FOLDER}. Install the package with its "
-            "data, or name a model of your own (`so101-train-segmenter` makes one)."
+            f"segmenter {name!r}: found no weights in {folder}. Install the package with its data, or name a "
+            "model of your own (`so101-train-segmenter` makes one)."
         )
-    return str(_WORKBENCH_FOLDER)
+    return str(folder)
