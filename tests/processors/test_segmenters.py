@@ -2,6 +2,7 @@
 """Fixed-class segmenters from transformers, as random tiny models through the real Auto classes."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -373,6 +374,16 @@ def test_missing_weights_are_named(folders, tmp_path):
     shutil.copy(f"{folders['segformer']}/config.json", tmp_path)
     with pytest.raises(ValueError, match=r"perception model .*(safetensors|no file named)"):
         make_segmenter(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", registry.PACKAGED)
+def test_the_segmenters_of_the_package_have_weights_and_a_card(name):
+    segmenter = make_segmenter(name)
+    scores = segmenter(torch.rand(2, 3, 120, 160))
+    assert scores.values.shape[:2] == (2, len(segmenter.class_names))
+    assert segmenter.predicts_disparity
+    card = Path(registry._folder(name), "README.md").read_text()
+    assert all(named in card for named in segmenter.class_names)
 
 
 def test_the_workbench_segmenter_without_weights_is_a_clear_error(monkeypatch, tmp_path):
