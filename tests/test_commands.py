@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad options of commands end in one line that names the flag, with exit code 2, and ask no network."""
 
+import re
 import socket
+import subprocess
 import sys
 from importlib import metadata
 
@@ -63,3 +65,30 @@ def test_a_segmenter_that_is_misspelled(fails, dataset, tmp_path):
         "so101-precompute", f"--root={dataset}", "--segmenter=workbanch", f"--output={tmp_path}/out"
     )
     assert error.endswith("owner/name on the Hub. Did you mean 'workbench'?")
+
+
+# Prints the help of all commands; in a process of its own, because help changes classes of options.
+HELP = """
+import sys
+from importlib import metadata
+for script in metadata.entry_points(group="console_scripts"):
+    if script.value.startswith("lerobot_") and script.name.startswith(("so101-", "hlrp-")):
+        sys.argv = [script.name, "--help"]
+        print("== " + script.name)
+        try:
+            script.load()()
+        except SystemExit as end:
+            assert end.code == 0, script.name
+"""
+
+
+@pytest.mark.slow
+def test_help_describes_every_flag():
+    ran = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    commands = ran.stdout.split("== ")[1:]
+    assert len(commands) > 15
+    for text in commands:
+        assert not re.search(r"\bdef |lambda|field\(|MISSING|<factory>|^ *(Args|Raises):", text, re.MULTILINE)
+        flags = re.split(r"\n  (?=-)", text)[1:]  # each with its text
+        described = [re.sub(r"\(default:.*", "", flag, flags=re.DOTALL).split(maxsplit=2) for flag in flags]
+        assert all(len(words) == 3 for words in described), [words for words in described if len(words) < 3]

@@ -6,11 +6,16 @@ import logging
 import signal
 import sys
 import threading
+from argparse import SUPPRESS
 from collections.abc import Callable
-from typing import Any
+from dataclasses import MISSING, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any, get_type_hints
 
 import draccus
 from draccus.utils import DraccusException
+
+_EXPERT = "Expert options, with defaults that rarely need a change"  # a section of docstrings, as Args
 
 
 def run_command[Config](
@@ -39,6 +44,8 @@ def run_command[Config](
             logging.getLogger(package).setLevel(level)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if {"-h", "--help"} & set(sys.argv):
+        _describe_flags(options)
     try:
         text = command(draccus.parse(options))
     except KeyboardInterrupt:
@@ -61,3 +68,36 @@ def describe_error(error: Exception) -> str:
 def _exit(name: str, message: str, code: int) -> Any:
     print(f"{name}: {message}", file=sys.stderr)
     raise SystemExit(code) from None
+
+
+def _describe_flags(options: type) -> None:
+    """Move the descriptions of options from the docstring to the fields, where draccus reads them.
+
+    It changes the class and those of its groups of options: it is for a process that prints help and exits.
+
+    Args:
+        options: a draccus dataclass.
+    """
+    # Imported here, because commands need it for their help only.
+    from docstring_parser.google import DEFAULT_SECTIONS, GoogleParser, Section, SectionType
+    from draccus.wrappers import docstring
+
+    # draccus also searches the source for comments, and takes code below a group of options for one.
+    docstring.get_attribute_docstring = lambda *_: docstring.AttributeDocString()
+    parser = GoogleParser([*DEFAULT_SECTIONS, Section(_EXPERT, "param", SectionType.MULTIPLE)])
+    descriptions: dict[str, str] = {}
+    for base in filter(is_dataclass, reversed(options.__mro__)):
+        for param in parser.parse(base.__doc__ or "").params:
+            text = " ".join((param.description or "").split())
+            descriptions |= dict.fromkeys(map(str.strip, param.arg_name.split(",")), text)
+    types = get_type_hints(options)
+    for field in fields(options):
+        if is_dataclass(types[field.name]):
+            _describe_flags(types[field.name])
+        elif field.name in descriptions:
+            shown = {"help": descriptions[field.name].rstrip(".").replace("%", "%%")}
+            if field.default is MISSING and field.default_factory is MISSING:
+                shown |= {"help": f"{shown['help']} (required)", "default": SUPPRESS}
+            field.metadata = MappingProxyType({**field.metadata, "custom_args": shown})
+    own = parser.parse(options.__doc__ or "")
+    options.__doc__ = "\n\n".join(filter(None, (own.short_description, own.long_description)))
