@@ -92,3 +92,5 @@ def test_help_describes_every_flag():
         flags = re.split(r"\n  (?=-)", text)[1:]  # each with its text
         described = [re.sub(r"\(default:.*", "", flag, flags=re.DOTALL).split(maxsplit=2) for flag in flags]
         assert all(len(words) == 3 for words in described), [words for words in described if len(words) < 3]
+        names = [words[0] for words in described]
+        assert len(set(names)) == len(names)

@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import threading
-from argparse import SUPPRESS
+from argparse import SUPPRESS, _ArgumentGroup
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from types import MappingProxyType
@@ -80,10 +80,13 @@ def _describe_flags(options: type) -> None:
     """
     # Imported here, because commands need it for their help only.
     from docstring_parser.google import DEFAULT_SECTIONS, GoogleParser, Section, SectionType
-    from draccus.wrappers import docstring
+    from draccus.wrappers import docstring, suppressing_argparse
 
     # draccus also searches the source for comments, and takes code below a group of options for one.
     docstring.get_attribute_docstring = lambda *_: docstring.AttributeDocString()
+    # It adds the flag of a group's configuration file twice, and would show both.
+    group = suppressing_argparse._SuppressingArgumentGroup
+    group._remove_action = _ArgumentGroup._remove_action  # type: ignore[method-assign]
     parser = GoogleParser([*DEFAULT_SECTIONS, Section(_EXPERT, "param", SectionType.MULTIPLE)])
     descriptions: dict[str, str] = {}
     for base in filter(is_dataclass, reversed(options.__mro__)):
