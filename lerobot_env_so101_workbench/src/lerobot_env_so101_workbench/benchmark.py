@@ -39,8 +39,9 @@ class BenchmarkConfig:
     Args:
         root: folder of the evaluations and the table. The same command continues there.
         policy: the policy, any that LeRobot loads; it is given the images that it was trained on.
-        name: of its row; by default the policy's type.
-        tasks, levels: to evaluate, each task at each level.
+        name: name of the policy's row; by default its type.
+        tasks: tasks to evaluate, each at each level.
+        levels: levels to evaluate.
         episodes: initial states per task and level.
         starts: `eval` for published numbers, `validation` for choices.
     """

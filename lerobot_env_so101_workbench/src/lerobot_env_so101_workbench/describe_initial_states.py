@@ -28,7 +28,8 @@ class StartsConfig:
     """Options of `so101-starts`.
 
     Args:
-        task, level: of the initial states; of `randomised` only the poses can be arranged.
+        task: task of the initial states.
+        level: level of the initial states; of `randomised` only the poses can be arranged.
         count: number of initial states, from the first on.
         output: folder for `starts.json` and the images.
         renderer: `auto`, `egl`, `osmesa`, `glfw` or `ray`.

@@ -28,7 +28,8 @@ class CacheVisionConfig(JobConfig):
 
     Args:
         vision_model_name: folder or Hub id of the encoder, as in the policy.
-        vision_grid: as in the policy.
+        vision_grid: 0 for the encoder's pooled output, g for the means of g x g cells of its patches; as
+            in the policy.
     """
 
     command: ClassVar[str] = "so101-cache-vision"

@@ -58,15 +58,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class DemosConfig(ImageOptions):
-    """Options of `so101-demos`, with `ImageOptions`.
+    """Options of `so101-demos`: demonstrations or, with `--policy.path`, takeovers of that policy.
 
     Args:
         root: folder of the new dataset; it must not exist (but see `resume`).
-        task, level: what to demonstrate.
+        task: task to demonstrate.
+        level: level of the task.
         episodes: number of successful episodes to record.
         seed: training seed of the first episode's initial state; each episode takes the next seed. Takeovers
             add 1,000,000 to it, so that they do not repeat initial states of demonstrations.
-        cameras: to record.
+        cameras: cameras to record, of top, wrist and front.
         video: store images as video or, if false, in the Parquet files (faster to read if they are small).
         disturbance: strength of the disturbance of executed commands [deg]; recorded labels stay clean.
         resume: add to the dataset in `root`, continuing after its last seed; takeovers may follow

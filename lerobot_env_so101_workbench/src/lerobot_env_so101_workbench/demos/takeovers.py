@@ -33,10 +33,10 @@ _RISE = 0.01  # of the progress; a smaller one counts as stalled
 
 @dataclass
 class PolicyOptions:
-    """The policy that acts before the expert takes over.
+    """A policy and its device.
 
     Args:
-        path: its `pretrained_model` folder; none records demonstrations.
+        path: its `pretrained_model` folder.
         device: cpu or cuda.
     """
 

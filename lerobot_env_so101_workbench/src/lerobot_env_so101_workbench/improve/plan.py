@@ -35,7 +35,8 @@ class ImproveConfig:
 
     Args:
         root: folder of all datasets, checkpoints, evaluations and reports. The same command continues there.
-        task, level: what to learn.
+        task: task to learn.
+        level: level of the task.
         episodes: number of demonstrations in round 0.
         rounds: number of rounds with takeovers after round 0. It may be raised later.
         takeovers: episodes with a takeover per round.
@@ -44,8 +45,13 @@ class ImproveConfig:
             folder and seed are set for each round. By default segdepth with true masks and depth, six times
             over the frames.
         compare: train also on plain demonstrations of as many frames as the last round's dataset.
-        seed: of training; each seed has training initial states of its own.
-        cameras, height, width, rgb, seg, depth, video: images to record, see `so101-demos`.
+        seed: random seed of the trainings; each seed has training initial states of its own.
+        cameras: cameras to record, of top, wrist and front.
+        height, width: image size [pixels].
+        rgb: record RGB images.
+        seg: record class ids.
+        depth: record depth maps [mm].
+        video: store images as video or, if false, in the Parquet files.
     """
 
     root: Path

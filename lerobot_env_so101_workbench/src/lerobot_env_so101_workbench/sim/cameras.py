@@ -32,7 +32,9 @@ class ImageOptions:
 
     Args:
         height, width: image size [pixels].
-        rgb, seg, depth: render RGB images, class ids, depth maps (the last two with one channel).
+        rgb: render RGB images.
+        seg: render class ids, with one channel.
+        depth: render depth maps [mm], with one channel.
     """
 
     height: int = 224

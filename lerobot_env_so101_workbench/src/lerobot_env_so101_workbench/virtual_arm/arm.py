@@ -40,14 +40,17 @@ class VirtualArmConfig:
     """Options of `so101-virtual-arm`.
 
     Args:
-        task, level: of the scene.
+        task: task of the scene.
+        level: level of the scene.
         seed: training seed of the first initial state, and of the servos' mounting.
         servos: ready (ids and calibration as LeRobot expects them, calibration files written), assembled (ids
             only: try lerobot-calibrate) or new (all have id 1, none is on the cable: lerobot-setup-motors).
         leader: what moves the leader arm: expert, recording or still; none for no leader arm.
-        recording, episode: folder of a LeRobotDataset and its episode, for --leader=recording.
+        recording: folder of a LeRobotDataset, for --leader=recording.
+        episode: index of the episode in `recording`.
         id: name of the calibration files, for --robot.id and --teleop.id.
-        follower_port, leader_port: paths of links to the ports.
+        follower_port: path of the link to the follower's port.
+        leader_port: path of the link to the leader's port.
         cameras: views to publish for `so101_virtual` cameras: top, wrist, front.
         height, width: frame size [pixels].
         camera_fps: frames per second of each camera [1/s].

@@ -114,8 +114,9 @@ class MixtureConfig:
         sources: datasets, all with the same names of cameras.
         fps: frames per second of the mixture [Hz]. Frames of faster sources are dropped; slower sources are
             rejected.
-        height, width: of its images [pixels]. Others are resized, with a border if the aspect ratio differs.
-        seed: of the choice of episodes.
+        height, width: size of the mixture's images [pixels]. Others are resized, with a border if the aspect
+            ratio differs.
+        seed: random seed of the choice of episodes.
     """
 
     output: Path

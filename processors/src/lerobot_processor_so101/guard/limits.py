@@ -19,9 +19,11 @@ class GuardLimits:
     """Limits of commands. Body joints are in degrees, the gripper in percent of its opening.
 
     Args:
-        lower, upper: range of each of the six joints.
-        velocity, acceleration: limits of the body joints [deg/s, deg/s²]. Slowing down and stopping are
-            always allowed.
+        lower: lower limit of each of the six joints [deg, percent].
+        upper: upper limit of each of the six joints [deg, percent].
+        velocity: velocity limit of the body joints [deg/s].
+        acceleration: acceleration limit of the body joints [deg/s²]. Slowing down and stopping are always
+            allowed.
         gripper_velocity: limit of the gripper [percent/s].
         workspace: [x, y, z, x, y, z], lower and upper corner of the box that the tip of the static finger
             stays in [m]; in the base's frame, x forward, y left, z up.

@@ -66,7 +66,7 @@ class ServerConfig:
     """Options of `so101-policy-server`.
 
     Args:
-        port: to listen on, of this machine only.
+        port: TCP port to listen on, of this machine only.
         fps: control periods per second of the robot.
     """
 

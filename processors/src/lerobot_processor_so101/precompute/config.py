@@ -82,7 +82,9 @@ class JobConfig(ABC):
         device: cpu, cuda, mps, or auto.
         executor: local, slurm or ray.
         workers: number of processes that share the episodes.
-        cpus_per_worker, gpus_per_worker, memory_per_cpu: what Slurm and Ray reserve [memory in GB].
+        cpus_per_worker: CPUs per worker that Slurm and Ray reserve.
+        gpus_per_worker: GPUs per worker that Slurm and Ray reserve.
+        memory_per_cpu: memory per CPU that Slurm and Ray reserve [GB].
         slurm: options of Slurm.
     """
 

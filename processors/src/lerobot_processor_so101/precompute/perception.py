@@ -34,7 +34,8 @@ class PrecomputeConfig(JobConfig):
         depth: name of a depth model, or "segmenter" for the segmenter's own disparity.
         height, width: size of ids and disparity [pixels].
         whole_disparity: floor disparity to integers, for policies with that option.
-        top_k, grid: number of classes that top_k stores, and its grid x grid patches.
+        top_k: number of classes that top_k stores per patch.
+        grid: number of patches along each side, for top_k.
         logits_size: side of the square logits [pixels].
     """
 

@@ -35,7 +35,7 @@ class FramesConfig:
         root: folder of a LeRobotDataset.
         output: folder to write images/ into; must not contain any yet.
         count: number of frames, of all cameras together.
-        cameras: to choose from; by default all with RGB images.
+        cameras: cameras to choose frames from; by default all with RGB images.
     """
 
     root: Path

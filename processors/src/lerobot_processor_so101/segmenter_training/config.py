@@ -31,11 +31,13 @@ class TrainConfig:
         single_objects: classes of which an image shows one object at most; of their regions, only the largest
             counts when the segmenter is used. The metrics of the training are those before.
         init_from: imagenet (downloads the backbone), none (random), or a folder, Hub id or Lightning .ckpt.
-        epochs, batch_size: length and batch size of the training.
+        epochs: largest number of epochs.
+        batch_size: images per step.
         resume: continue from the last finished epoch in output_dir.
 
     Expert options, with defaults that rarely need a change:
-        lr, weight_decay: options of AdamW; the learning rate falls along a cosine to 1e-6.
+        lr: learning rate of AdamW; it falls along a cosine to 1e-6.
+        weight_decay: weight decay of AdamW.
         loss: iou (soft intersection over union of each image), batch_iou (of each batch: a false object costs
             the same where there is none), ce (cross-entropy), or sums: iou+batch_iou, batch_iou+ce.
         augment: full, upright (full without flips), lighting (upright with shadows, glare, exposure, noise

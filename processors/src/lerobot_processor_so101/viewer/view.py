@@ -54,7 +54,8 @@ class ViewConfig:
     Args:
         root: folder of a LeRobotDataset; or else `cameras`.
         episode: index of the episode.
-        checkpoint: of a policy that can draw its inputs, such as segvla; these drawings are shown instead.
+        checkpoint: `pretrained_model` folder of a policy that can draw its inputs, such as segvla; these
+            drawings are shown instead.
         cameras: live cameras, as in `--robot.cameras`.
         segmenter: "workbench", a Hub id or folder, "observation" for a simulator's ids, or "none".
         depth: "segmenter" for its own head, a Hub id or folder, "observation" for recorded depth, or "none".
