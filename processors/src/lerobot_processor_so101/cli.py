@@ -10,10 +10,13 @@ from argparse import SUPPRESS, _ArgumentGroup
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import draccus
 from draccus.utils import DraccusException
+
+if TYPE_CHECKING:
+    from docstring_parser.google import GoogleParser
 
 _EXPERT = "Expert options, with defaults that rarely need a change"  # a section of docstrings, as Args
 
@@ -71,9 +74,9 @@ def _exit(name: str, message: str, code: int) -> Any:
 
 
 def _describe_flags(options: type) -> None:
-    """Move the descriptions of options from the docstring to the fields, where draccus reads them.
+    """Show in draccus's help the descriptions of options that stand in the docstring.
 
-    It changes the class and those of its groups of options: it is for a process that prints help and exits.
+    It changes classes, the options' own and draccus's: it is for a process that prints help and exits.
 
     Args:
         options: a draccus dataclass.
@@ -86,8 +89,13 @@ def _describe_flags(options: type) -> None:
     docstring.get_attribute_docstring = lambda *_: docstring.AttributeDocString()
     # It adds the flag of a group's configuration file twice, and would show both.
     group = suppressing_argparse._SuppressingArgumentGroup
-    group._remove_action = _ArgumentGroup._remove_action  # type: ignore[method-assign]
-    parser = GoogleParser([*DEFAULT_SECTIONS, Section(_EXPERT, "param", SectionType.MULTIPLE)])
+    group._remove_action = _ArgumentGroup._remove_action  # type: ignore[method-assign]  # undoes its override
+    expert = Section(_EXPERT, "param", SectionType.MULTIPLE)
+    _move_descriptions(options, GoogleParser([*DEFAULT_SECTIONS, expert]))
+
+
+def _move_descriptions(options: type, parser: "GoogleParser") -> None:
+    """Move descriptions from the docstring to the fields, of a class and of its groups of options."""
     descriptions: dict[str, str] = {}
     for base in filter(is_dataclass, reversed(options.__mro__)):
         for param in parser.parse(base.__doc__ or "").params:
@@ -96,7 +104,7 @@ def _describe_flags(options: type) -> None:
     types = get_type_hints(options)
     for field in fields(options):
         if is_dataclass(types[field.name]):
-            _describe_flags(types[field.name])
+            _move_descriptions(types[field.name], parser)
         elif field.name in descriptions:
             shown = {"help": descriptions[field.name].rstrip(".").replace("%", "%%")}
             if field.default is MISSING and field.default_factory is MISSING:

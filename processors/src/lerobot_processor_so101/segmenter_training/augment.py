@@ -4,7 +4,6 @@
 Random numbers are PyTorch's, so that workers differ.
 """
 
-from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -50,20 +49,26 @@ def make_augmentation(name: str, size: tuple[int, int]) -> v2.Transform:
         raise ValueError(f"--augment: found {name!r}, expected one of {', '.join(AUGMENTATIONS)}.")
     aspect = size[1] / size[0]
     crop = v2.RandomResizedCrop(size, scale=(0.7, 1.0), ratio=(0.9 * aspect, 1.1 * aspect))
+    crop = v2.RandomApply([crop], 0.7)
     flips = [v2.RandomHorizontalFlip(0.5), v2.RandomVerticalFlip(0.5)]
-    rotation = v2.RandomRotation(15, interpolation=v2.InterpolationMode.BILINEAR)
-    jitter = partial(v2.ColorJitter, brightness=0.3, contrast=0.3, saturation=0.3)
-    blur = v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], 0.3)
-    others = [v2.RandomApply([rotation], 0.5), jitter(hue=0.1), blur]
-    named = [v2.RandomApply([rotation], 0.5), jitter(hue=0.02), blur]
     transforms: dict[str, list[v2.Transform]] = {
-        "full": [v2.RandomApply([crop], 0.7), *flips, *others],
-        "upright": [v2.RandomApply([crop], 0.7), *others],
-        "lighting": [v2.RandomApply([crop], 0.7), *named, *lighting()],
+        "full": [crop, *flips, *_camera(hue=0.1)],
+        "upright": [crop, *_camera(hue=0.1)],
+        "lighting": [crop, *_camera(hue=0.02), *lighting()],
         "flips": flips,
         "none": [v2.Identity()],
     }
     return v2.Compose(transforms[name])
+
+
+def _camera(hue: float) -> list[v2.Transform]:
+    """Return transforms of a camera: rotation, colours with a change of hue [turns], and blur."""
+    rotation = v2.RandomRotation(15, interpolation=v2.InterpolationMode.BILINEAR)
+    return [
+        v2.RandomApply([rotation], 0.5),
+        v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=hue),
+        v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], 0.3),
+    ]
 
 
 class _Light(v2.Transform):
