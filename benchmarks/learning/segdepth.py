@@ -3,12 +3,15 @@
 
     python -m benchmarks.learning.segdepth
     python -m benchmarks.learning.segdepth --tasks lift_cube --trained_on clean --demonstrations 100 \\
-        --steps 2000 --variants true blind --seeds 2
+        --steps 2000 --levels clean --variants true blind --seeds 2
+    python -m benchmarks.learning.segdepth --tasks sort_cubes --trained_on shadows --steps 8000 \\
+        --levels clean distractors shadows --variants estimated true --seeds 3
 
-Stock commands, the same demonstrations, and the same frozen initial states for all variants:
+Stock commands, the same demonstrations, and the same frozen initial states for all variants. `shadows` is the
+level `randomised` with cast shadows in RGB images.
 
     true         masks and depth of the simulator
-    estimated    both from the two-headed EfficientViT on RGB; for place_cube it is trained here
+    estimated    both from RGB, by a segmenter of the package: `workbench` for lift_cube, else `sorting`
     rgb          the same MLP and steps with convolutions on RGB
     blind        trained without images
     act          LeRobot's ACT on RGB at its own size, but for a chunk of 30 actions, for as many steps as two
@@ -17,6 +20,7 @@ Stock commands, the same demonstrations, and the same frozen initial states for 
 Speed is measured when all variants run.
 """
 
+from collections import Counter
 from functools import partial
 from itertools import cycle, product
 from pathlib import Path
@@ -26,23 +30,45 @@ from typing import Any
 import torch
 from lerobot.datasets import LeRobotDataset
 
-from lerobot_processor_so101 import CLASS_NAMES
+from lerobot_env_so101_workbench.improve.report import read_outcomes
+from lerobot_env_so101_workbench.sim.outcome import FAILURES
+from lerobot_env_so101_workbench.sim.scene import class_names
+from lerobot_env_so101_workbench.tasks import TASKS as WORKBENCH_TASKS
 from lerobot_processor_so101.policy.trained_policy import load_policy
 
 from ..lib.clock import in_turn, percentiles
 from ..lib.report import FULL, arguments, save, show
-from ..lib.study import CASES, Study, compare, environment, flags
+from ..lib.study import CASES, Study, compare, environment, file_name, flags
 
-PLACE = [*CLASS_NAMES, "red cube", "blue bowl"]
-WATCHED = ["red cube", "blue bowl", "static_finger", "moving_finger"]
-TASKS = {"lift_cube": [], "place_cube": flags("policy.", class_names=PLACE, watched_classes=WATCHED)}
+FINGERS = ["static_finger", "moving_finger"]
+TASKS = {
+    "lift_cube": [],
+    "place_cube": flags("policy.", watched_classes=["red cube", "blue bowl", *FINGERS]),
+    "sort_cubes": flags(
+        "policy.",
+        roles={"target": "cube", "container": "bowl"},
+        watched_classes=["target", "container", *FINGERS],
+    ),
+}
+LEVELS = {name: {"level": name} for name in ("clean", "distractors", "randomised")}
+LEVELS["shadows"] = {"level": "randomised", "shadows": True}
 VARIANTS = ("true", "estimated", "rgb", "blind", "act")
 MASKS = flags(height=84, width=84, rgb=False, seg=True, depth=True)
 RGB = flags(height=120, width=160)
+SEGMENTERS = {  # of each task, with the images that it was trained on
+    "lift_cube": ("workbench", RGB),
+    "place_cube": ("sorting", flags(height=240, width=320)),
+    "sort_cubes": ("sorting", flags(height=240, width=320)),
+}
 # Learning rates suit short trainings from random weights; the defaults are for long ones from pretrained
 # weights.
 ACT = flags("policy.", type="act", pretrained_backbone_weights=None, chunk_size=30, n_action_steps=15)
 ACT += flags("policy.", optimizer_lr=1e-4, optimizer_lr_backbone=1e-4)
+
+
+def with_true_masks(task: str) -> list[str]:
+    """Return the options of a policy for the simulator's masks of a task."""
+    return [*TASKS[task], *flags("policy.", class_names=list(class_names(WORKBENCH_TASKS[task].props)))]
 
 
 class Variants(Study):
@@ -52,47 +78,32 @@ class Variants(Study):
         super().__init__(*args)
         self.trained: dict[str, tuple[Path, Path]] = {}  # by variant: a checkpoint, and frames to run it on
 
-    def demonstrations(self, task: str, kind: str, images: list[str], **changes: Any) -> Path:
+    def demonstrations(self, task: str, kind: str, images: list[str]) -> Path:
         """Record demonstrations; the same seed gives the same motions, whatever is rendered."""
-        options = {"level": self.options.trained_on, "episodes": self.options.demonstrations, "seed": 20000}
-        return self.demonstrate(
-            f"{task} {kind}", [*flags(task=task, video=False, **options | changes), *images]
-        )
-
-    def segmenter(self, task: str) -> str:
-        """Return the package's own for the cube; for the bowl, train one on other demonstrations."""
-        if task == "lift_cube":
-            return "workbench"
-        images = [*RGB, "--seg=true", "--depth=true"]
-        roots = [
-            self.demonstrations(task, name, images, seed=seed, episodes=count, level="randomised")
-            for name, seed, count in (("masks", 40000, 150), ("more masks", 50000, 200))
-        ]
-        out = self.out / f"{task}_segmenter_350"
-        options = {"data": list(map(str, roots)), "classes": PLACE, "disparity_head": True, "every": 6}
-        options |= {"batch_size": 16, "epochs": 12, "lr": 1e-3, "augment": "upright", "init_from": "none"}
-        command = ["so101-train-segmenter", *RGB, *flags(**options, workers=1, output_dir=out)]
-        self.step(out.name, command, out / "metrics.json")
-        return str(out / "best")
+        options = {**LEVELS[self.options.trained_on], "episodes": self.options.demonstrations, "seed": 20000}
+        return self.demonstrate(f"{task} {kind}", [*flags(task=task, video=False, **options), *images])
 
     def data(self, task: str, variant: str) -> Path:
         """Return what a variant learns from; without RGB where it is not used."""
         if variant in ("true", "blind"):
             return self.demonstrations(task, "true", MASKS)
-        rgb = self.demonstrations(task, "rgb", RGB)
         if variant != "estimated":
-            return rgb
-        options = flags(root=rgb, drop_rgb=True, segmenter=self.segmenter(task), depth="segmenter")
+            return self.demonstrations(task, "rgb", RGB)
+        segmenter, images = SEGMENTERS[task]
+        rgb = self.demonstrations(task, "webcams", images)
+        options = flags(root=rgb, drop_rgb=True, segmenter=segmenter, depth="segmenter")
         return self.dataset(f"{task}_estimated", ["so101-precompute", *options])
 
     def policy(self, task: str, variant: str) -> list[str]:
         """Return the policy's options."""
         if variant == "act":
             return [*ACT, "--batch_size=8"]
-        own = {"rgb": {"encoder": "rgb"}, "blind": {"blind": True}}.get(variant, {})
+        own = flags("policy.", type="segdepth", blind=variant == "blind")
         if variant == "estimated":
-            own = {"segmenter": self.segmenter(task), "depth": "segmenter"}
-        return [*flags("policy.", type="segdepth", **own), *TASKS[task], "--batch_size=32"]
+            own += [*TASKS[task], *flags("policy.", segmenter=SEGMENTERS[task][0], depth="segmenter")]
+        else:
+            own += [*with_true_masks(task), *(["--policy.encoder=rgb"] if variant == "rgb" else [])]
+        return [*own, "--batch_size=32"]
 
     def variant(self, task: str, variant: str, seed: int) -> list[dict]:
         """Train one variant and evaluate it at every level."""
@@ -101,15 +112,26 @@ class Variants(Study):
         options = ["--dataset.repo_id=local/segdepth", *flags(seed=seed, save_freq=max(1000, steps // 4))]
         options += self.arrays(root) if variant in ("true", "estimated") else [f"--dataset.root={root}"]
         checkpoint = self.train(name, [*options, *self.policy(task, variant)], steps)
-        self.trained[variant] = (checkpoint, root if variant != "estimated" else self.data(task, "rgb"))
-        images = MASKS if variant in ("true", "blind") else RGB
+        images = {"true": MASKS, "blind": MASKS, "estimated": SEGMENTERS[task][1]}.get(variant, RGB)
+        frames = root if variant != "estimated" else self.demonstrations(task, "webcams", images)
+        self.trained[variant] = (checkpoint, frames)
         rows = []
-        for level in dict.fromkeys(("clean", self.options.trained_on)):
-            env = [*environment(images, task=task, level=level), "--eval.batch_size=1"]
+        for level in self.options.levels:
+            log = self.out / file_name(f"{name} {level}.jsonl")
+            if not self.mark(f"eval {name} {level}").exists():
+                log.unlink(missing_ok=True)  # of an evaluation that was stopped
+            env = [*environment(images, task=task, **LEVELS[level]), f"--env.episode_log={log}"]
             case = {"task": task, "trained_on": self.options.trained_on, "level": level}
             case |= {"demonstrations": self.options.demonstrations, "variant": variant, "seed": seed}
-            rows.append({**case, "outcomes": self.evaluate(f"{name} {level}", checkpoint, env)})
+            outcomes = self.evaluate(f"{name} {level}", checkpoint, [*env, "--eval.batch_size=1"])
+            rows.append({**case, "failures": failures(log), "outcomes": outcomes})
         return rows
+
+
+def failures(log: Path) -> dict[str, int]:
+    """Return how many episodes of a log failed, by kind of failure."""
+    counts = Counter(read_outcomes(log))
+    return {name: counts[name] for name in FAILURES if counts[name]}
 
 
 @torch.no_grad()
@@ -136,7 +158,7 @@ def speed(task: str, trained: dict[str, tuple[Path, Path]], ticks: int = 300) ->
 def main() -> None:
     options = arguments(
         __doc__,
-        {"trained_on": ("clean", "randomised"), "tasks": TASKS, "variants": VARIANTS},
+        {"trained_on": LEVELS, "tasks": TASKS, "levels": LEVELS, "variants": VARIANTS},
         out=Path("outputs/learning_segdepth"),
         trained_on="randomised",
         demonstrations=300,
@@ -144,7 +166,8 @@ def main() -> None:
         act_steps=2000,
         seeds=5 if FULL else 1,
         initial_states=200,
-        tasks=list(TASKS),
+        tasks=["lift_cube", "place_cube"],
+        levels=["clean", "randomised"],
         variants=None,
     )
     ticks: list[dict] = []

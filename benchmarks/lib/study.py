@@ -114,7 +114,7 @@ def flags(prefix: str = "", /, **values: Any) -> list[str]:
     return [f"--{prefix}{k}={v if isinstance(v, str | Path) else json.dumps(v)}" for k, v in values.items()]
 
 
-def environment(images: Sequence[str], **settings: str) -> list[str]:
+def environment(images: Sequence[str], **settings: Any) -> list[str]:
     """Return the options of an environment with the images of `so101-demos`' options."""
     return [f"--env.{image.removeprefix('--')}" for image in images] + flags("env.", **settings)
 
