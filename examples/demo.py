@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo`: train a policy to pick up a cube, on a laptop, through LeRobot's own commands.
+"""`make demo`: train a policy that sorts by sentence from RGB, on a laptop, through LeRobot's own commands.
 
-    so101-demos     100 demonstrations of the scripted expert, masks and depth at 84x84
-    so101-arrays    a copy that training reads fast
-    lerobot-train   the segdepth policy on it
-    lerobot-eval    50 frozen initial states that no demonstration began from
+    so101-demos       60 demonstrations of the scripted expert, images of two webcams
+    so101-precompute  masks and disparity by the package's own segmenter
+    so101-arrays      a copy that training reads fast
+    lerobot-train     the segdepth policy on it
+    lerobot-eval      50 frozen initial states that no demonstration began from, from RGB
 
-and then a film, a plot and a table in outputs/demo/. A step that has succeeded is not repeated; delete
-outputs/demo to repeat all.
+and then a film, a plot and a table in outputs/demo/. With
+
+    make demo ARGS="--instruction='Put the green cube into the white bowl.'"
+
+the policy also acts on that sentence, in outputs/demo/instruction.webp. A step that has succeeded is not
+repeated; delete outputs/demo to repeat all.
 """
 
 import argparse
@@ -18,9 +23,13 @@ import sys
 from pathlib import Path
 
 from examples.demo_report import film, plot, summary
+from examples.sort_by_sentence import film_sentences, goal_of
 from lerobot_env_so101_workbench.improve.process import Cost, Job, run_jobs
+from lerobot_env_so101_workbench.sim.scene import class_names
+from lerobot_env_so101_workbench.tasks.sort_cubes import SortCubes
+from lerobot_processor_so101.find_config import find_configs
 
-IMAGES = {"height": 84, "width": 84, "rgb": "false", "seg": "true", "depth": "true"}
+IMAGES = {"height": 240, "width": 320}
 
 
 def commands(out: Path, episodes: int, steps: int, initial_states: int) -> dict[str, tuple[list[str], Path]]:
@@ -29,25 +38,28 @@ def commands(out: Path, episodes: int, steps: int, initial_states: int) -> dict[
     demos = [
         "so101-demos",
         f"--root={out / 'dataset'}",
-        "--task=lift_cube",
+        "--task=sort_cubes",
         f"--episodes={episodes}",
         "--video=false",  # small images are faster to read from Parquet than from video
         "--workers=2",
         *(f"--{name}={value}" for name, value in IMAGES.items()),
     ]
-    arrays = ["so101-arrays", f"--root={out / 'dataset'}", f"--output={out / 'arrays'}"]
+    precompute = [
+        "so101-precompute",
+        f"--root={out / 'dataset'}",
+        f"--output={out / 'precomputed'}",
+        "--segmenter=sorting",
+        "--depth=segmenter",
+        "--drop_rgb=true",
+        "--workers=2",
+    ]
+    arrays = ["so101-arrays", f"--root={out / 'precomputed'}", f"--output={out / 'arrays'}"]
     train = [
         "lerobot-train",
-        "--policy.type=segdepth",
-        "--policy.device=cpu",
-        "--policy.push_to_hub=false",
-        "--dataset.repo_id=local/lift_cube",
+        f"--config_path={find_configs()['segdepth_sort_cubes']}",
         f"--dataset.root={out / 'arrays'}",
         f"--output_dir={out / 'train'}",
         f"--steps={steps}",
-        "--batch_size=32",
-        "--num_workers=0",  # arrays are read faster than they are passed between processes
-        "--log_freq=50",
         f"--save_freq={steps}",
     ]
     evaluate = [
@@ -55,7 +67,7 @@ def commands(out: Path, episodes: int, steps: int, initial_states: int) -> dict[
         f"--policy.path={checkpoint}",
         "--policy.device=cpu",
         "--env.type=so101_sim",
-        "--env.task=lift_cube",
+        "--env.task=sort_cubes",
         *(f"--env.{name}={value}" for name, value in IMAGES.items()),
         f"--eval.n_episodes={initial_states}",
         "--eval.batch_size=1",
@@ -63,6 +75,7 @@ def commands(out: Path, episodes: int, steps: int, initial_states: int) -> dict[
     ]
     return {
         "demonstrate": (demos, out / "dataset" / "meta" / "info.json"),
+        "perceive": (precompute, out / "precomputed" / "meta" / "info.json"),
         "prepare": (arrays, out / "arrays" / "meta" / "info.json"),
         "train": (train, checkpoint / "model.safetensors"),
         "evaluate": (evaluate, out / "eval" / "eval_info.json"),
@@ -111,10 +124,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
-    parser.add_argument("--episodes", type=int, default=100, help="demonstrations")
-    parser.add_argument("--steps", type=int, default=2000, help="training steps")
+    parser.add_argument("--episodes", type=int, default=60, help="demonstrations")
+    parser.add_argument("--steps", type=int, default=3000, help="training steps")
     parser.add_argument("--initial_states", type=int, default=50, help="of the evaluation, at most 200")
+    parser.add_argument("--instruction", help="a sentence that the trained policy acts on, filmed")
     args = parser.parse_args()
+    if args.instruction:
+        try:  # refused before the first step
+            goal_of(args.instruction, class_names(SortCubes.props))
+        except ValueError as error:
+            parser.error(f"--instruction: {error}")
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled")
     steps = commands(args.out, args.episodes, args.steps, args.initial_states)
@@ -125,9 +144,12 @@ def main() -> None:
     plot(args.out / "train.log", successes, args.out / "plot.png")
     text = summary(successes, seconds, args)
     (args.out / "table.md").write_text(text + "\n")
-    print(
-        f"\n{text}\n\nwritten to {args.out / 'film.mp4'}, {args.out / 'plot.png'} and {args.out / 'table.md'}"
-    )
+    written = [args.out / name for name in ("film.mp4", "plot.png", "table.md")]
+    if args.instruction:
+        written.append(args.out / "instruction.webp")
+        checkpoint = steps["train"][1].parent
+        film_sentences(checkpoint, [args.instruction], written[-1])
+    print(f"\n{text}\n\nwritten to {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

@@ -57,14 +57,15 @@ def _framed(tile: np.ndarray, over: bool, success: bool) -> np.ndarray:
 
 
 def plot(train_log: Path, successes: list[bool], path: Path) -> None:
-    """Plot the training loss, and the initial positions of the evaluated cubes."""
+    """Plot the training loss, and the initial positions of the named cubes in the evaluation."""
     logged = re.findall(r"step:(\S+) .*?loss:([\d.]+)", train_log.read_text())
     losses = [float(loss) for _, loss in logged]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     left.plot(np.linspace(0, 1, len(losses) + 1)[1:], losses, color="#3366aa")
     left.set(xlabel="share of training", ylabel="loss", title="Training", yscale="log")
     for number, success in enumerate(successes):
-        x, y, yaw = evaluation_initial_state("lift_cube", "clean", FIRST_SEED + number).poses["cube"]
+        state = evaluation_initial_state("sort_cubes", "clean", FIRST_SEED + number)
+        x, y, yaw = state.poses[state.goal.pick]
         colour = "#3caa50" if success else "#c83c32"
         right.plot(100 * y, 100 * x, marker=(4, 0, np.degrees(yaw) + 45), markersize=11, color=colour)
     right.plot(0, 0, marker="s", markersize=14, color="black")
@@ -72,7 +73,7 @@ def plot(train_log: Path, successes: list[bool], path: Path) -> None:
     right.set(
         xlabel="left - right [cm]",
         ylabel="away from the arm [cm]",
-        title="Unseen initial states: green was lifted",
+        title="Unseen initial states of the named cube: green was sorted",
     )
     right.invert_xaxis()
     right.set_aspect("equal")
@@ -83,9 +84,10 @@ def plot(train_log: Path, successes: list[bool], path: Path) -> None:
 def summary(successes: list[bool], seconds: dict[str, float], args: argparse.Namespace) -> str:
     """Return the result as a Markdown table."""
     rows = [
-        ["lift_cube, clean", "result"],
+        ["sort_cubes by sentence from RGB, clean", "result"],
         ["success on unseen initial states (Wilson 95 %)", percent(sum(successes), len(successes))],
         ["demonstrations", f"{args.episodes} in {seconds['demonstrate']:.0f} s"],
+        ["masks and disparity", f"{seconds['perceive']:.0f} s"],
         ["training", f"{args.steps} steps of 32 in {seconds['prepare'] + seconds['train']:.0f} s"],
         ["evaluation", f"{len(successes)} episodes in {seconds['evaluate']:.0f} s"],
         ["in all", f"{sum(seconds.values()) / 60:.1f} min"],

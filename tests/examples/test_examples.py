@@ -2,10 +2,11 @@
 """Every short example runs, offline and with tiny settings, and prints its result."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from examples import own_task, perceive, run_policy, sort_by_sentence, virtual_arm_episode
+from examples import demo, own_task, perceive, run_policy, sort_by_sentence, virtual_arm_episode
 from lerobot.motors.feetech import feetech
 from lerobot.robots import robot
 from PIL import Image
@@ -14,6 +15,7 @@ from lerobot_env_so101_workbench import names
 from lerobot_env_so101_workbench.sim import expert
 from lerobot_env_so101_workbench.tasks import TASKS
 from lerobot_env_so101_workbench.virtual_arm import calibration
+from lerobot_processor_so101 import OBSERVED
 from tests.golden import replay
 
 
@@ -47,7 +49,8 @@ def test_run_policy(name, run, tmp_path):
     assert 0 <= float(gripper.split()[2]) <= 100
 
 
-def test_sort_by_sentence(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("segmenter", [OBSERVED, "sorting"])
+def test_sort_by_sentence(segmenter, run, tmp_path, monkeypatch):
     class Expert:
         """Acts in place of a trained policy."""
 
@@ -55,12 +58,15 @@ def test_sort_by_sentence(run, tmp_path, monkeypatch):
             self.reset = lambda seed: None
 
         def act(self, world, images):
-            assert set(images) == {"top_seg", "top_depth", "wrist_seg", "wrist_depth"}
+            masks = {"top_seg", "top_depth", "wrist_seg", "wrist_depth"}
+            assert set(images) == (masks if segmenter == OBSERVED else {"top", "wrist"})
             return expert.Expert(world).decide().action
 
     monkeypatch.setattr(sort_by_sentence, "Actor", Expert)
+    monkeypatch.setattr(sort_by_sentence, "read_config", lambda _: SimpleNamespace(segmenter=segmenter))
     monkeypatch.setattr(sort_by_sentence, "SIDE", 48)
     monkeypatch.setattr(sort_by_sentence, "WIDTH", 64)
+    monkeypatch.setattr(sort_by_sentence, "RGB", {"height": 48, "width": 64})
     sentences = ("Put the green cube into the white bowl.", "Put the red cube into the blue bowl.")
     film = tmp_path / "film.webp"
     printed = run(sort_by_sentence, "--checkpoint=none", f"--output={film}", "--sentences", *sentences)
@@ -69,6 +75,14 @@ def test_sort_by_sentence(run, tmp_path, monkeypatch):
         assert image.n_frames > 30  # equal ones are stored once
     with pytest.raises(ValueError, match="names none for the role 'container'"):
         run(sort_by_sentence, "--checkpoint=none", f"--output={film}", "--sentences", "Lift the red cube.")
+
+
+def test_the_demo_refuses_a_sentence_before_its_first_step(run, tmp_path, capsys):
+    out = tmp_path / "demo"
+    with pytest.raises(SystemExit):
+        run(demo, f"--out={out}", "--instruction=Put the blue cube into the white bowl.")
+    assert "'target'" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_own_task(run, monkeypatch, tmp_path):
