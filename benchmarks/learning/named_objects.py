@@ -4,12 +4,13 @@
     python -m benchmarks.learning.named_objects --policies \
         outputs/improve/round_2/train/checkpoints/last/pretrained_model
 
-The policy was trained on `place_cube` by `so101-improve`, with roles for the cube and the bowl. Here it acts
-on `sort_cubes`, where three cubes and two bowls are visible, with masks and depth of the simulator:
+The policy was trained on `place_cube` by `so101-improve`, with roles for the cube and the bowl, or on
+`sort_cubes` by `benchmarks.learning.segdepth`. Here it acts on `sort_cubes`, where three cubes and two bowls
+are visible, with masks and depth of the simulator or, if it has a segmenter, from RGB:
 
     success  with the sentence of each initial state, at every level
     pairs    at each initial state twice: with its sentence, and with one that names another cube. A pair
-             counts if both times the named cube is the first that both fingers grip.
+             counts if both times the named cube is the first that both fingers grip. At the first level only.
 """
 
 from contextlib import closing
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from lerobot_env_so101_workbench import SO101SimEnvConfig
 from lerobot_env_so101_workbench.demos.takeovers import Actor, PolicyOptions
 from lerobot_env_so101_workbench.names import LEVELS
+from lerobot_env_so101_workbench.policy_check import read_config
 from lerobot_env_so101_workbench.sim.initial_states import (
     InitialState,
     evaluation_initial_state,
@@ -30,11 +32,14 @@ from lerobot_env_so101_workbench.sim.initial_states import (
 from lerobot_env_so101_workbench.sim.outcome import SUCCESS, EpisodeOutcome
 from lerobot_env_so101_workbench.sim.world import World
 from lerobot_env_so101_workbench.tasks.sort_cubes import CUBES
+from lerobot_processor_so101 import OBSERVED
 
 from ..lib.report import arguments, percent, save, table
 from ..lib.study import as_outcomes
 
 TASK = "sort_cubes"
+MASKS = {"height": 84, "width": 84, "rgb": False, "seg": True, "depth": True}
+RGB = {"height": 240, "width": 320}  # the images that `sorting` was trained on
 NAMES = [cube.name for cube in CUBES]
 STATES = {"eval": evaluation_initial_state, "validation": validation_initial_state}
 KEYS = ("policy", "states", "level", "measure")
@@ -62,21 +67,27 @@ def grips_named(case: tuple, state: InitialState, seed: int) -> bool:
 
 
 def main() -> None:
-    defaults = {"policies": [""], "levels": ["clean", "randomised"], "states": "eval"}
+    defaults = {"policies": [""], "levels": ["clean", "randomised"], "states": "eval", "shadows": False}
     choices = {"states": STATES, "levels": LEVELS}
     options = arguments(__doc__, choices, **defaults, initial_states=200, pairs=200)
     for checkpoint, level in product(map(Path, options.policies), options.levels):
-        env = SO101SimEnvConfig(task=TASK, level=level, height=84, width=84, rgb=False, seg=True, depth=True)
+        images = MASKS if read_config(checkpoint).segmenter == OBSERVED else RGB
+        env = SO101SimEnvConfig(task=TASK, level=level, **images)
         actor = Actor(PolicyOptions(checkpoint), env)
-        drawn = [STATES[options.states](TASK, level, index) for index in range(options.initial_states)]
-        row = {"policy": actor.name, "states": options.states, "level": level}
-        with closing(World(TASK, level)) as world:
+        count = max(options.initial_states, options.pairs)
+        drawn = [STATES[options.states](TASK, level, index) for index in range(count)]
+        name = f"{level} with shadows" if options.shadows else level
+        row = {"policy": actor.name, "states": options.states, "level": name}
+        with closing(World(TASK, level, shadows=options.shadows)) as world:
             case = (actor, env, world)
-            found = [run(*case, state, seed)[0] for seed, state in enumerate(tqdm(drawn, level))]
-            failures = {name: found.count(name) for name in sorted(set(found) - {SUCCESS})}
-            outcomes = as_outcomes(name == SUCCESS for name in found)
-            rows = [{**row, "measure": "success", "failures": failures, "outcomes": outcomes}]
-            if level == "clean" and options.pairs:
+            rows = []
+            if options.initial_states:
+                states = enumerate(tqdm(drawn[: options.initial_states], level))
+                found = [run(*case, state, seed)[0] for seed, state in states]
+                failures = {name: found.count(name) for name in sorted(set(found) - {SUCCESS})}
+                outcomes = as_outcomes(name == SUCCESS for name in found)
+                rows.append({**row, "measure": "success", "failures": failures, "outcomes": outcomes})
+            if level == options.levels[0] and options.pairs:
                 states = enumerate(tqdm(drawn[: options.pairs], "pairs"))
                 outcomes = as_outcomes(grips_named(case, state, seed) for seed, state in states)
                 rows.append({**row, "measure": "pairs", "outcomes": outcomes})
