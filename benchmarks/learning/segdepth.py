@@ -5,7 +5,7 @@
     python -m benchmarks.learning.segdepth --tasks lift_cube --trained_on clean --demonstrations 100 \\
         --steps 2000 --levels clean --variants true blind --seeds 2
     python -m benchmarks.learning.segdepth --tasks sort_cubes --trained_on shadows --steps 8000 \\
-        --levels clean distractors shadows --variants estimated true --seeds 3
+        --levels clean distractors shadows --variants estimated true --seeds 3 --transfer place_cube
 
 Stock commands, the same demonstrations, and the same frozen initial states for all variants. `shadows` is the
 level `randomised` with cast shadows in RGB images.
@@ -116,14 +116,17 @@ class Variants(Study):
         frames = root if variant != "estimated" else self.demonstrations(task, "webcams", images)
         self.trained[variant] = (checkpoint, frames)
         rows = []
-        for level in self.options.levels:
-            log = self.out / file_name(f"{name} {level}.jsonl")
-            if not self.mark(f"eval {name} {level}").exists():
-                log.unlink(missing_ok=True)  # of an evaluation that was stopped
-            env = [*environment(images, task=task, **LEVELS[level]), f"--env.episode_log={log}"]
-            case = {"task": task, "trained_on": self.options.trained_on, "level": level}
+        for evaluated, level in product((task, *self.options.transfer), self.options.levels):
+            case = {"task": evaluated, "trained_on": self.options.trained_on, "level": level}
             case |= {"demonstrations": self.options.demonstrations, "variant": variant, "seed": seed}
-            outcomes = self.evaluate(f"{name} {level}", checkpoint, [*env, "--eval.batch_size=1"])
+            step = f"{name} {level}"
+            if evaluated != task:
+                step, case["variant"] = f"{step} {evaluated}", f"{variant}, trained on {task}"
+            log = self.out / file_name(f"{step}.jsonl")
+            if not self.mark(f"eval {step}").exists():
+                log.unlink(missing_ok=True)  # of an evaluation that was stopped
+            env = [*environment(images, task=evaluated, **LEVELS[level]), f"--env.episode_log={log}"]
+            outcomes = self.evaluate(step, checkpoint, [*env, "--eval.batch_size=1"])
             rows.append({**case, "failures": failures(log), "outcomes": outcomes})
         return rows
 
@@ -158,7 +161,7 @@ def speed(task: str, trained: dict[str, tuple[Path, Path]], ticks: int = 300) ->
 def main() -> None:
     options = arguments(
         __doc__,
-        {"trained_on": LEVELS, "tasks": TASKS, "levels": LEVELS, "variants": VARIANTS},
+        {"trained_on": LEVELS, "tasks": TASKS, "levels": LEVELS, "transfer": TASKS, "variants": VARIANTS},
         out=Path("outputs/learning_segdepth"),
         trained_on="randomised",
         demonstrations=300,
@@ -168,6 +171,7 @@ def main() -> None:
         initial_states=200,
         tasks=["lift_cube", "place_cube"],
         levels=["clean", "randomised"],
+        transfer=[],  # tasks that each policy is also evaluated on, without training
         variants=None,
     )
     ticks: list[dict] = []
