@@ -34,6 +34,8 @@ from lerobot_env_so101_workbench.improve.report import read_outcomes
 from lerobot_env_so101_workbench.sim.outcome import FAILURES
 from lerobot_env_so101_workbench.sim.scene import class_names
 from lerobot_env_so101_workbench.tasks import TASKS as WORKBENCH_TASKS
+from lerobot_processor_so101 import OBSERVED
+from lerobot_processor_so101.models import class_names_of
 from lerobot_processor_so101.policy.trained_policy import load_policy
 
 from ..lib.clock import in_turn, percentiles
@@ -66,9 +68,11 @@ ACT = flags("policy.", type="act", pretrained_backbone_weights=None, chunk_size=
 ACT += flags("policy.", optimizer_lr=1e-4, optimizer_lr_backbone=1e-4)
 
 
-def with_true_masks(task: str) -> list[str]:
-    """Return the options of a policy for the simulator's masks of a task."""
-    return [*TASKS[task], *flags("policy.", class_names=list(class_names(WORKBENCH_TASKS[task].props)))]
+def with_classes(task: str, segmenter: str = OBSERVED) -> list[str]:
+    """Return the options of a policy for a task's masks, by default those of the simulator."""
+    observed = segmenter == OBSERVED
+    names = class_names(WORKBENCH_TASKS[task].props) if observed else class_names_of(segmenter)
+    return [*TASKS[task], *flags("policy.", class_names=list(names))]
 
 
 class Variants(Study):
@@ -99,10 +103,11 @@ class Variants(Study):
         if variant == "act":
             return [*ACT, "--batch_size=8"]
         own = flags("policy.", type="segdepth", blind=variant == "blind")
+        own += with_classes(task, SEGMENTERS[task][0] if variant == "estimated" else OBSERVED)
         if variant == "estimated":
-            own += [*TASKS[task], *flags("policy.", segmenter=SEGMENTERS[task][0], depth="segmenter")]
-        else:
-            own += [*with_true_masks(task), *(["--policy.encoder=rgb"] if variant == "rgb" else [])]
+            own += flags("policy.", segmenter=SEGMENTERS[task][0], depth="segmenter")
+        elif variant == "rgb":
+            own += ["--policy.encoder=rgb"]
         return [*own, "--batch_size=32"]
 
     def variant(self, task: str, variant: str, seed: int) -> list[dict]:

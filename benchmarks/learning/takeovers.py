@@ -36,7 +36,7 @@ from ..lib.small_siglip import cached_features, small_encoder
 from ..lib.study import Study, environment, file_name, flags, listed
 from ..lib.untrained import SIZE
 from .imf import TRAINING, small_imf
-from .segdepth import MASKS, with_true_masks
+from .segdepth import MASKS, with_classes
 
 RECORDED = {
     "takeovers": [],
@@ -106,7 +106,7 @@ class Takeovers(Study):
     def learner(self, root: Path) -> list[str]:
         """Return the options of the policy, and of the dataset that it learns from."""
         if self.options.policy == "segdepth":
-            return [*self.arrays(root), "--policy.type=segdepth", *with_true_masks(TASK)]
+            return [*self.arrays(root), "--policy.type=segdepth", *with_classes(TASK)]
         encoder = self.encoder()
         policy = {**TRAINING, **small_imf(encoder, STEPS), **IMF}
         return [*self.arrays(cached_features(self, root, encoder)), *flags("policy.", **policy)]
