@@ -181,16 +181,16 @@ def main() -> None:
     )
     ticks: list[dict] = []
     rows: list[dict] = []
+    store = partial(save, "learning/segdepth", keys=(*CASES, "variant", "seed"), settings=vars(options))
     for task in options.tasks:
         study = Variants(options.out / options.trained_on, options)
         variants = options.variants or [name for name in VARIANTS if name != "act" or task == "lift_cube"]
         for variant, seed in product(variants, range(options.seeds)):
-            rows += study.variant(task, variant, seed)
+            rows = store(study.variant(task, variant, seed))
         ticks += speed(task, study.trained) if options.variants is None else []
-    tables = {"speed": ticks} if ticks else {}
-    rows = save("learning/segdepth", rows, (*CASES, "variant", "seed"), vars(options), **tables)
     compare(rows, [("true", variant) for variant in VARIANTS])
     if ticks:
+        store([], speed=ticks)
         show(ticks)
 
 
