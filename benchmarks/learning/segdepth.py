@@ -4,14 +4,16 @@
     python -m benchmarks.learning.segdepth
     python -m benchmarks.learning.segdepth --tasks lift_cube --trained_on clean --demonstrations 100 \\
         --steps 2000 --levels clean --variants true blind --seeds 2
-    python -m benchmarks.learning.segdepth --tasks sort_cubes --trained_on shadows --steps 8000 \\
-        --levels clean distractors shadows --variants estimated true --seeds 3 --transfer place_cube
+    python -m benchmarks.learning.segdepth --tasks sort_cubes --trained_on randomised --steps 10000 \\
+        --demonstrations 600 --levels clean distractors shadows --variants simulated true --seeds 3 \\
+        --transfer place_cube
 
 Stock commands, the same demonstrations, and the same frozen initial states for all variants. `shadows` is the
 level `randomised` with cast shadows in RGB images.
 
     true         masks and depth of the simulator
     estimated    both from RGB, by a segmenter of the package: `workbench` for lift_cube, else `sorting`
+    simulated    trained on those of the simulator as that segmenter would output them, and evaluated from RGB
     rgb          the same MLP and steps with convolutions on RGB
     blind        trained without images
     act          LeRobot's ACT on RGB at its own size, but for a chunk of 30 actions, for as many steps as two
@@ -54,9 +56,10 @@ TASKS = {
 }
 LEVELS = {name: {"level": name} for name in ("clean", "distractors", "randomised")}
 LEVELS["shadows"] = {"level": "randomised", "shadows": True}
-VARIANTS = ("true", "estimated", "rgb", "blind", "act")
+VARIANTS = ("true", "estimated", "simulated", "rgb", "blind", "act")
 MASKS = flags(height=84, width=84, rgb=False, seg=True, depth=True)
 RGB = flags(height=120, width=160)
+WIDE = flags(height=84, width=112, rgb=False, seg=True, depth=True)  # the shape of RGB images
 SEGMENTERS = {  # of each task, with the images that it was trained on
     "lift_cube": ("workbench", RGB),
     "place_cube": ("sorting", flags(height=240, width=320)),
@@ -91,6 +94,8 @@ class Variants(Study):
         """Return what a variant learns from; without RGB where it is not used."""
         if variant in ("true", "blind"):
             return self.demonstrations(task, "true", MASKS)
+        if variant == "simulated":
+            return self.demonstrations(task, "wide", WIDE)
         if variant != "estimated":
             return self.demonstrations(task, "rgb", RGB)
         segmenter, images = SEGMENTERS[task]
@@ -103,8 +108,9 @@ class Variants(Study):
         if variant == "act":
             return [*ACT, "--batch_size=8"]
         own = flags("policy.", type="segdepth", blind=variant == "blind")
-        own += with_classes(task, SEGMENTERS[task][0] if variant == "estimated" else OBSERVED)
-        if variant == "estimated":
+        from_rgb = variant in ("estimated", "simulated")
+        own += with_classes(task, SEGMENTERS[task][0] if from_rgb else OBSERVED)
+        if from_rgb:
             own += flags("policy.", segmenter=SEGMENTERS[task][0], depth="segmenter")
         elif variant == "rgb":
             own += ["--policy.encoder=rgb"]
@@ -115,11 +121,16 @@ class Variants(Study):
         root, name = self.data(task, variant), f"{task} {variant} {seed}"
         steps = self.options.act_steps if variant == "act" else self.options.steps
         options = ["--dataset.repo_id=local/segdepth", *flags(seed=seed, save_freq=max(1000, steps // 4))]
-        options += self.arrays(root) if variant in ("true", "estimated") else [f"--dataset.root={root}"]
+        if variant in ("true", "estimated", "simulated"):
+            options += self.arrays(root, SEGMENTERS[task][0] if variant == "simulated" else None)
+        else:
+            options += [f"--dataset.root={root}"]
         checkpoint = self.train(name, [*options, *self.policy(task, variant)], steps)
-        images = {"true": MASKS, "blind": MASKS, "estimated": SEGMENTERS[task][1]}.get(variant, RGB)
-        frames = root if variant != "estimated" else self.demonstrations(task, "webcams", images)
-        self.trained[variant] = (checkpoint, frames)
+        webcams = SEGMENTERS[task][1]
+        images = {"true": MASKS, "blind": MASKS, "estimated": webcams, "simulated": webcams}.get(variant, RGB)
+        if variant != "simulated":
+            frames = root if variant != "estimated" else self.demonstrations(task, "webcams", images)
+            self.trained[variant] = (checkpoint, frames)
         rows = []
         for evaluated, level in product((task, *self.options.transfer), self.options.levels):
             case = {"task": evaluated, "trained_on": self.options.trained_on, "level": level}
@@ -184,7 +195,8 @@ def main() -> None:
     store = partial(save, "learning/segdepth", keys=(*CASES, "variant", "seed"), settings=vars(options))
     for task in options.tasks:
         study = Variants(options.out / options.trained_on, options)
-        variants = options.variants or [name for name in VARIANTS if name != "act" or task == "lift_cube"]
+        variants = options.variants or [name for name in VARIANTS if name != "simulated"]
+        variants = [name for name in variants if name != "act" or task == "lift_cube"]
         for variant, seed in product(variants, range(options.seeds)):
             rows = store(study.variant(task, variant, seed))
         ticks += speed(task, study.trained) if options.variants is None else []

@@ -77,9 +77,13 @@ class Study:
         self.step(name, [*command, f"{output}={root}"], root / "meta" / "info.json")
         return root
 
-    def arrays(self, root: Path) -> list[str]:
-        """Copy masks, depth or cached features to arrays, and return the options to train on the copy."""
-        out = self.dataset(f"{root.name}_arrays", ["so101-arrays", f"--root={root}"])
+    def arrays(self, root: Path, segmenter: str | None = None) -> list[str]:
+        """Copy masks, depth or cached features to arrays, and return the options to train on the copy.
+
+        With a segmenter, a simulator's masks and depth are written as it would output them.
+        """
+        options = [f"--root={root}", *([f"--segmenter={segmenter}"] if segmenter else [])]
+        out = self.dataset(f"{root.name}_arrays_{segmenter or ''}".rstrip("_"), ["so101-arrays", *options])
         return [f"--dataset.root={out}", "--num_workers=0"]
 
     def train(self, name: str, options: Sequence[str], steps: int, command: Sequence[str] = TRAIN) -> Path:
