@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 from lerobot_policy_imf import IMFConfig
 from lerobot_policy_imf.cache_vision import CacheVisionConfig
 from lerobot_policy_segdepth import SegDepthConfig
+from lerobot_processor_so101 import resolve_perception
+from lerobot_processor_so101.models import class_names_of, make_segmenter
 from lerobot_processor_so101.precompute.arrays import ArraysConfig, write_arrays
 from lerobot_processor_so101.precompute.command import precompute
 from tests.policy_imf.conftest import SMALL
@@ -27,14 +29,16 @@ NAMES = ["height", "width", "channels"]
 SIZE = (48, 64)
 
 
-def record(root, video: bool):
+def record(root, video: bool, class_names=None):
     """Record RGB, class ids and depth of a camera, as images or as videos."""
     joints = {"dtype": "float32", "shape": (6,), "names": [f"joint_{i}.pos" for i in range(6)]}
     kind = "video" if video else "image"
     image = {"dtype": kind, "shape": (*SIZE, 3), "names": NAMES}
-    plane = {"dtype": kind, "shape": (*SIZE, 1), "names": NAMES, "info": {"is_depth_map": True}}
+    plane = {"dtype": kind, "shape": (*SIZE, 1), "names": NAMES}
     features = {"action": joints, "observation.state": joints, "observation.images.top": image}
-    features |= {f"observation.images.top_{name}": plane for name in ("seg", "depth")}
+    for name in ("seg", "depth"):
+        features[f"observation.images.top_{name}"] = {**plane, "info": {"is_depth_map": True}}
+    features["observation.images.top_seg"]["info"] |= {"class_names": class_names} if class_names else {}
     linear = {"depth_encoder": DepthEncoderConfig(depth_min=0.0, depth_max=4.095, use_log=False)}
     dataset = LeRobotDataset.create(
         "local/d", 30, features, root=root, use_videos=video, **(linear if video else {})
@@ -101,11 +105,44 @@ def test_batches_of_masks_and_depth_equal_those_of_the_loader(tmp_path, video, s
         assert_equal(found, expected, ("observation.images.top",))
 
 
-def segdepth(stack: int = 1) -> SegDepthConfig:
-    names = ["background", "table", "cube", "static_finger", "moving_finger"]
-    return SegDepthConfig(
-        cameras=["top"], n_obs_steps=stack, class_names=names, device="cpu", push_to_hub=False
+def segdepth(stack: int = 1, **options) -> SegDepthConfig:
+    options = {"class_names": ["background", "table", "cube", "static_finger", "moving_finger"], **options}
+    return SegDepthConfig(cameras=["top"], n_obs_steps=stack, device="cpu", push_to_hub=False, **options)
+
+
+def test_masks_of_a_simulator_as_a_segmenter_would_output_them(tmp_path):
+    names = ["table", "static_finger", "red cube", "moving_finger", "pencil"]
+    source, copy = record(tmp_path / "demos", False, class_names=names), tmp_path / "arrays"
+    write_arrays(ArraysConfig(source, copy, segmenter="sorting"))
+    classes, common = list(class_names_of("sorting")), {"watched_classes": ["red cube"], "image_size": 24}
+    learner = segdepth(segmenter="sorting", depth="segmenter", class_names=classes, **common)
+    found = batches(learner, copy, None, True)
+    observed = batches(segdepth(class_names=names, **common), source, None, False)
+    own = torch.tensor([classes.index(name) for name in [*names[:4], "background"]])
+    for one, other in zip(found, observed, strict=True):
+        assert torch.equal(one["observation.seg.top"].long(), own[other["observation.seg.top"].long()])
+        # rounded to what a dataset stores before the size changes instead of after it
+        torch.testing.assert_close(
+            one["observation.disparity.top"], other["observation.disparity.top"], rtol=0, atol=1 / 16
+        )
+
+    # the policy then runs the segmenter on RGB
+    preprocessor, _ = make_pre_post_processors(learner, dataset_stats=LeRobotDatasetMetadata("l", copy).stats)
+    image = torch.rand(1, 3, *SIZE)
+    live = resolve_perception(
+        preprocessor({"observation.images.top": image, "observation.state": torch.zeros(1, 6)})
     )
+    expected = make_segmenter("sorting")(image).ids((24, 24))
+    assert torch.equal(live["observation.seg.top"], expected)
+
+
+def test_masks_without_names_or_depth_are_no_segmenters(tmp_path):
+    nameless = record(tmp_path / "nameless", False)
+    with pytest.raises(ValueError, match="top_seg: found masks without class names"):
+        write_arrays(ArraysConfig(nameless, tmp_path / "arrays", segmenter="sorting"))
+    with pytest.raises(ValueError, match="--segmenter: found no masks of a simulator"):
+        write_arrays(ArraysConfig(tiny_dataset(tmp_path / "rgb"), tmp_path / "arrays", segmenter="sorting"))
+    assert not (tmp_path / "arrays").exists()
 
 
 def test_batches_of_cached_features_equal_those_of_the_loader(tmp_path):
