@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make demo`: train a policy that sorts by sentence from RGB, on a laptop, through LeRobot's own commands.
 
-    so101-demos       60 demonstrations of the scripted expert, images of two webcams
-    so101-precompute  masks and disparity by the package's own segmenter
-    so101-arrays      a copy that training reads fast
-    lerobot-train     the segdepth policy on it
-    lerobot-eval      50 frozen initial states that no demonstration began from, from RGB
+    so101-demos     200 demonstrations of the scripted expert, masks and depth of the simulator
+    so101-arrays    the same as the package's segmenter would output them, for fast reading
+    lerobot-train   the segdepth policy on it
+    lerobot-eval    50 frozen initial states that no demonstration began from; the segmenter runs on RGB
 
 and then a film, a plot and a table in outputs/demo/. With
 
@@ -29,7 +28,8 @@ from lerobot_env_so101_workbench.sim.scene import class_names
 from lerobot_env_so101_workbench.tasks.sort_cubes import SortCubes
 from lerobot_processor_so101.find_config import find_configs
 
-IMAGES = {"height": 240, "width": 320}
+MASKS = {"height": 84, "width": 112, "rgb": "false", "seg": "true", "depth": "true"}
+RGB = {"height": 240, "width": 320}
 
 
 def commands(out: Path, episodes: int, steps: int, initial_states: int) -> dict[str, tuple[list[str], Path]]:
@@ -42,18 +42,14 @@ def commands(out: Path, episodes: int, steps: int, initial_states: int) -> dict[
         f"--episodes={episodes}",
         "--video=false",  # small images are faster to read from Parquet than from video
         "--workers=2",
-        *(f"--{name}={value}" for name, value in IMAGES.items()),
+        *(f"--{name}={value}" for name, value in MASKS.items()),
     ]
-    precompute = [
-        "so101-precompute",
+    arrays = [
+        "so101-arrays",
         f"--root={out / 'dataset'}",
-        f"--output={out / 'precomputed'}",
+        f"--output={out / 'arrays'}",
         "--segmenter=sorting",
-        "--depth=segmenter",
-        "--drop_rgb=true",
-        "--workers=2",
     ]
-    arrays = ["so101-arrays", f"--root={out / 'precomputed'}", f"--output={out / 'arrays'}"]
     train = [
         "lerobot-train",
         f"--config_path={find_configs()['segdepth_sort_cubes']}",
@@ -68,14 +64,13 @@ def commands(out: Path, episodes: int, steps: int, initial_states: int) -> dict[
         "--policy.device=cpu",
         "--env.type=so101_sim",
         "--env.task=sort_cubes",
-        *(f"--env.{name}={value}" for name, value in IMAGES.items()),
+        *(f"--env.{name}={value}" for name, value in RGB.items()),
         f"--eval.n_episodes={initial_states}",
         "--eval.batch_size=1",
         f"--output_dir={out / 'eval'}",
     ]
     return {
         "demonstrate": (demos, out / "dataset" / "meta" / "info.json"),
-        "perceive": (precompute, out / "precomputed" / "meta" / "info.json"),
         "prepare": (arrays, out / "arrays" / "meta" / "info.json"),
         "train": (train, checkpoint / "model.safetensors"),
         "evaluate": (evaluate, out / "eval" / "eval_info.json"),
@@ -124,7 +119,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
-    parser.add_argument("--episodes", type=int, default=60, help="demonstrations")
+    parser.add_argument("--episodes", type=int, default=200, help="demonstrations")
     parser.add_argument("--steps", type=int, default=3000, help="training steps")
     parser.add_argument("--initial_states", type=int, default=50, help="of the evaluation, at most 200")
     parser.add_argument("--instruction", help="a sentence that the trained policy acts on, filmed")

@@ -87,7 +87,6 @@ def summary(successes: list[bool], seconds: dict[str, float], args: argparse.Nam
         ["sort_cubes by sentence from RGB, clean", "result"],
         ["success on unseen initial states (Wilson 95 %)", percent(sum(successes), len(successes))],
         ["demonstrations", f"{args.episodes} in {seconds['demonstrate']:.0f} s"],
-        ["masks and disparity", f"{seconds['perceive']:.0f} s"],
         ["training", f"{args.steps} steps of 32 in {seconds['prepare'] + seconds['train']:.0f} s"],
         ["evaluation", f"{len(successes)} episodes in {seconds['evaluate']:.0f} s"],
         ["in all", f"{sum(seconds.values()) / 60:.1f} min"],
