@@ -2,6 +2,7 @@
 """`so101-benchmark`: one evaluation per task and level, a table, and what it refuses."""
 
 import json
+from pathlib import Path
 
 import pytest
 from lerobot.configs import FeatureType, PolicyFeature
@@ -123,10 +124,10 @@ def images(**shapes):
 
 
 def test_the_images_of_the_training_are_rendered():
-    setup = needed_images(images(top_seg=(1, 60, 80), wrist_depth=(1, 60, 80)))
+    setup = needed_images(images(top_seg=(1, 60, 80), wrist_depth=(1, 60, 80)), Path())
     assert (setup.cameras, setup.height, setup.width) == (("top", "wrist"), 60, 80)
     assert (setup.rgb, setup.seg, setup.depth) == (False, True, True)
-    assert needed_images(images()).shapes() == {}
+    assert needed_images(images(), Path()).shapes() == {}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_the_images_of_the_training_are_rendered():
 )
 def test_other_cameras_are_refused(shapes, message):
     with pytest.raises(ValueError, match=message):
-        needed_images(images(**shapes))
+        needed_images(images(**shapes), Path())
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from lerobot_env_so101_workbench.demos.takeovers import (
     TakeoverOptions,
     Takeovers,
 )
+from lerobot_env_so101_workbench.policy_check import needed_images, read_config
 from lerobot_env_so101_workbench.sim.expert import Expert
 from lerobot_env_so101_workbench.sim.initial_states import training_initial_state
 from lerobot_env_so101_workbench.sim.world import World
@@ -131,6 +132,24 @@ def _edited(folder, target, **fields):
     values = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**values, **fields}))
     return target
+
+
+def test_a_policy_that_was_trained_on_precomputed_masks_acts_from_rgb(tmp_path):
+    golden = replay.unpack("segdepth_workbench", tmp_path / "golden")
+    inputs = json.loads((golden / "config.json").read_text())["input_features"]
+    inputs["observation.images.top"]["shape"] = [1, 42, 42]  # the dataset had no RGB
+    folder = _edited(golden, tmp_path / "policy", input_features=inputs)
+    needed = needed_images(read_config(folder), folder)
+    assert needed.shapes() == {"top": (120, 160, 3)}  # as the packaged segmenter was trained
+    setup = CameraSetup(("top",), 32, 48)  # of the aspect of its training
+    actor, world = Actor(PolicyOptions(folder), env(setup)), World("lift_cube", "clean", "ray")
+    world.reset(training_initial_state("lift_cube", "clean", 0))
+    actor.reset(0)
+    assert np.isfinite(actor.act(world, setup.capture(world))).all()
+    world.close()
+    (folder / "policy_preprocessor.json").write_text(json.dumps({"steps": []}))
+    with pytest.raises(ValueError, match=r"--policy\.path: found no size of images in"):
+        needed_images(read_config(folder), folder)
 
 
 SEVEN = {"action": {"type": "ACTION", "shape": [7]}}

@@ -82,7 +82,7 @@ def benchmark(config: BenchmarkConfig) -> str:
     path = config.policy.path
     assert path is not None
     policy = read_config(path)
-    images = needed_images(policy)
+    images = needed_images(policy, path)
     config.root.mkdir(parents=True, exist_ok=True)
     with owning(config.root):
         row = _describe(config, path, policy.type)

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a checkpoint can act in the workbench, and which images it needs."""
+"""Whether a checkpoint can act in the workbench, and which images it needs.
+
+A policy that runs perception models declares what they compute (`observation.seg.top`) and the RGB image that
+they compute it from, of one channel and a nominal size, because its training data may have lacked that image.
+"""
 
 import hashlib
+import json
 from pathlib import Path
 
-from lerobot.configs import FeatureType, PreTrainedConfig
+from lerobot.configs import PreTrainedConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from lerobot.utils.import_utils import register_third_party_plugins
 
@@ -62,15 +67,15 @@ def check_images(config: PreTrainedConfig, setup: CameraSetup) -> None:
                 f"--cameras with {camera}, as in the policy's training data."
             )
         (found_height, found_width, _), (_, height, width) = rendered[name], shape
-        if (found_height, found_width) != (height, width):
+        if not _is_nominal(name, shape) and (found_height, found_width) != (height, width):
             raise ValueError(
                 f"--policy.path: the policy was trained on {OBS_IMAGES}.{name} of {width}x{height} pixels, "
                 f"found {found_width}x{found_height}. Give --width={width} --height={height}."
             )
 
 
-def needed_images(config: PreTrainedConfig) -> CameraSetup:
-    """Return the cameras that render what a policy was trained on.
+def needed_images(config: PreTrainedConfig, path: Path) -> CameraSetup:
+    """Return the cameras that render what a policy was trained on, or what its segmenter was trained on.
 
     Raises:
         ValueError: if it was trained on other cameras than the workbench has, or on images of several sizes.
@@ -78,7 +83,9 @@ def needed_images(config: PreTrainedConfig) -> CameraSetup:
     images = _images(config)
     if not images:
         return CameraSetup(rgb=False)
-    sizes = sorted({shape[1:] for shape in images.values()})
+    sizes = sorted(
+        {_model_size(path) if _is_nominal(name, shape) else shape[1:] for name, shape in images.items()}
+    )
     if len(sizes) > 1:
         raise ValueError(
             f"--policy.path: the policy was trained on images of several sizes {sizes}, expected one."
@@ -103,8 +110,26 @@ def _images(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     return {
         key.removeprefix(f"{OBS_IMAGES}."): tuple(feature.shape)
         for key, feature in (config.input_features or {}).items()
-        if feature.type is FeatureType.VISUAL and not key.startswith(f"{OBS_IMAGES}.empty_camera")
+        if key.startswith(f"{OBS_IMAGES}.") and not key.startswith(f"{OBS_IMAGES}.empty_camera")
     }
+
+
+def _is_nominal(name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether an image's declared shape says nothing, see the module."""
+    return _parts(name)[1] == "rgb" and shape[0] == 1
+
+
+def _model_size(path: Path) -> tuple[int, ...]:
+    """Return the size (h, w) of the images that the perception model of a checkpoint was trained on."""
+    steps = json.loads((path / "policy_preprocessor.json").read_text())["steps"]
+    sizes = [(step["config"].get("identity") or {}).get("input_size") for step in steps]
+    try:
+        return tuple(next(filter(None, sizes)))
+    except StopIteration:
+        raise ValueError(
+            f"--policy.path: found no size of images in {path}, expected a policy that was trained on RGB "
+            "images, or whose segmenter has an input size."
+        ) from None
 
 
 def _parts(name: str) -> tuple[str, str]:
