@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make demo`: train a policy that sorts by sentence from RGB, on a laptop, through LeRobot's own commands.
 
-    so101-demos     200 demonstrations of the scripted expert, masks and depth of the simulator
+    so101-demos     350 demonstrations of the scripted expert, masks and depth of the simulator
     so101-arrays    the same as the package's segmenter would output them, for fast reading
     lerobot-train   the segdepth policy on it
     lerobot-eval    50 frozen initial states that no demonstration began from; the segmenter runs on RGB
@@ -119,8 +119,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"))
-    parser.add_argument("--episodes", type=int, default=200, help="demonstrations")
-    parser.add_argument("--steps", type=int, default=3000, help="training steps")
+    parser.add_argument("--episodes", type=int, default=350, help="demonstrations")
+    parser.add_argument("--steps", type=int, default=4500, help="training steps")
     parser.add_argument("--initial_states", type=int, default=50, help="of the evaluation, at most 200")
     parser.add_argument("--instruction", help="a sentence that the trained policy acts on, filmed")
     args = parser.parse_args()
