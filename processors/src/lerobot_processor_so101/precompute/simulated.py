@@ -53,7 +53,7 @@ def simulated_columns(source: Source, name: str) -> list[ArrayColumn]:
     for camera in _cameras(source):
         masks = seg_image_key(camera)
         size: tuple[int, int] = tuple(source.features[masks]["shape"][:2])
-        ids = [classes.id(name if name in classes.names else _REST) for name in _class_names(source, masks)]
+        ids = [classes.id(own if own in classes.names else _REST) for own in _class_names(source, masks)]
         to_ids = partial(_to_ids, ids=torch.tensor(ids))
         outputs: list[tuple[str, str, str, Callable]] = [(seg_key(camera), masks, "ids", to_ids)]
         if segmenter.predicts_disparity:
