@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lerobot_env_so101_workbench import SO101SimEnvConfig
 from lerobot_env_so101_workbench.demos.takeovers import Actor, PolicyOptions
-from lerobot_env_so101_workbench.policy_check import read_config
+from lerobot_env_so101_workbench.policy_check import needed_images, read_config
 from lerobot_env_so101_workbench.sim.cameras import CameraSetup
 from lerobot_env_so101_workbench.sim.initial_states import validation_initial_state
 from lerobot_env_so101_workbench.sim.world import World
@@ -38,8 +38,6 @@ SENTENCES = [
     "Put the yellow cube into the blue bowl.",
 ]
 SIDE, WIDTH, CAPTION = 320, 440, 36  # pixels
-RGB = {"height": 240, "width": 320}
-MASKS = {"height": 84, "width": 84, "rgb": False, "seg": True, "depth": True}
 EVERY = 3  # ticks per frame of the film
 _GREEN, _RED, _WHITE = (60, 170, 80), (200, 60, 50), (255, 255, 255)
 
@@ -54,12 +52,12 @@ def goal_of(sentence: str, names: Sequence[str]) -> Goal:
     return Goal(*(names[id_] for id_ in ids))
 
 
-def masked_view(world: World, camera: str, segmenter: Segmenter | None) -> np.ndarray:
+def masked_view(world: World, camera: str, segmenter: Segmenter | None, cameras: CameraSetup) -> np.ndarray:
     """Draw a camera with the masks of the segmenter or, without one, of the simulator."""
     if segmenter is None:
         rgb, ids, _ = world.render(camera, SIDE // 2, SIDE // 2, ids=True)
         return overlay(rgb, ids, world.class_names, legend=False)
-    rgb = world.render(camera, *RGB.values()).rgb
+    rgb = world.render(camera, cameras.height, cameras.width).rgb
     with torch.no_grad():
         scores = segmenter(torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255)  # (1, 3, H, W)
     view = overlay(rgb, scores.ids(rgb.shape[:2])[0].numpy(), segmenter.class_names, legend=False)
@@ -67,10 +65,14 @@ def masked_view(world: World, camera: str, segmenter: Segmenter | None) -> np.nd
 
 
 def frame_of(
-    world: World, segmenter: Segmenter | None, caption: str, colour: tuple[int, int, int]
+    world: World,
+    segmenter: Segmenter | None,
+    cameras: CameraSetup,
+    caption: str,
+    colour: tuple[int, int, int],
 ) -> Image.Image:
     """Draw the front view, beside it both cameras with the policy's masks, and a caption below."""
-    views = [masked_view(world, camera, segmenter) for camera in ("top", "wrist")]
+    views = [masked_view(world, camera, segmenter, cameras) for camera in ("top", "wrist")]
     image = np.hstack([world.render("front", SIDE, WIDTH).rgb, np.vstack(views)])
     frame = Image.new("RGB", (image.shape[1], SIDE + CAPTION), (24, 24, 28))
     frame.paste(Image.fromarray(image))
@@ -85,7 +87,7 @@ def follow(
     """Type the sentence of a goal, let the policy act on it, and yield the frames."""
     sentence = world.task.instruction(goal)
     for length in range(0, len(sentence) + 1, 2):
-        yield frame_of(world, segmenter, f"> {sentence[:length]}_", _WHITE)
+        yield frame_of(world, segmenter, cameras, f"> {sentence[:length]}_", _WHITE)
     world.goal = goal
     actor.reset(seed)
     for tick in range(world.task.time_limit_ticks):
@@ -93,10 +95,10 @@ def follow(
         if done := is_in(world, goal.pick, goal.into) and not world.is_touched(goal.pick):
             break
         if tick % EVERY == 0:
-            yield frame_of(world, segmenter, f"> {sentence}", _WHITE)
+            yield frame_of(world, segmenter, cameras, f"> {sentence}", _WHITE)
     print(f"{sentence}: {'done' if done else 'failed'} after {(tick + 1) / FPS:.1f} s", flush=True)
     for _ in range(FPS // EVERY):
-        yield frame_of(world, segmenter, f"> {sentence}", _GREEN if done else _RED)
+        yield frame_of(world, segmenter, cameras, f"> {sentence}", _GREEN if done else _RED)
 
 
 def write(frames: Sequence[Image.Image], path: Path) -> None:
@@ -115,13 +117,14 @@ def film_sentences(
     Raises:
         ValueError: if a sentence does not name one cube and one bowl.
     """
-    name = read_config(checkpoint).segmenter
-    segmenter = None if name == OBSERVED else make_segmenter(name)
-    env = SO101SimEnvConfig(task=TASK, level=level, **(RGB if segmenter else MASKS))
+    config = read_config(checkpoint)
+    segmenter = None if config.segmenter == OBSERVED else make_segmenter(config.segmenter)
+    cameras = needed_images(config, checkpoint)
+    env = SO101SimEnvConfig(task=TASK, level=level, **vars(cameras))
     with closing(World(TASK, level)) as world:
         world.reset(validation_initial_state(TASK, level, state))
         goals = [goal_of(sentence, world.class_names) for sentence in sentences]
-        actor, cameras = Actor(PolicyOptions(checkpoint), env), env.camera_setup()
+        actor = Actor(PolicyOptions(checkpoint), env)
         frames = [
             frame
             for seed, goal in enumerate(goals)

@@ -22,8 +22,7 @@ from tqdm import tqdm
 
 from lerobot_env_so101_workbench import SO101SimEnvConfig
 from lerobot_env_so101_workbench.demos.takeovers import Actor, PolicyOptions
-from lerobot_env_so101_workbench.names import LEVELS
-from lerobot_env_so101_workbench.policy_check import read_config
+from lerobot_env_so101_workbench.policy_check import needed_images, read_config
 from lerobot_env_so101_workbench.sim.initial_states import (
     InitialState,
     evaluation_initial_state,
@@ -32,14 +31,12 @@ from lerobot_env_so101_workbench.sim.initial_states import (
 from lerobot_env_so101_workbench.sim.outcome import SUCCESS, EpisodeOutcome
 from lerobot_env_so101_workbench.sim.world import World
 from lerobot_env_so101_workbench.tasks.sort_cubes import CUBES
-from lerobot_processor_so101 import OBSERVED
 
 from ..lib.report import arguments, percent, save, table
 from ..lib.study import as_outcomes
+from .segdepth import LEVELS
 
 TASK = "sort_cubes"
-MASKS = {"height": 84, "width": 84, "rgb": False, "seg": True, "depth": True}
-RGB = {"height": 240, "width": 320}  # the images that `sorting` was trained on
 NAMES = [cube.name for cube in CUBES]
 STATES = {"eval": evaluation_initial_state, "validation": validation_initial_state}
 KEYS = ("policy", "states", "level", "measure")
@@ -67,18 +64,19 @@ def grips_named(case: tuple, state: InitialState, seed: int) -> bool:
 
 
 def main() -> None:
-    defaults = {"policies": [""], "levels": ["clean", "randomised"], "states": "eval", "shadows": False}
+    defaults = {"policies": [""], "levels": ["clean", "randomised"], "states": "eval"}
     choices = {"states": STATES, "levels": LEVELS}
     options = arguments(__doc__, choices, **defaults, initial_states=200, pairs=200)
     for checkpoint, level in product(map(Path, options.policies), options.levels):
-        images = MASKS if read_config(checkpoint).segmenter == OBSERVED else RGB
-        env = SO101SimEnvConfig(task=TASK, level=level, **images)
+        scene = LEVELS[level]
+        env = SO101SimEnvConfig(
+            task=TASK, **scene, **vars(needed_images(read_config(checkpoint), checkpoint))
+        )
         actor = Actor(PolicyOptions(checkpoint), env)
         count = max(options.initial_states, options.pairs)
-        drawn = [STATES[options.states](TASK, level, index) for index in range(count)]
-        name = f"{level} with shadows" if options.shadows else level
-        row = {"policy": actor.name, "states": options.states, "level": name}
-        with closing(World(TASK, level, shadows=options.shadows)) as world:
+        drawn = [STATES[options.states](TASK, scene["level"], index) for index in range(count)]
+        row = {"policy": actor.name, "states": options.states, "level": level}
+        with closing(World(TASK, **scene)) as world:
             case = (actor, env, world)
             rows = []
             if options.initial_states:

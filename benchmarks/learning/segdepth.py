@@ -4,7 +4,7 @@
     python -m benchmarks.learning.segdepth
     python -m benchmarks.learning.segdepth --tasks lift_cube --trained_on clean --demonstrations 100 \\
         --steps 2000 --levels clean --variants true blind --seeds 2
-    python -m benchmarks.learning.segdepth --tasks sort_cubes --trained_on randomised --steps 10000 \\
+    python -m benchmarks.learning.segdepth --tasks sort_cubes --trained_on randomised --steps 8000 \\
         --demonstrations 600 --levels clean distractors shadows --variants simulated true --seeds 3 \\
         --transfer place_cube
 

@@ -11,7 +11,7 @@ from lerobot.motors.feetech import feetech
 from lerobot.robots import robot
 from PIL import Image
 
-from lerobot_env_so101_workbench import names
+from lerobot_env_so101_workbench import CameraSetup, names
 from lerobot_env_so101_workbench.sim import expert
 from lerobot_env_so101_workbench.tasks import TASKS
 from lerobot_env_so101_workbench.virtual_arm import calibration
@@ -66,7 +66,9 @@ def test_sort_by_sentence(segmenter, run, tmp_path, monkeypatch):
     monkeypatch.setattr(sort_by_sentence, "read_config", lambda _: SimpleNamespace(segmenter=segmenter))
     monkeypatch.setattr(sort_by_sentence, "SIDE", 48)
     monkeypatch.setattr(sort_by_sentence, "WIDTH", 64)
-    monkeypatch.setattr(sort_by_sentence, "RGB", {"height": 48, "width": 64})
+    masks = {"rgb": False, "seg": True, "depth": True} if segmenter == OBSERVED else {}
+    setup = CameraSetup(("top", "wrist"), 48, 64, **masks)
+    monkeypatch.setattr(sort_by_sentence, "needed_images", lambda *_: setup)
     sentences = ("Put the green cube into the white bowl.", "Put the red cube into the blue bowl.")
     film = tmp_path / "film.webp"
     printed = run(sort_by_sentence, "--checkpoint=none", f"--output={film}", "--sentences", *sentences)

@@ -123,13 +123,13 @@ def _model_size(path: Path) -> tuple[int, ...]:
     """Return the size (h, w) of the images that the perception model of a checkpoint was trained on."""
     steps = json.loads((path / "policy_preprocessor.json").read_text())["steps"]
     sizes = [(step["config"].get("identity") or {}).get("input_size") for step in steps]
-    try:
-        return tuple(next(filter(None, sizes)))
-    except StopIteration:
+    size = next(filter(None, sizes), None)
+    if size is None:
         raise ValueError(
             f"--policy.path: found no size of images in {path}, expected a policy that was trained on RGB "
             "images, or whose segmenter has an input size."
-        ) from None
+        )
+    return tuple(size)
 
 
 def _parts(name: str) -> tuple[str, str]:

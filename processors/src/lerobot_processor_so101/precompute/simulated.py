@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..models import make_segmenter
-from ..perception.class_map import ClassMap
 from ..perception.disparity import depth_to_disparity
 from ..perception.keys import depth_image_key, disparity_key, seg_image_key, seg_key
 from ..perception.stored import encode_disparity
 from .columns import DISPARITY, Column
+from .perception import IDS
 from .source import Source
 
 _REST = "background"  # what the segmenter has no class for
@@ -49,13 +49,13 @@ def simulated_columns(source: Source, name: str) -> list[ArrayColumn]:
         ValueError: if there is no such segmenter, or the dataset lacks named class ids or depth.
     """
     segmenter, columns = make_segmenter(name), []
-    classes = ClassMap(segmenter.class_names, f"segmenter {name!r}")
+    classes = segmenter.class_map
     for camera in _cameras(source):
         masks = seg_image_key(camera)
         size: tuple[int, int] = tuple(source.features[masks]["shape"][:2])
         ids = [classes.id(own if own in classes.names else _REST) for own in _class_names(source, masks)]
         to_ids = partial(_to_ids, ids=torch.tensor(ids))
-        outputs: list[tuple[str, str, str, Callable]] = [(seg_key(camera), masks, "ids", to_ids)]
+        outputs: list[tuple[str, str, str, Callable]] = [(seg_key(camera), masks, IDS, to_ids)]
         if segmenter.predicts_disparity:
             outputs.append((disparity_key(camera), depth_image_key(camera), DISPARITY, _to_disparity))
         for key, image, form, convert in outputs:
