@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from lerobot_env_so101_workbench import SO101SimEnvConfig
 from lerobot_env_so101_workbench.demos.takeovers import Actor, PolicyOptions
-from lerobot_env_so101_workbench.policy_check import needed_images, read_config
+from lerobot_env_so101_workbench.policy_check import read_config
 from lerobot_env_so101_workbench.sim.cameras import CameraSetup
 from lerobot_env_so101_workbench.sim.initial_states import validation_initial_state
 from lerobot_env_so101_workbench.sim.world import World
@@ -82,16 +81,16 @@ def frame_of(
 
 
 def follow(
-    world: World, segmenter: Segmenter | None, goal: Goal, actor: Actor, cameras: CameraSetup, seed: int
+    world: World, segmenter: Segmenter | None, goal: Goal, actor: Actor, seed: int
 ) -> Iterator[Image.Image]:
     """Type the sentence of a goal, let the policy act on it, and yield the frames."""
-    sentence = world.task.instruction(goal)
+    sentence, cameras = world.task.instruction(goal), actor.cameras
     for length in range(0, len(sentence) + 1, 2):
         yield frame_of(world, segmenter, cameras, f"> {sentence[:length]}_", _WHITE)
     world.goal = goal
     actor.reset(seed)
     for tick in range(world.task.time_limit_ticks):
-        world.step(actor.act(world, cameras.capture(world)))
+        world.step(actor.act(world))
         if done := is_in(world, goal.pick, goal.into) and not world.is_touched(goal.pick):
             break
         if tick % EVERY == 0:
@@ -119,16 +118,14 @@ def film_sentences(
     """
     config = read_config(checkpoint)
     segmenter = None if config.segmenter == OBSERVED else make_segmenter(config.segmenter)
-    cameras = needed_images(config, checkpoint)
-    env = SO101SimEnvConfig(task=TASK, level=level, **vars(cameras))
     with closing(World(TASK, level)) as world:
         world.reset(validation_initial_state(TASK, level, state))
         goals = [goal_of(sentence, world.class_names) for sentence in sentences]
-        actor = Actor(PolicyOptions(checkpoint), env)
+        actor = Actor(PolicyOptions(checkpoint), TASK, level)
         frames = [
             frame
             for seed, goal in enumerate(goals)
-            for frame in follow(world, segmenter, goal, actor, cameras, seed)
+            for frame in follow(world, segmenter, goal, actor, seed)
         ]
     write(frames, path)
     print(f"{len(frames)} frames in {path}")

@@ -20,9 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lerobot_env_so101_workbench import SO101SimEnvConfig
 from lerobot_env_so101_workbench.demos.takeovers import Actor, PolicyOptions
-from lerobot_env_so101_workbench.policy_check import needed_images, read_config
 from lerobot_env_so101_workbench.sim.initial_states import (
     InitialState,
     evaluation_initial_state,
@@ -42,13 +40,13 @@ STATES = {"eval": evaluation_initial_state, "validation": validation_initial_sta
 KEYS = ("policy", "states", "level", "measure")
 
 
-def run(actor: Actor, env: SO101SimEnvConfig, world: World, state: InitialState, seed: int) -> tuple:
+def run(actor: Actor, world: World, state: InitialState, seed: int) -> tuple:
     """Return the outcome of an episode, and the first cube that was gripped, if any."""
-    cameras, outcome, first = env.camera_setup(), EpisodeOutcome(), None
+    outcome, first = EpisodeOutcome(), None
     world.reset(state)
     actor.reset(seed)
     for _ in range(world.task.time_limit_ticks):
-        world.step(actor.act(world, cameras.capture(world)))
+        world.step(actor.act(world))
         outcome.update(world)
         first = first or next(filter(world.is_gripped, NAMES), None)
         if world.is_success() or not world.is_finite():
@@ -69,15 +67,12 @@ def main() -> None:
     options = arguments(__doc__, choices, **defaults, initial_states=200, pairs=200)
     for checkpoint, level in product(map(Path, options.policies), options.levels):
         scene = LEVELS[level]
-        env = SO101SimEnvConfig(
-            task=TASK, **scene, **vars(needed_images(read_config(checkpoint), checkpoint))
-        )
-        actor = Actor(PolicyOptions(checkpoint), env)
+        actor = Actor(PolicyOptions(checkpoint), TASK, scene["level"])
         count = max(options.initial_states, options.pairs)
         drawn = [STATES[options.states](TASK, scene["level"], index) for index in range(count)]
         row = {"policy": actor.name, "states": options.states, "level": level}
         with closing(World(TASK, **scene)) as world:
-            case = (actor, env, world)
+            case = (actor, world)
             rows = []
             if options.initial_states:
                 states = enumerate(tqdm(drawn[: options.initial_states], level))

@@ -58,10 +58,6 @@ def segdepth(tmp_path_factory):
     return replay.unpack("segdepth", tmp_path_factory.mktemp("golden"))
 
 
-def env(cameras: CameraSetup) -> SO101SimEnvConfig:
-    return SO101SimEnvConfig(**{**vars(cameras), "cameras": list(cameras.cameras)})
-
-
 def config(root, checkpoint=None, late=0.0, relabel=False, **changes) -> DemosConfig:
     images = {"cameras": ["top"], "height": SIZE[0], "width": SIZE[1], "video": False, "renderer": "ray"}
     options = {"policy": PolicyOptions(checkpoint), "takeover": TakeoverOptions(late, relabel=relabel)}
@@ -71,7 +67,7 @@ def config(root, checkpoint=None, late=0.0, relabel=False, **changes) -> DemosCo
 @pytest.fixture
 def still(monkeypatch):
     """Policies hold the arm, 5 to 9 ticks before an early takeover and 10 to 14 before a late one."""
-    monkeypatch.setattr(Actor, "act", lambda self, world, images: world.joints())
+    monkeypatch.setattr(Actor, "act", lambda self, world: world.joints())
     monkeypatch.setattr(takeovers, "EARLY", (5, 9))
     monkeypatch.setattr(takeovers, "LATE", (10, 14))
 
@@ -110,14 +106,14 @@ def test_a_policy_acts_as_in_lerobot_eval(name, request, monkeypatch):
     run = lerobot_eval.rollout(envs, policy, *env_config.get_env_processors(), *pipelines, seeds=[3])
     envs.close()
     # 2. ours
-    cameras = CameraSetup.of(env_config, images["cameras"])
-    actor, world = Actor(PolicyOptions(folder), env(cameras)), World("lift_cube", renderer="ray")
+    actor, world = Actor(PolicyOptions(folder), "lift_cube", "clean"), World("lift_cube", renderer="ray")
+    assert actor.cameras.shapes() == CameraSetup.of(env_config, images["cameras"]).shapes()
     actions = []
     for _ in range(2):  # a second episode begins as the first did
         world.reset(training_initial_state("lift_cube", "clean", 3))
         actor.reset(seed=3)
         for _ in range(run["action"].shape[1]):
-            actions.append(actor.act(world, cameras.capture(world)))
+            actions.append(actor.act(world))
             world.step(actions[-1])
     world.close()
     expected = run["action"][0].numpy()
@@ -139,17 +135,22 @@ def test_a_policy_that_was_trained_on_precomputed_masks_acts_from_rgb(tmp_path):
     inputs = json.loads((golden / "config.json").read_text())["input_features"]
     inputs["observation.images.top"]["shape"] = [1, 42, 42]  # the dataset had no RGB
     folder = _edited(golden, tmp_path / "policy", input_features=inputs)
+    pipeline = json.loads((folder / "policy_preprocessor.json").read_text())
+    check = next(step["config"] for step in pipeline["steps"] if "aspects" in step["config"])
+    check["aspects"] = dict.fromkeys(check["aspects"], 4 / 3)  # as those that the segmenter was trained on
+    (folder / "policy_preprocessor.json").write_text(json.dumps(pipeline))
     needed = needed_images(read_config(folder), folder)
     assert needed.shapes() == {"top": (120, 160, 3)}  # as the packaged segmenter was trained
-    setup = CameraSetup(("top",), 32, 48)  # of the aspect of its training
-    actor, world = Actor(PolicyOptions(folder), env(setup)), World("lift_cube", "clean", "ray")
+    actor, world = Actor(PolicyOptions(folder), "lift_cube", "clean"), World("lift_cube", "clean", "ray")
+    assert actor.cameras == needed
     world.reset(training_initial_state("lift_cube", "clean", 0))
     actor.reset(0)
-    assert np.isfinite(actor.act(world, setup.capture(world))).all()
+    assert np.isfinite(actor.act(world)).all()
     world.close()
     (folder / "policy_preprocessor.json").write_text(json.dumps({"steps": []}))
     with pytest.raises(ValueError, match=r"--policy\.path: found no size of images in"):
         needed_images(read_config(folder), folder)
+    assert needed_images(read_config(folder), folder, (32, 48)).shapes() == {"top": (32, 48, 3)}
 
 
 SEVEN = {"action": {"type": "ACTION", "shape": [7]}}
@@ -160,20 +161,6 @@ SEVEN = {"action": {"type": "ACTION", "shape": [7]}}
     [
         ("act", {"output_features": SEVEN}, {}, r"is of another robot: action has shape \(7,\), expected"),
         ("segdepth", {"fps": 15}, MASKS, "the policy was trained at 15 Hz, expected 30 Hz"),
-        (
-            "act",
-            {},
-            {"cameras": ["front"]},
-            r"needs observation.images.top, found .*Give --rgb=true and --cam",
-        ),
-        ("act", {}, {"rgb": False, "seg": True}, "needs observation.images.top, found .*top_seg. Give --rgb"),
-        (
-            "segdepth",
-            {},
-            {**MASKS, "seg": False},
-            r"needs observation.images.\w+_seg, found .*Give --seg=true",
-        ),
-        ("act", {}, {"width": 48}, "of 32x32 pixels, found 48x32. Give --width=32 --height=32"),
         ("act", {}, {"policy": PolicyOptions(Path("nothing"))}, "found no policy in nothing"),
         ("act", {}, {"takeover": TakeoverOptions(late=2)}, "--takeover.late: found 2, expected a share"),
         ("act", {}, {"takeover": TakeoverOptions(stall_s=-1)}, "--takeover.stall_s: found -1"),
@@ -198,7 +185,7 @@ def test_a_policy_with_code_in_its_pipeline_is_refused(act, tmp_path):
 
 
 def test_a_policy_that_lacks_an_observation_is_refused(act, tmp_path, monkeypatch):
-    def lacking(self, world, images):
+    def lacking(self, world):
         raise KeyError("observation.gaze")
 
     monkeypatch.setattr(Actor, "act", lacking)
@@ -236,6 +223,14 @@ def test_relabelled_frames_have_the_experts_commands(tmp_path, act, still, world
         world.step(world.joints())
 
 
+def test_other_images_may_be_recorded_than_the_policy_needs(tmp_path, act):
+    """It acts on the images that it was trained on, and the recording is for another one."""
+    record(config(tmp_path / "d", act, cameras=["wrist"], height=16, width=24, rgb=False, seg=True))
+    dataset = LeRobotDataset("local/lift_cube_clean", root=tmp_path / "d")
+    images = {key: value["shape"] for key, value in dataset.features.items() if "images" in key}
+    assert images == {"observation.images.wrist_seg": (16, 24, 1)}
+
+
 def test_demonstrations_are_no_interventions(tmp_path):
     record(config(tmp_path / "d"))
     assert not column(tmp_path / "d", "intervention").any()
@@ -244,7 +239,7 @@ def test_demonstrations_are_no_interventions(tmp_path):
 def test_the_moments_are_drawn_from_both_ranges(act, still, world, monkeypatch):
     monkeypatch.setattr(Demonstrator, "demonstrate", lambda self, *args, **kwargs: iter(()))
     demonstrator = Demonstrator(world, CameraSetup(("top",), *SIZE), 0.0)
-    actor = Actor(PolicyOptions(act), env(CameraSetup(("top",), *SIZE)))
+    actor = Actor(PolicyOptions(act), "lift_cube", "clean")
     for late, expected in ((0.0, range(5, 10)), (1.0, range(10, 15)), (0.5, range(5, 15))):
         episodes, moments = Takeovers(demonstrator, actor, TakeoverOptions(late)), set()
         for seed in range(40):
@@ -257,7 +252,7 @@ def test_the_expert_takes_over_when_the_progress_stalls(act, still, world, monke
     monkeypatch.setattr(takeovers, "LATE", (100, 100))
     demonstrator = Demonstrator(world, CameraSetup(("top",), *SIZE), 0.0)
     episodes = Takeovers(
-        demonstrator, Actor(PolicyOptions(act), env(CameraSetup(("top",), *SIZE))), TakeoverOptions(1.0, 0.5)
+        demonstrator, Actor(PolicyOptions(act), "lift_cube", "clean"), TakeoverOptions(1.0, 0.5)
     )
     frames = list(episodes.episode(0))
     assert world.is_success()
@@ -270,7 +265,7 @@ def test_episodes_that_the_policy_solves_are_counted_but_not_recorded(tmp_path, 
     reset = Actor.reset
     monkeypatch.setattr(Actor, "reset", lambda self, seed: (seeds.append(seed), reset(self, seed))[1])
 
-    def act_as_expert(self, world, images):
+    def act_as_expert(self, world):
         return Expert(world).decide().action if seeds[-1] < FIRST_SEED + 2 else world.joints()
 
     monkeypatch.setattr(Actor, "act", act_as_expert)
@@ -386,5 +381,5 @@ def test_one_stock_training_takes_demonstrations_and_takeovers(tmp_path, act, st
     )
     trained = tmp_path / "train" / "checkpoints" / "last" / "pretrained_model"
     monkeypatch.undo()
-    Actor(PolicyOptions(trained), env(CameraSetup(("top",), *SIZE, seg=True, depth=True)))
+    Actor(PolicyOptions(trained), "lift_cube", "clean")
     assert "intervention" not in PreTrainedConfig.from_pretrained(trained).input_features

@@ -51,31 +51,13 @@ def read_config(path: Path) -> PreTrainedConfig:
     return config
 
 
-def check_images(config: PreTrainedConfig, setup: CameraSetup) -> None:
-    """Compare the images that a policy was trained on with those that are rendered.
-
-    Raises:
-        ValueError: if they do not fit; the message names the option to change.
-    """
-    rendered = setup.shapes()
-    for name, shape in _images(config).items():
-        if name not in rendered:
-            found = ", ".join(f"{OBS_IMAGES}.{other}" for other in rendered) or "no images"
-            camera, kind = _parts(name)
-            raise ValueError(
-                f"--policy.path: the policy needs {OBS_IMAGES}.{name}, found {found}. Give --{kind}=true and "
-                f"--cameras with {camera}, as in the policy's training data."
-            )
-        (found_height, found_width, _), (_, height, width) = rendered[name], shape
-        if not _is_nominal(name, shape) and (found_height, found_width) != (height, width):
-            raise ValueError(
-                f"--policy.path: the policy was trained on {OBS_IMAGES}.{name} of {width}x{height} pixels, "
-                f"found {found_width}x{found_height}. Give --width={width} --height={height}."
-            )
-
-
-def needed_images(config: PreTrainedConfig, path: Path) -> CameraSetup:
+def needed_images(
+    config: PreTrainedConfig, path: Path, default: tuple[int, int] | None = None
+) -> CameraSetup:
     """Return the cameras that render what a policy was trained on, or what its segmenter was trained on.
+
+    Args:
+        default: size (h, w) for a segmenter that takes images of any size.
 
     Raises:
         ValueError: if it was trained on other cameras than the workbench has, or on images of several sizes.
@@ -84,7 +66,10 @@ def needed_images(config: PreTrainedConfig, path: Path) -> CameraSetup:
     if not images:
         return CameraSetup(rgb=False)
     sizes = sorted(
-        {_model_size(path) if _is_nominal(name, shape) else shape[1:] for name, shape in images.items()}
+        {
+            _model_size(path, default) if _is_nominal(name, shape) else shape[1:]
+            for name, shape in images.items()
+        }
     )
     if len(sizes) > 1:
         raise ValueError(
@@ -119,11 +104,11 @@ def _is_nominal(name: str, shape: tuple[int, ...]) -> bool:
     return _parts(name)[1] == "rgb" and shape[0] == 1
 
 
-def _model_size(path: Path) -> tuple[int, ...]:
+def _model_size(path: Path, default: tuple[int, int] | None) -> tuple[int, ...]:
     """Return the size (h, w) of the images that the perception model of a checkpoint was trained on."""
     steps = json.loads((path / "policy_preprocessor.json").read_text())["steps"]
     sizes = [(step["config"].get("identity") or {}).get("input_size") for step in steps]
-    size = next(filter(None, sizes), None)
+    size = next(filter(None, sizes), default)
     if size is None:
         raise ValueError(
             f"--policy.path: found no size of images in {path}, expected a policy that was trained on RGB "

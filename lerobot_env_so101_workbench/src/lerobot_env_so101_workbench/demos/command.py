@@ -38,7 +38,6 @@ from lerobot_processor_so101.lock import owning
 from lerobot_processor_so101.recording import RecordingDataset, check_videos
 
 from ..device_configs import SO101SimConfig
-from ..env_config import SO101SimEnvConfig
 from ..names import check_disturbance, check_level, check_task
 from ..robot import SO101Sim
 from ..sim.cameras import DEPTH_ENCODER, CameraSetup, ImageOptions
@@ -72,7 +71,8 @@ class DemosConfig(ImageOptions):
         disturbance: strength of the disturbance of executed commands [deg]; recorded labels stay clean.
         resume: add to the dataset in `root`, continuing after its last seed; takeovers may follow
             demonstrations.
-        policy, takeover: record takeovers of a policy, see `PolicyOptions` and `TakeoverOptions`.
+        policy, takeover: record takeovers of a policy, see `PolicyOptions` and `TakeoverOptions`. The policy
+            gets the images that it needs, whatever is recorded.
         repo_id: name of the dataset; by default local/<task>_<level>.
         renderer: `auto`, `egl`, `osmesa`, `glfw` or `ray`.
         shadows: render cast shadows in RGB images.
@@ -236,9 +236,8 @@ def open_source(config: DemosConfig) -> Demonstrator | Takeovers:
     demonstrator = Demonstrator(world, cameras, config.disturbance, FPS // config.fps)
     if config.policy.path is None:
         return demonstrator
-    images = {**vars(cameras), "cameras": config.cameras}
-    env = SO101SimEnvConfig(task=config.task, level=config.level, **images)
-    takeovers = Takeovers(demonstrator, Actor(config.policy, env), config.takeover)
+    actor = Actor(config.policy, config.task, config.level, (config.height, config.width))
+    takeovers = Takeovers(demonstrator, actor, config.takeover)
     takeovers.try_policy()
     return takeovers
 

@@ -3,7 +3,7 @@
 
 What the expert then does is recorded, with clean labels, until the task is done. So a dataset shows the
 states that the policy gets into, and the way out of them. The policy's observations are those of
-`lerobot-eval`.
+`lerobot-eval`: the images that it was trained on, or that its segmenter takes, whatever is recorded.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from lerobot_processor_so101.env_observations import as_observation
 from lerobot_processor_so101.policy.trained_policy import batch_of_one, load_policy
 
 from ..env_config import SO101SimEnvConfig
-from ..policy_check import check_images, fingerprint, read_config
+from ..policy_check import fingerprint, needed_images, read_config
 from ..sim.world import World
 from .demonstrator import Demonstrator
 
@@ -69,14 +69,21 @@ class TakeoverOptions:
 class Actor:
     """A trained policy with its pipelines, acting in a world as it does in `lerobot-eval`.
 
+    Args:
+        task, level: of the worlds that it acts in.
+        size: (h, w) of its images if it was trained on none, and its segmenter takes any.
+
     Raises:
-        ValueError: if the policy is of another robot or rate, or needs images that are not recorded.
+        ValueError: if the policy is of another robot or rate, or needs images that the workbench lacks.
     """
 
-    def __init__(self, options: PolicyOptions, env: SO101SimEnvConfig) -> None:
+    def __init__(
+        self, options: PolicyOptions, task: str, level: str, size: tuple[int, int] | None = None
+    ) -> None:
         assert options.path is not None
-        check_images(read_config(options.path), env.camera_setup())
+        self.cameras = needed_images(read_config(options.path), options.path, size)
         check_device(options.device, "--policy.device")
+        env = SO101SimEnvConfig(task=task, level=level, **vars(self.cameras))
         self._policy, self._preprocessor, self._postprocessor = load_policy(options.path, options.device)
         self._env_preprocessor, _ = env.get_env_processors()
         config = self._policy.config
@@ -90,9 +97,9 @@ class Actor:
         self._preprocessor.reset()
         self._postprocessor.reset()
 
-    def act(self, world: World, images: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the policy's command (6,) in LeRobot's units; `images` are as of `CameraSetup.capture`."""
-        batch: dict[str, Any] = batch_of_one(as_observation(world.joints(), images))
+    def act(self, world: World) -> np.ndarray:
+        """Return the policy's command (6,) in LeRobot's units."""
+        batch: dict[str, Any] = batch_of_one(as_observation(world.joints(), self.cameras.capture(world)))
         batch = self._preprocessor(self._env_preprocessor({**batch, "task": [world.instruction()]}))
         with torch.inference_mode(), torch.autocast(self._device, enabled=self._use_amp):
             action = self._policy.select_action(batch)
@@ -126,7 +133,7 @@ class Takeovers:
         self._demonstrator.reset(FIRST_SEED)
         self._actor.reset(FIRST_SEED)
         try:
-            world.step(self._actor.act(world, self._demonstrator.capture()))
+            world.step(self._actor.act(world))
         except KeyError as error:
             raise ValueError(
                 f"--policy.path: the policy needs the observation {error}, which the workbench does not have."
@@ -146,10 +153,9 @@ class Takeovers:
                 best, best_tick = progress, tick
             if 0 < self._options.stall_s * FPS <= tick - best_tick:
                 break
-            images = demonstrator.capture()
             if self._options.relabel:
-                yield demonstrator.frame(images, demonstrator.expert.decide().action)
-            world.step(self._actor.act(world, images))
+                yield demonstrator.frame(demonstrator.capture(), demonstrator.expert.decide().action)
+            world.step(self._actor.act(world))
             self.is_needed = not world.is_success()
             if not self.is_needed or not world.is_finite():
                 return
