@@ -123,9 +123,7 @@ def film_sentences(
         goals = [goal_of(sentence, world.class_names) for sentence in sentences]
         actor = Actor(PolicyOptions(checkpoint), TASK, level)
         frames = [
-            frame
-            for seed, goal in enumerate(goals)
-            for frame in follow(world, segmenter, goal, actor, seed)
+            frame for seed, goal in enumerate(goals) for frame in follow(world, segmenter, goal, actor, seed)
         ]
     write(frames, path)
     print(f"{len(frames)} frames in {path}")

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from lerobot_env_so101_workbench.improve import command
+from lerobot_env_so101_workbench import CameraSetup
+from lerobot_env_so101_workbench.improve import command, plan
 from lerobot_env_so101_workbench.improve.command import improve, owned
 from lerobot_env_so101_workbench.improve.plan import ImproveConfig
 from lerobot_env_so101_workbench.improve.process import Cost, Job, copyable, run_jobs
+from lerobot_processor_so101.models import class_names_of
 
 FRAMES = 10  # of a fake episode
 
@@ -152,6 +154,35 @@ def test_the_default_policy_sorts_by_roles(monkeypatch, tmp_path):
     assert '--policy.roles={"target": "cube", "container": "bowl"}' in command
     watched = ["target", "container", "static_finger", "moving_finger"]
     assert f"--policy.watched_classes={json.dumps(watched)}" in command
+
+
+def test_the_default_policy_acts_from_rgb_with_a_segmenter(monkeypatch, tmp_path):
+    needed = CameraSetup(("top", "wrist"), 240, 320)
+    monkeypatch.setattr(plan, "read_config", lambda path: None)
+    monkeypatch.setattr(plan, "needed_images", lambda *_: needed)
+    options = {"task": "sort_cubes", "segmenter": "sorting", "width": 112, "shadows": True, "compare": False}
+    commands = run(monkeypatch, config(tmp_path / "run", rounds=1, **options)).commands
+    assert "--segmenter=sorting" in commands["round 1: arrays"]
+    assert {"--policy.segmenter=sorting", "--policy.depth=segmenter"} <= set(commands["round 0: train"])
+    assert f"--policy.class_names={json.dumps(class_names_of('sorting'))}" in commands["round 0: train"]
+    recorded = {"--rgb=false", "--seg=true", "--depth=true", "--width=112", "--shadows=true"}
+    assert recorded <= set(commands["round 1: take over"])
+    assert {*needed.flags("--env."), "--env.shadows=true"} <= set(commands["round 1: evaluate"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 84}, r"--width, --height: found 84x84, .* 320x240: give --width=112"),
+        ({"train": Path(__file__)}, "--segmenter: found sorting beside --train"),
+        ({"segmenter": "sortin"}, "perception model 'sortin'"),
+    ],
+)
+def test_a_segmenter_that_does_not_fit_is_refused(tmp_path, changes, message):
+    options = {"segmenter": "sorting", "width": 112, **changes}
+    with pytest.raises(ValueError, match=message):
+        improve(config(tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_report_has_rates_failures_and_times(monkeypatch, tmp_path):

@@ -107,8 +107,8 @@ def _is_nominal(name: str, shape: tuple[int, ...]) -> bool:
 def _model_size(path: Path, default: tuple[int, int] | None) -> tuple[int, ...]:
     """Return the size (h, w) of the images that the perception model of a checkpoint was trained on."""
     steps = json.loads((path / "policy_preprocessor.json").read_text())["steps"]
-    sizes = [(step["config"].get("identity") or {}).get("input_size") for step in steps]
-    size = next(filter(None, sizes), default)
+    sizes = [(step["config"].get("identity") or {}).get("input_size") or () for step in steps]
+    size = next((size for size in sizes if len(size) == 2), default)  # others take images of any size
     if size is None:
         raise ValueError(
             f"--policy.path: found no size of images in {path}, expected a policy that was trained on RGB "

@@ -11,8 +11,10 @@ from pathlib import Path
 from lerobot.datasets.io_utils import load_info
 
 from lerobot_processor_so101.config_checks import check_smallest
+from lerobot_processor_so101.models import class_names_of, make_segmenter
 
 from ..names import check_level, check_task
+from ..policy_check import needed_images, read_config
 from ..sim.cameras import CameraSetup
 from ..sim.initial_states import N_VALIDATION, props_of
 from ..sim.scene import class_names
@@ -44,6 +46,9 @@ class ImproveConfig:
         train: configuration of `lerobot-train` (YAML, such as `so101-config` lists); its dataset, output
             folder and seed are set for each round. By default segdepth with true masks and depth, six times
             over the frames.
+        segmenter: segmenter that the default policy acts with, on RGB images, such as `sorting`. It is
+            trained on masks and depth of the simulator as this segmenter would output them.
+        shadows: render cast shadows in RGB images.
         compare: train also on plain demonstrations of as many frames as the last round's dataset.
         seed: random seed of the trainings; each seed has training initial states of its own.
         cameras: cameras to record, of top, wrist and front.
@@ -62,6 +67,8 @@ class ImproveConfig:
     takeovers: int = 150
     eval_episodes: int = N_VALIDATION
     train: Path | None = None
+    segmenter: str | None = None
+    shadows: bool = False
     compare: bool = False
     seed: int = 0
     cameras: list[str] = field(default_factory=lambda: ["top", "wrist"])
@@ -92,6 +99,29 @@ class ImproveConfig:
             raise ValueError(
                 "--seg, --depth: found false, expected true, because the default policy needs masks and "
                 "depth. Give the configuration of another policy with --train."
+            )
+        if self.segmenter is not None:
+            self._check_segmenter(self.segmenter)
+
+    def _check_segmenter(self, name: str) -> None:
+        """Raise ValueError if the default policy cannot act with a segmenter."""
+        if self.train is not None:
+            raise ValueError(
+                f"--segmenter: found {name} beside --train, expected one of them: the configuration of "
+                "another policy names its own segmenter."
+            )
+        segmenter = make_segmenter(name)
+        if not segmenter.predicts_disparity:
+            raise ValueError(
+                f"--segmenter: found {name}, expected one with a disparity head, such as 'sorting', because "
+                "the default policy needs both."
+            )
+        size = segmenter.identity.input_size
+        height, width = size if len(size) == 2 else (self.height, self.width)  # others take any image
+        if self.width * height != self.height * width:
+            raise ValueError(
+                f"--width, --height: found {self.width}x{self.height}, expected the shape of the images that "
+                f"{name} was trained on, {width}x{height}: give --width={self.height * width // height}."
             )
 
     def camera_setup(self) -> CameraSetup:
@@ -159,7 +189,7 @@ def _train_steps(config: ImproveConfig, round: str) -> Iterator[Step]:
     data = dataset(config, round)
     if config.train is None:  # other policies may not be able to read arrays
         arrays = folder(config, round) / "arrays"
-        yield Step(round, "arrays", partial(_arrays, data, arrays))
+        yield Step(round, "arrays", partial(_arrays, data, arrays, config.segmenter))
         data = arrays
     yield Step(round, "train", partial(_train, config, data, folder(config, round) / "train"))
 
@@ -178,6 +208,8 @@ def _record(
     command = ["so101-demos", f"--root={root}", f"--task={config.task}", f"--level={config.level}"]
     command += [f"--episodes={missing}", f"--seed={seed}", *config.camera_setup().flags()]
     command += [f"--video={json.dumps(config.video)}", "--workers=2"]
+    if config.shadows:
+        command.append("--shadows=true")
     if policy is not None:
         command.append(f"--policy.path={policy}")
     if missing < episodes:
@@ -198,9 +230,10 @@ def _copy(data: Path, output: Path) -> list[str]:
     return ["cp", "-r", str(data), str(output)]
 
 
-def _arrays(data: Path, output: Path) -> list[str]:
+def _arrays(data: Path, output: Path, segmenter: str | None) -> list[str]:
     shutil.rmtree(output, ignore_errors=True)
-    return ["so101-arrays", f"--root={data}", f"--output={output}"]
+    options = [f"--segmenter={segmenter}"] if segmenter else []
+    return ["so101-arrays", f"--root={data}", f"--output={output}", *options]
 
 
 def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
@@ -215,13 +248,18 @@ def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
         return [*command, f"--config_path={config.root / TRAIN_CONFIG}"]
     names = [prop.name for prop in TASKS[config.task].props]
     roles = {role: word for role, word in ROLES.items() if word in " ".join(names).split()}
+    classes, perception = class_names(props_of(config.task, config.level)), []
+    if config.segmenter is not None:
+        classes = class_names_of(config.segmenter)
+        perception = [f"--policy.segmenter={config.segmenter}", "--policy.depth=segmenter"]
     return [
         *command,
         "--policy.type=segdepth",
         "--policy.device=cpu",
         "--policy.push_to_hub=false",
         f"--policy.cameras={json.dumps(config.cameras)}",
-        f"--policy.class_names={json.dumps(class_names(props_of(config.task, config.level)))}",
+        *perception,
+        f"--policy.class_names={json.dumps(classes)}",
         f"--policy.watched_classes={json.dumps([*(roles or names), *FINGERS])}",
         *([f"--policy.roles={json.dumps(roles)}"] if roles else []),
         f"--steps={max(1, _EPOCHS * count(data)[1] // _BATCH)}",
@@ -237,8 +275,12 @@ def _evaluate(config: ImproveConfig, round: Path) -> list[str]:
     shutil.rmtree(output, ignore_errors=True)
     options: dict[str, object] = {"env.task": config.task, "env.level": config.level}
     options |= {"env.starts": "validation", "env.episode_log": output / EPISODE_LOG, "seed": 0}
-    images = config.camera_setup()
-    return eval_command(_checkpoint(round), images, config.eval_episodes, output, options)
+    images, checkpoint = config.camera_setup(), _checkpoint(round)
+    if config.segmenter is not None:
+        images = needed_images(read_config(checkpoint), checkpoint, (config.height, config.width))
+    if config.shadows:
+        options["env.shadows"] = "true"
+    return eval_command(checkpoint, images, config.eval_episodes, output, options)
 
 
 def _checkpoint(round: Path) -> Path:
