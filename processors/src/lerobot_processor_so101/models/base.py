@@ -17,6 +17,8 @@ from . import efficientvit_fpn  # noqa: F401  registers the suite's own model wi
 type Region = tuple[float, float, float, float]  # top, left, height, width, each a fraction of the image
 FULL_IMAGE: Region = (0.0, 0.0, 1.0, 1.0)
 
+PACKAGED = ("workbench", "sorting")  # segmenters in this package: any one cube; cubes and bowls by colour
+
 
 class PerceptionModel(nn.Module):
     """A frozen transformers model for images in [0, 1].
@@ -153,10 +155,11 @@ def local_folder(name: str) -> str:
     if name.startswith((".", "/", "~")):
         raise ValueError(f"perception model {name!r}: there is no such folder.")
     if "/" not in name:  # a typo: do not ask the network
-        near = difflib.get_close_matches(name, ("workbench", "observation", "segmenter"), n=1)
+        near = difflib.get_close_matches(name, (*PACKAGED, "observation", "segmenter"), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"perception model {name!r}: expected workbench, a folder, or owner/name on the Hub.{hint}"
+            f"perception model {name!r}: expected {', '.join(PACKAGED)}, a folder, or owner/name on the "
+            f"Hub.{hint}"
         )
     return name
 

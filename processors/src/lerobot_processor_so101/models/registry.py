@@ -8,13 +8,12 @@ from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversal
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
 from ..perception.class_map import ordered_labels
-from .base import load_config, load_pretrained
+from .base import PACKAGED, load_config, load_pretrained
 from .huggingface import UNIVERSAL, SemanticSegmenter, universal
 from .open_vocabulary import BACKGROUND, OPEN_VOCABULARY
 from .segmenter import Segmenter
 
-WORKBENCH = "workbench"
-PACKAGED = (WORKBENCH, "sorting")  # any one cube; cubes and bowls by colour
+WORKBENCH = PACKAGED[0]
 _WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
