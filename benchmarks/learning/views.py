@@ -9,9 +9,9 @@ is rendered from three views; every training takes some of the views and some of
     views     each set of cameras, with 50 demonstrations
     episodes  each number of demonstrations, with the cameras top and wrist
 
-`top` is above the table and tilted down, `wrist` is on the gripper, `front` faces the arm across the table.
-All trainings have the same steps. Evaluated on validation states, because the results are for choices. Writes
-results/learning/views.json.
+`top` faces the arm from 52 cm above the table, `front` from further away and 24 cm above it, and `wrist` is
+on the gripper. All trainings have the same steps. Evaluated on validation states, because the results are for
+choices. Writes results/learning/views.json.
 """
 
 from pathlib import Path
