@@ -23,11 +23,12 @@ Speed is measured when all variants run.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from itertools import cycle, product
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lerobot.datasets import LeRobotDataset
@@ -56,7 +57,6 @@ TASKS = {
 }
 LEVELS = {name: {"level": name} for name in ("clean", "distractors", "randomised")}
 LEVELS["shadows"] = {"level": "randomised", "shadows": True}
-VARIANTS = ("true", "estimated", "simulated", "rgb", "blind", "act")
 MASKS = flags(height=84, width=84, rgb=False, seg=True, depth=True)
 RGB = flags(height=120, width=160)
 WIDE = flags(height=84, width=112, rgb=False, seg=True, depth=True)  # the shape of RGB images
@@ -65,10 +65,36 @@ SEGMENTERS = {  # of each task, with the images that it was trained on
     "place_cube": ("sorting", flags(height=240, width=320)),
     "sort_cubes": ("sorting", flags(height=240, width=320)),
 }
+
+
+class Variant(NamedTuple):
+    """What a policy is trained on, and acts on.
+
+    Attributes:
+        images: that are recorded; None for RGB images as the task's segmenter takes.
+        segments: act from such images, with that segmenter.
+        arrays: train on arrays.
+        policy: options of the policy.
+    """
+
+    images: list[str] | None
+    segments: bool = False
+    arrays: bool = False
+    policy: Sequence[str] = ()
+
+
 # Learning rates suit short trainings from random weights; the defaults are for long ones from pretrained
 # weights.
 ACT = flags("policy.", type="act", pretrained_backbone_weights=None, chunk_size=30, n_action_steps=15)
 ACT += flags("policy.", optimizer_lr=1e-4, optimizer_lr_backbone=1e-4)
+VARIANTS = {
+    "true": Variant(MASKS, arrays=True),
+    "estimated": Variant(None, segments=True, arrays=True),
+    "simulated": Variant(WIDE, segments=True, arrays=True),
+    "rgb": Variant(RGB, policy=["--policy.encoder=rgb"]),
+    "blind": Variant(MASKS, policy=["--policy.blind=true"]),
+    "act": Variant(RGB, policy=ACT),
+}
 
 
 def with_classes(task: str, segmenter: str = OBSERVED) -> list[str]:
@@ -85,64 +111,55 @@ class Variants(Study):
         super().__init__(*args)
         self.trained: dict[str, tuple[Path, Path]] = {}  # by variant: a checkpoint, and frames to run it on
 
-    def demonstrations(self, task: str, kind: str, images: list[str]) -> Path:
+    def demonstrations(self, task: str, images: Sequence[str]) -> Path:
         """Record demonstrations; the same seed gives the same motions, whatever is rendered."""
         options = {**LEVELS[self.options.trained_on], "episodes": self.options.demonstrations, "seed": 20000}
-        return self.demonstrate(f"{task} {kind}", [*flags(task=task, video=False, **options), *images])
+        name = "_".join([task, *(image.removeprefix("--") for image in images)]).replace("=", "_")
+        return self.demonstrate(name, [*flags(task=task, video=False, **options), *images])
 
-    def data(self, task: str, variant: str) -> Path:
-        """Return what a variant learns from; without RGB where it is not used."""
-        if variant in ("true", "blind"):
-            return self.demonstrations(task, "true", MASKS)
-        if variant == "simulated":
-            return self.demonstrations(task, "wide", WIDE)
-        if variant != "estimated":
-            return self.demonstrations(task, "rgb", RGB)
-        segmenter, images = SEGMENTERS[task]
-        rgb = self.demonstrations(task, "webcams", images)
-        options = flags(root=rgb, drop_rgb=True, segmenter=segmenter, depth="segmenter")
-        return self.dataset(f"{task}_estimated", ["so101-precompute", *options])
+    def data(self, task: str, variant: Variant) -> tuple[Path, list[str]]:
+        """Return the frames of a variant, and the options to train on them."""
+        segmenter, webcams = SEGMENTERS[task]
+        root = frames = self.demonstrations(task, variant.images or webcams)
+        if variant.images is None:
+            options = flags(root=frames, drop_rgb=True, segmenter=segmenter, depth="segmenter")
+            root = self.dataset(f"{task}_estimated", ["so101-precompute", *options])
+        simulated = segmenter if variant.segments and variant.images is not None else None
+        return frames, self.arrays(root, simulated) if variant.arrays else [f"--dataset.root={root}"]
 
-    def policy(self, task: str, variant: str) -> list[str]:
+    def policy(self, task: str, variant: Variant) -> list[str]:
         """Return the policy's options."""
-        if variant == "act":
+        if variant.policy is ACT:
             return [*ACT, "--batch_size=8"]
-        own = flags("policy.", type="segdepth", blind=variant == "blind")
-        from_rgb = variant in ("estimated", "simulated")
-        own += with_classes(task, SEGMENTERS[task][0] if from_rgb else OBSERVED)
-        if from_rgb:
-            own += flags("policy.", segmenter=SEGMENTERS[task][0], depth="segmenter")
-        elif variant == "rgb":
-            own += ["--policy.encoder=rgb"]
+        segmenter = SEGMENTERS[task][0] if variant.segments else OBSERVED
+        own = [*flags("policy.", type="segdepth"), *with_classes(task, segmenter), *variant.policy]
+        if variant.segments:
+            own += flags("policy.", segmenter=segmenter, depth="segmenter")
         return [*own, "--batch_size=32"]
 
-    def variant(self, task: str, variant: str, seed: int) -> list[dict]:
+    def variant(self, task: str, name: str, seed: int) -> list[dict]:
         """Train one variant and evaluate it at every level."""
-        root, name = self.data(task, variant), f"{task} {variant} {seed}"
-        steps = self.options.act_steps if variant == "act" else self.options.steps
+        variant, step = VARIANTS[name], f"{task} {name} {seed}"
+        frames, data = self.data(task, variant)
+        steps = self.options.act_steps if name == "act" else self.options.steps
         options = ["--dataset.repo_id=local/segdepth", *flags(seed=seed, save_freq=max(1000, steps // 4))]
-        if variant in ("true", "estimated", "simulated"):
-            options += self.arrays(root, SEGMENTERS[task][0] if variant == "simulated" else None)
-        else:
-            options += [f"--dataset.root={root}"]
-        checkpoint = self.train(name, [*options, *self.policy(task, variant)], steps)
-        webcams = SEGMENTERS[task][1]
-        images = {"true": MASKS, "blind": MASKS, "estimated": webcams, "simulated": webcams}.get(variant, RGB)
-        if variant != "simulated":
-            frames = root if variant != "estimated" else self.demonstrations(task, "webcams", images)
-            self.trained[variant] = (checkpoint, frames)
+        checkpoint = self.train(step, [*options, *data, *self.policy(task, variant)], steps)
+        images = SEGMENTERS[task][1] if variant.segments else variant.images
+        assert images is not None
+        if variant.images != WIDE:  # its frames lack RGB
+            self.trained[name] = (checkpoint, frames)
         rows = []
         for evaluated, level in product((task, *self.options.transfer), self.options.levels):
             case = {"task": evaluated, "trained_on": self.options.trained_on, "level": level}
-            case |= {"demonstrations": self.options.demonstrations, "variant": variant, "seed": seed}
-            step = f"{name} {level}"
+            case |= {"demonstrations": self.options.demonstrations, "variant": name, "seed": seed}
+            evaluation = f"{step} {level}"
             if evaluated != task:
-                step, case["variant"] = f"{step} {evaluated}", f"{variant}, trained on {task}"
-            log = self.out / file_name(f"{step}.jsonl")
-            if not self.mark(f"eval {step}").exists():
+                evaluation, case["variant"] = f"{evaluation} {evaluated}", f"{name}, trained on {task}"
+            log = self.out / file_name(f"{evaluation}.jsonl")
+            if not self.mark(f"eval {evaluation}").exists():
                 log.unlink(missing_ok=True)  # of an evaluation that was stopped
             env = [*environment(images, task=evaluated, **LEVELS[level]), f"--env.episode_log={log}"]
-            outcomes = self.evaluate(step, checkpoint, [*env, "--eval.batch_size=1"])
+            outcomes = self.evaluate(evaluation, checkpoint, [*env, "--eval.batch_size=1"])
             rows.append({**case, "failures": failures(log), "outcomes": outcomes})
         return rows
 
