@@ -5,7 +5,7 @@
     python -m benchmarks.learning.segdepth --tasks lift_cube --trained_on clean --demonstrations 100 \\
         --steps 2000 --levels clean --variants true blind --seeds 2
     python -m benchmarks.learning.segdepth --tasks sort_cubes --trained_on randomised --steps 8000 \\
-        --demonstrations 600 --levels clean distractors shadows --variants simulated true --seeds 3 \\
+        --demonstrations 600 --levels clean distractors shadows --variants simulated takeovers --seeds 3 \\
         --transfer place_cube
 
 Stock commands, the same demonstrations, and the same frozen initial states for all variants. `shadows` is the
@@ -14,6 +14,8 @@ level `randomised` with cast shadows in RGB images.
     true         masks and depth of the simulator
     estimated    both from RGB, by a segmenter of the package: `workbench` for lift_cube, else `sorting`
     simulated    trained on those of the simulator as that segmenter would output them, and evaluated from RGB
+    takeovers    as `simulated`, with takeovers where that policy failed from RGB images with cast shadows,
+                 and trained again from random weights
     rgb          the same MLP and steps with convolutions on RGB
     blind        trained without images
     act          LeRobot's ACT on RGB at its own size, but for a chunk of 30 actions, for as many steps as two
@@ -74,12 +76,14 @@ class Variant(NamedTuple):
         images: that are recorded; None for RGB images as the task's segmenter takes.
         segments: act from such images, with that segmenter.
         arrays: train on arrays.
+        takeovers: add takeovers of the policy "simulated" with the same training seed.
         policy: options of the policy.
     """
 
     images: list[str] | None
     segments: bool = False
     arrays: bool = False
+    takeovers: bool = False
     policy: Sequence[str] = ()
 
 
@@ -91,6 +95,7 @@ VARIANTS = {
     "true": Variant(MASKS, arrays=True),
     "estimated": Variant(None, segments=True, arrays=True),
     "simulated": Variant(WIDE, segments=True, arrays=True),
+    "takeovers": Variant(WIDE, segments=True, arrays=True, takeovers=True),
     "rgb": Variant(RGB, policy=["--policy.encoder=rgb"]),
     "blind": Variant(MASKS, policy=["--policy.blind=true"]),
     "act": Variant(RGB, policy=ACT),
@@ -117,13 +122,23 @@ class Variants(Study):
         name = "_".join([task, *(image.removeprefix("--") for image in images)]).replace("=", "_")
         return self.demonstrate(name, [*flags(task=task, video=False, **options), *images])
 
-    def data(self, task: str, variant: Variant) -> tuple[Path, list[str]]:
+    def takeovers(self, task: str, root: Path, seed: int) -> Path:
+        """Add takeovers of the policy `simulated` to a copy of its demonstrations."""
+        policy = self.checkpoint(task, "simulated", seed)[0]
+        options = {**LEVELS[self.options.trained_on], "shadows": True, "episodes": self.options.takeovers}
+        options |= {"task": task, "video": False, "workers": 2, "seed": 30_000 + 1_000 * seed}
+        recording = [*flags(**options), *WIDE, f"--policy.path={policy}"]
+        return self.add(f"{task} takeovers {seed}", root, recording)
+
+    def data(self, task: str, variant: Variant, seed: int) -> tuple[Path, list[str]]:
         """Return the frames of a variant, and the options to train on them."""
         segmenter, webcams = SEGMENTERS[task]
         root = frames = self.demonstrations(task, variant.images or webcams)
         if variant.images is None:
             options = flags(root=frames, drop_rgb=True, segmenter=segmenter, depth="segmenter")
             root = self.dataset(f"{task}_estimated", ["so101-precompute", *options])
+        if variant.takeovers:
+            root = self.takeovers(task, root, seed)
         simulated = segmenter if variant.segments and variant.images is not None else None
         return frames, self.arrays(root, simulated) if variant.arrays else [f"--dataset.root={root}"]
 
@@ -137,13 +152,18 @@ class Variants(Study):
             own += flags("policy.", segmenter=segmenter, depth="segmenter")
         return [*own, "--batch_size=32"]
 
+    def checkpoint(self, task: str, name: str, seed: int) -> tuple[Path, Path]:
+        """Train one variant, and return its checkpoint and frames of its demonstrations."""
+        frames, data = self.data(task, VARIANTS[name], seed)
+        steps = self.options.act_steps if name == "act" else self.options.steps
+        options = ["--dataset.repo_id=local/segdepth", *flags(seed=seed, save_freq=max(1000, steps // 4))]
+        policy = self.policy(task, VARIANTS[name])
+        return self.train(f"{task} {name} {seed}", [*options, *data, *policy], steps), frames
+
     def variant(self, task: str, name: str, seed: int) -> list[dict]:
         """Train one variant and evaluate it at every level."""
         variant, step = VARIANTS[name], f"{task} {name} {seed}"
-        frames, data = self.data(task, variant)
-        steps = self.options.act_steps if name == "act" else self.options.steps
-        options = ["--dataset.repo_id=local/segdepth", *flags(seed=seed, save_freq=max(1000, steps // 4))]
-        checkpoint = self.train(step, [*options, *data, *self.policy(task, variant)], steps)
+        checkpoint, frames = self.checkpoint(task, name, seed)
         images = SEGMENTERS[task][1] if variant.segments else variant.images
         assert images is not None
         if variant.images != WIDE:  # its frames lack RGB
@@ -201,6 +221,7 @@ def main() -> None:
         steps=4000,
         act_steps=2000,
         seeds=5 if FULL else 1,
+        takeovers=150,
         initial_states=200,
         tasks=["lift_cube", "place_cube"],
         levels=["clean", "randomised"],
@@ -212,7 +233,7 @@ def main() -> None:
     store = partial(save, "learning/segdepth", keys=(*CASES, "variant", "seed"), settings=vars(options))
     for task in options.tasks:
         study = Variants(options.out / options.trained_on, options)
-        variants = options.variants or [name for name in VARIANTS if name != "simulated"]
+        variants = options.variants or [name for name in VARIANTS if VARIANTS[name].images != WIDE]
         variants = [name for name in variants if name != "act" or task == "lift_cube"]
         for variant, seed in product(variants, range(options.seeds)):
             rows = store(study.variant(task, variant, seed))

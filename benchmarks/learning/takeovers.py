@@ -21,7 +21,6 @@ choice between the others. Intervals resample seeds and initial states together.
 resumes. Writes results/learning/takeovers.json.
 """
 
-import shutil
 from itertools import product
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from lerobot_processor_so101.success_rates import hierarchical_interval, with_in
 
 from ..lib.report import arguments, percent, save, table
 from ..lib.small_siglip import cached_features, small_encoder
-from ..lib.study import Study, environment, file_name, flags, listed
+from ..lib.study import Study, environment, flags, listed
 from ..lib.untrained import SIZE
 from .imf import TRAINING, small_imf
 from .segdepth import MASKS, with_classes
@@ -56,21 +55,13 @@ KEYS = ("policy", "task", "level", "states", "variant", "round", "seed")
 class Takeovers(Study):
     """The steps of the study."""
 
-    def record(self, name: str, episodes: int, *options: str) -> Path:
-        """Record demonstrations or takeovers."""
+    def recording(self, episodes: int, *options: str) -> list[str]:
+        """Return the options to record demonstrations or takeovers."""
         shared = [f"--task={TASK}", f"--level={LEVEL}", "--video=false", *RENDERED[self.options.policy]]
-        return self.demonstrate(name, [*shared, f"--episodes={episodes}", *options])
-
-    def add(self, name: str, root: Path, episodes: int, *options: str) -> Path:
-        """Add demonstrations or takeovers to a copy of a dataset."""
-        copy = self.out / file_name(name)
-        if not self.mark(name).exists():  # what was stopped begins again
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(root, copy)
-        return self.record(name, episodes, "--resume=true", *options)
+        return [*shared, f"--episodes={episodes}", *options]
 
     def demonstrations(self) -> Path:
-        return self.record("demonstrations", self.options.demonstrations, "--workers=2")
+        return self.demonstrate("demonstrations", self.recording(self.options.demonstrations, "--workers=2"))
 
     def round(self, variant: str, number: int, seed: int) -> tuple[Path, int]:
         """Train one round of a variant; return the checkpoint and the number of frames of the dataset."""
@@ -79,7 +70,9 @@ class Takeovers(Study):
         name = f"{variant} {number} seed {seed}"
         if variant != "plain":
             return self.trained(name, self.dataset_of(variant, number, seed), seed)
-        everything = self.add("plain", self.demonstrations(), self.options.plain, "--workers=2")
+        everything = self.add(
+            "plain", self.demonstrations(), self.recording(self.options.plain, "--workers=2")
+        )
         wanted, frames = self.round("takeovers", number, seed)[1], np.cumsum(lengths(everything))
         if frames[-1] < wanted:
             raise SystemExit(f"--plain: found {frames[-1]} frames, expected {wanted} or more; raise it.")
@@ -91,9 +84,9 @@ class Takeovers(Study):
             return self.demonstrations()
         checkpoint, _ = self.round(variant, number - 1, seed)
         options = [f"--policy.path={checkpoint}", f"--seed={10_000 * seed + 1_000 * number}"]
+        recording = self.recording(self.options.takeovers, *options, *RECORDED[variant])
         before = self.dataset_of(variant, number - 1, seed)
-        name = f"recorded {variant} {number} seed {seed}"
-        return self.add(name, before, self.options.takeovers, *options, *RECORDED[variant])
+        return self.add(f"recorded {variant} {number} seed {seed}", before, recording)
 
     def trained(self, name: str, root: Path, seed: int, episodes: int | None = None) -> tuple[Path, int]:
         """Train on the first episodes of a dataset, or on all."""
@@ -113,7 +106,9 @@ class Takeovers(Study):
 
     def encoder(self) -> Path:
         """Train imf's encoder on other initial states than the demonstrations begin from."""
-        frames = self.record("frames", self.options.frames, "--seg=true", "--seed=40000", "--workers=2")
+        frames = self.demonstrate(
+            "frames", self.recording(self.options.frames, "--seg=true", "--seed=40000", "--workers=2")
+        )
         return small_encoder(self, [frames])
 
     def row(self, variant: str, number: int, seed: int) -> dict:

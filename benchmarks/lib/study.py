@@ -71,6 +71,14 @@ class Study:
         """Record demonstrations, and return their folder."""
         return self.dataset(name, ["so101-demos", *options], "--root")
 
+    def add(self, name: str, root: Path, options: Sequence[str]) -> Path:
+        """Record demonstrations or takeovers into a copy of a dataset, and return its folder."""
+        copy = self.out / file_name(name)
+        if not self.mark(name).exists():  # what was stopped begins again
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(root, copy)
+        return self.demonstrate(name, [*options, "--resume=true"])
+
     def dataset(self, name: str, command: Sequence[str], output: str = "--output") -> Path:
         """Run a command that writes a dataset, and return the dataset's folder."""
         root = self.out / file_name(name)
