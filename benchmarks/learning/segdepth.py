@@ -128,7 +128,7 @@ class Variants(Study):
         options = {**LEVELS[self.options.trained_on], "shadows": True, "episodes": self.options.takeovers}
         options |= {"task": task, "video": False, "workers": 2, "seed": 30_000 + 1_000 * seed}
         recording = [*flags(**options), *WIDE, f"--policy.path={policy}"]
-        return self.add(f"{task} takeovers {seed}", root, recording)
+        return self.add(f"{task} with takeovers {seed}", root, recording)
 
     def data(self, task: str, variant: Variant, seed: int) -> tuple[Path, list[str]]:
         """Return the frames of a variant, and the options to train on them."""
