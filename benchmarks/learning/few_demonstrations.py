@@ -2,7 +2,7 @@
 """How many demonstrations does segdepth need, with and without takeovers, beside RGB?
 
     python -m benchmarks.learning.few_demonstrations
-    python -m benchmarks.learning.few_demonstrations --variants plain takeovers --demonstrations 2 20 --seeds 3
+    python -m benchmarks.learning.few_demonstrations --variants plain --demonstrations 2 20 --seeds 3
 
 `place_cube` at level `clean`; the first demonstrations of one recording; the same steps for all trainings.
 
@@ -10,8 +10,8 @@
     takeovers  the same, and 60 takeovers of the policy `plain`, trained again from random weights
     rgb        segdepth's network with convolutions on RGB images
 
-Evaluated on the published initial states. Writes results/learning/few_demonstrations.json; `--figure` draws all
-that is stored there.
+Evaluated on the published initial states. Writes results/learning/few_demonstrations.json; `--figure` draws
+all that is stored there.
 """
 
 from itertools import product

@@ -4,9 +4,10 @@
     python -m benchmarks.learning.views
 
 `lift_cube` at level `randomised`, segdepth with masks and depth of the simulator. One set of demonstrations
-is rendered from three views, and every training takes some of them. `top` faces the arm from 52 cm above the
-table, `front` from further away and 24 cm above it, and `wrist` is on the gripper. All trainings have the same
-steps. Evaluated on validation states, because the results are for choices. Writes results/learning/views.json.
+is rendered from three views, and every training takes some of them. `top` faces the arm from 52 cm above
+the table, `front` from further away and 24 cm above it, and `wrist` is on the gripper. All trainings have
+the same steps. Evaluated on validation states, because the results are for choices. Writes
+results/learning/views.json.
 """
 
 from itertools import product
