@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import datasets
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 from lerobot.configs.video import DEPTH_METER_UNIT, DEPTH_MILLIMETER_UNIT, DepthEncoderConfig
@@ -134,13 +136,23 @@ def _decode(source: Source, episode: Episode, key: str, table: Any, begin: int) 
     frames = []
     for number, image in enumerate(rows[key].to_pylist(), begin):
         try:
-            frames.append(pil_to_chw_tensor(datasets.Image().decode_example(image)))
+            frames.append(_decode_image(image))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{source.root / episode.data_file}: episode {episode.index}, frame {number}: {key} is no "
                 "readable image. Delete the episode with `lerobot-edit-dataset`."
             ) from error
     return torch.stack(frames)
+
+
+def _decode_image(image: dict[str, Any]) -> Tensor:
+    """Decode an image of a Parquet file: (3, H, W) or, of class ids or depth, (1, H, W) float32."""
+    pixels = None
+    if image["bytes"]:  # OpenCV decodes a map of uint16 ten times as fast as PIL, and equally
+        pixels = cv2.imdecode(np.frombuffer(image["bytes"], np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is not None and pixels.dtype == np.uint16 and pixels.ndim == 2:
+        return torch.from_numpy(pixels.astype(np.float32))[None]
+    return pil_to_chw_tensor(datasets.Image().decode_example(image))
 
 
 def _video_frames(source: Source, episode: Episode, key: str, timestamps: list[float]) -> Tensor:
