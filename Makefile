@@ -20,7 +20,7 @@ export UV_HTTP_TIMEOUT
 FIND_PYTHON = for want in '[:2] == (3, 12)' ' >= (3, 9)'; do for p in python3.12 python3 python; do \
 	$$p -c "import sys; sys.exit(not sys.version_info$$want)" >/dev/null 2>&1 && echo $$p && exit 0; done; done
 
-.PHONY: help setup test test-all lint docs fix demo bench wheels constraints clean
+.PHONY: help setup test test-all lint docs fix demo bench wheels run-docs constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ bench: $(VENV)/.ready-bench ## measure the simulator's speed beside other simula
 
 wheels: setup ## build wheels and sdists into dist/; ARGS="--url=<repository> --tag=<tag>"
 	$(PY) -m release.build $(ARGS)
+
+run-docs: setup ## run the commands of the docs at reduced size (half an hour); ARGS="docs/imf.md" narrows them
+	$(PY) -m release.run_docs $(ARGS)
 
 constraints: $(filter .uv/%,$(UV)) ## pin again what the pyproject files ask for; ARGS=--upgrade takes the newest
 	$(UV) pip compile --quiet --universal --python-version 3.12 --no-annotate $(ARGS) \

@@ -2,8 +2,8 @@
 """Every command of the README, the pages and the packages' READMEs names commands and options that exist.
 
 The blocks of a page run in bash, in their order, with stand-ins for all console commands that write down
-their arguments. The real parser of each command then parses them. `release/test_wheels.py` runs those of
-docs/commands.md.
+their arguments. The real parser of each command then parses them. `make run-docs` executes them, and
+`release/test_wheels.py` those of docs/commands.md outside the repository.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import json
 import re
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import draccus
@@ -20,19 +19,11 @@ import pytest
 import yaml
 from lerobot.configs import PreTrainedConfig
 from lerobot.utils.import_utils import register_third_party_plugins
+from release.reduced_size import SERVERS, SIZE, SUBSTITUTES, reduced
+from release.run_docs import COMMANDS, CONFIGURATIONS, PAGES, blocks, run_page, table
 
 from tests.test_house import MEMBERS, PROJECTS, ROOT
 
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *(folder / "README.md" for folder in MEMBERS.values()),
-]
-COMMANDS = {
-    point.name: point
-    for point in metadata.entry_points(group="console_scripts")
-    if point.name.startswith(("so101-", "lerobot-", "hlrp-"))
-}
 OTHERS = ("pip", "make", "python", "accelerate", "sbatch", "source", "export")
 STAND_IN = """#!{python}
 import json, os, sys
@@ -43,16 +34,12 @@ if os.path.basename(sys.argv[0]) == "so101-config":
 """
 
 
-def blocks(page: Path) -> list[str]:
-    return re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.M | re.S)
-
-
 def commands_of(page: Path, folder: Path) -> list[list[str]]:
     """Run the blocks of a page with stand-ins in an empty folder, and return the commands that they run."""
     log, binaries, configs = folder / "log", folder / "bin", folder / "configs"
     binaries.mkdir()
     configs.mkdir()
-    for path in ROOT.glob("*/src/*/configs/*.yaml"):
+    for path in CONFIGURATIONS:
         (configs / path.name).write_text(path.read_text())
     text = STAND_IN.format(python=sys.executable, log=str(log), configs=str(configs))
     slurm = [path.relative_to(ROOT) for path in (ROOT / "examples" / "slurm").glob("*.sh")]
@@ -61,7 +48,7 @@ def commands_of(page: Path, folder: Path) -> list[list[str]]:
         path.write_text(text)
         path.chmod(0o755)
     environment = {"PATH": f"{binaries}:/usr/bin:/bin", "HOME": str(folder)}
-    script = ["bash", "-c", "set -eu\nsource() { :; }\n" + "\n".join(blocks(page))]
+    script = ["bash", "-c", "set -eu\nsource() { :; }\n" + "\n".join(block.text for block in blocks(page))]
     ended = subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -119,21 +106,26 @@ def kind_of(page: Path, path: str) -> str:
     )
 
 
+def with_checkpoints(command: list[str], page: Path, folder: Path) -> list[str]:
+    """Replace the path of a policy by that of a checkpoint without weights."""
+    arguments = []
+    for argument in command:
+        flag, _, value = argument.partition("=")
+        if flag == "--policy.path":
+            kind = kind_of(page, value)
+            argument = f"{flag}={checkpoint(kind, folder / kind)}"
+        arguments.append(argument)
+    return arguments
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_parse(page, parse, tmp_path):
     register_third_party_plugins()
     for command in commands_of(page, tmp_path):
         if command[0] not in COMMANDS:
             continue
-        arguments = []
-        for argument in command:
-            flag, _, value = argument.partition("=")
-            if flag == "--policy.path":
-                kind = kind_of(page, value)
-                argument = f"{flag}={checkpoint(kind, tmp_path / kind)}"
-            arguments.append(argument)
         try:
-            parse(arguments)
+            parse(with_checkpoints(command, page, tmp_path))
         except SystemExit as error:
             pytest.fail(f"{' '.join(command)}: exit code {error.code}")
 
@@ -162,7 +154,82 @@ def test_packages_that_need_each_other_are_installed_together(page, tmp_path):
 
 
 def test_configurations_are_complete():
-    paths = list(ROOT.glob("*/src/*/configs/*.yaml"))
-    assert all(yaml.safe_load(path.read_text()) for path in paths)
+    assert all(yaml.safe_load(path.read_text()) for path in CONFIGURATIONS)
     page = (ROOT / "docs" / "configuration.md").read_text()
-    assert [path.name for path in paths if f"`{path.stem}`" not in page] == []
+    assert [path.name for path in CONFIGURATIONS if f"`{path.stem}`" not in page] == []
+    for path in CONFIGURATIONS:
+        (block,) = blocks(path)
+        assert f"$(so101-config {path.stem})" in block.text, path.name
+
+
+def test_sizes_are_those_of_commands_in_the_pages():
+    text = "\n".join(block.text for page in (*PAGES, *CONFIGURATIONS) for block in blocks(page))
+    for key in (*SIZE, *SERVERS):
+        assert all(word in text for word in key.split()), key
+    assert [found for found in SUBSTITUTES if found not in text] == []
+
+
+@pytest.mark.parametrize("key", [key for key in SIZE if key.partition(" ")[0] in COMMANDS])
+def test_sizes_are_options(key, parse, tmp_path):
+    """The first command of the pages that has this size is parsed with it."""
+    register_third_party_plugins()
+    for page in PAGES:
+        text = "".join(block.text for block in blocks(page))
+        folder = tmp_path / str(PAGES.index(page))
+        folder.mkdir()
+        for command in commands_of(page, folder) if all(word in text for word in key.split()) else ():
+            if command[0] == key.partition(" ")[0] and set(SIZE[key]) <= set(reduced(command)):
+                parse(with_checkpoints(reduced(command), page, tmp_path))
+                return
+    pytest.fail(f"no page has {key}")
+
+
+@pytest.mark.parametrize("module", [key for key in SIZE if key.startswith(("benchmarks.", "examples."))])
+def test_sizes_of_modules_are_options(module):
+    source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+    for option in SIZE[module]:
+        assert re.search(rf"\b{option[2:].partition('=')[0]}\b", source), option
+
+
+# --- execution ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [*PAGES, *CONFIGURATIONS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_that_are_not_executed_have_a_reason(page):
+    excuses = [block.excuse for block in blocks(page) if block.excuse is not None]
+    assert all(excuses)
+    markers = re.findall(r"^ *(?:<!--|#) not executed", page.read_text(), re.M)
+    assert len(excuses) == len(markers), "a marker is not on the line before a block"
+    if page in PAGES:
+        assert len(blocks(page)) == len(re.findall(r"^ *```bash", page.read_text(), re.M))
+
+
+SAMPLE = """
+```bash
+CONFIG=$(so101-config segdepth_lift_cube)
+```
+
+<!-- not executed: needs the arm -->
+```bash
+so101-doctor --port=/dev/nowhere
+```
+
+```bash
+cat missing.yaml
+```
+
+```bash
+grep segdepth $CONFIG
+```
+"""
+
+
+def test_a_page_runs_at_reduced_size(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(SAMPLE)
+    report = run_page(page, tmp_path / "hub")
+    assert (report.executed, report.excused) == (2, ["needs the arm"])
+    (failed,) = report.failed
+    assert f"{page.name}:12: exit code 1" in failed
+    assert "missing.yaml" in failed
+    assert table([report]).splitlines()[-1].split()[:5] == ["all", "4", "2", "1", "1"]

@@ -11,18 +11,12 @@ from pathlib import Path
 
 import pytest
 from release.build import ROOT, absolute_links, build, members
+from release.reduced_size import reduced
+from release.run_docs import COMMANDS
 
-from tests.test_docs import COMMANDS, commands_of
+from tests.test_docs import commands_of
 
 URL = "https://forge.example/owner/name"
-SMALL = {
-    "so101-demos": {"--episodes": "2"},
-    "lerobot-record": {"--dataset.num_episodes": "1", "--dataset.reset_time_s": "1"},
-    "lerobot-train": {"--steps": "2", "--batch_size": "2", "--num_workers": "0"},
-    "lerobot-eval": {"--eval.n_episodes": "1"},
-    "lerobot-rollout": {"--duration": "2"},
-    "lerobot-teleoperate": {"--teleop_time_s": "2"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +86,6 @@ def test_wheels_work_outside_the_repository(wheels, tmp_path):
         program = [name]
         if name.startswith("lerobot-"):  # installed in the environment of the tests only
             program = [str(python), "-m", f"lerobot.scripts.{name.replace('-', '_')}"]
-        options = dict(argument.split("=", 1) for argument in command[1:]) | SMALL.get(name, {})
-        run(*program, *(f"{option}={value}" for option, value in options.items()))
+        run(*program, *reduced(command)[1:])
     assert (tmp_path / "outputs" / "eval" / "eval_info.json").is_file()
     assert (tmp_path / "outputs" / "view.mp4").stat().st_size > 10_000
