@@ -12,6 +12,7 @@ SIZE: dict[str, tuple[str, ...]] = {
     "so101-doctor": ("--port=/tmp/so101_follower",),
     "so101-frames": ("--count=4",),
     "so101-improve": ("--episodes=2", "--takeovers=1", "--eval_episodes=1", "--rounds=1"),
+    "so101-improve --train=act.yaml": ("--rounds=0",),
     "so101-starts": ("--count=1",),
     "so101-train-segmenter": ("--epochs=1", "--batch_size=2", "--init_from=none"),
     "so101-view": ("--frames=2",),
