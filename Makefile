@@ -55,7 +55,7 @@ bench: $(VENV)/.ready-bench ## measure the simulator's speed beside other simula
 wheels: setup ## build wheels and sdists into dist/; ARGS="--url=<repository> --tag=<tag>"
 	$(PY) -m release.build $(ARGS)
 
-run-docs: setup ## run the commands of the docs at reduced size (half an hour); ARGS="docs/imf.md" narrows them
+run-docs: setup ## run the commands of the docs at reduced size; ARGS="docs/imf.md" narrows them
 	$(PY) -m release.run_docs $(ARGS)
 
 constraints: $(filter .uv/%,$(UV)) ## pin again what the pyproject files ask for; ARGS=--upgrade takes the newest

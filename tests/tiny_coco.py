@@ -20,11 +20,11 @@ def box(index: int, size: tuple[int, int]) -> list[float]:
 
 
 def annotate(folder: Path) -> None:
-    """Write COCO annotations of the images in `images/`, or of two new ones if there are none."""
+    """Write COCO annotations of the images in `images/`, or of two new ones."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for number in range(0 if any(images.iterdir()) else 2):
-        Image.new("RGB", (64, 48), (80 * number, 0, 0)).save(images / f"frame_{number}.png")
+    for recording in "" if any(images.iterdir()) else "ab":
+        Image.new("RGB", (64, 48)).save(images / f"{recording}_0.png")
     coco: dict[str, list] = {
         "images": [],
         "annotations": [],
