@@ -9,7 +9,6 @@ from pathlib import Path
 SIZE: dict[str, tuple[str, ...]] = {
     "so101-benchmark": ("--episodes=1",),
     "so101-demos": ("--episodes=2",),
-    "so101-doctor": ("--port=/tmp/so101_follower",),
     "so101-frames": ("--count=4",),
     "so101-improve": ("--episodes=2", "--takeovers=1", "--eval_episodes=1", "--rounds=1"),
     "so101-improve --train=act.yaml": ("--rounds=0",),

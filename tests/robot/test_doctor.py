@@ -53,6 +53,15 @@ def test_a_port_that_is_missing_or_forbidden(tmp_path, monkeypatch):
     assert "dialout" in forbidden.fix
 
 
+def test_files_are_checked_without_an_arm(tmp_path, monkeypatch):
+    monkeypatch.setattr("serial.tools.list_ports.comports", list)
+    (wanted,) = findings(doctor.serial_ports, id="my_arm")
+    assert "Plug in" in wanted.fix
+    for files in ({"root": tmp_path}, {"checkpoint": tmp_path}):
+        (absent,) = findings(doctor.serial_ports, id="my_arm", **files)
+        assert not absent.fix
+
+
 @pytest.fixture
 def calibrations(tmp_path, monkeypatch):
     from lerobot.robots import robot

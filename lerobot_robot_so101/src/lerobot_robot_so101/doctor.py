@@ -138,8 +138,9 @@ def serial_ports(config: DoctorConfig) -> Iterator[Finding]:
 
     ports = [config.port] if config.port else [port.device for port in list_ports.comports() if port.vid]
     if not ports:
-        fix = "Plug in the arm's USB cable and switch on its supply." if config.id else ""
-        yield Finding("serial", "no arm plugged in", fix)
+        files_only = config.root is not None or config.checkpoint is not None
+        fix = "Plug in the arm's USB cable and switch on its supply."
+        yield Finding("serial", "no arm plugged in", fix if config.id and not files_only else "")
     for port in ports:
         if not Path(port).exists():
             yield Finding("serial", port, "There is no such port. `lerobot-find-port` finds the arm's.")
