@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,10 +67,22 @@ def damaged(root: Path, tmp_path: Path) -> Path:
     return copy
 
 
+def start(ray: ModuleType, attempts: int = 4) -> None:
+    """Start Ray; on a busy machine it may need longer than the 30 s that it waits for itself."""
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:  # Ray raises nothing more specific
+            ray.shutdown()
+            if "timed out" not in str(error) or attempt == attempts:
+                raise
+
+
 @pytest.mark.slow
 def test_ray(options, expected, tmp_path):
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    start(ray)
     try:
         resources = {"cpus_per_worker": 1, "memory_per_cpu": 1}
         precompute(
