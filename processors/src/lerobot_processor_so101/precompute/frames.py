@@ -136,7 +136,7 @@ def _decode(source: Source, episode: Episode, key: str, table: Any, begin: int) 
     frames = []
     for number, image in enumerate(rows[key].to_pylist(), begin):
         try:
-            frames.append(_decode_image(image))
+            frames.append(_decode_image(image, key in source.meta.depth_keys))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{source.root / episode.data_file}: episode {episode.index}, frame {number}: {key} is no "
@@ -145,10 +145,10 @@ def _decode(source: Source, episode: Episode, key: str, table: Any, begin: int) 
     return torch.stack(frames)
 
 
-def _decode_image(image: dict[str, Any]) -> Tensor:
-    """Decode an image of a Parquet file: (3, H, W) or, of class ids or depth, (1, H, W) float32."""
+def _decode_image(image: dict[str, Any], is_map: bool) -> Tensor:
+    """Decode an image of a Parquet file: (3, H, W) or, for a map of class ids or depth, (1, H, W) float32."""
     pixels = None
-    if image["bytes"]:  # OpenCV decodes a map of uint16 ten times as fast as PIL, and equally
+    if is_map and image["bytes"]:  # OpenCV decodes a map of uint16 ten times as fast as PIL, and equally
         pixels = cv2.imdecode(np.frombuffer(image["bytes"], np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is not None and pixels.dtype == np.uint16 and pixels.ndim == 2:
         return torch.from_numpy(pixels.astype(np.float32))[None]
