@@ -11,7 +11,6 @@ from pathlib import Path
 from lerobot.datasets.io_utils import load_info
 
 from lerobot_processor_so101.config_checks import check_smallest
-from lerobot_processor_so101.models import class_names_of, make_segmenter
 
 from ..names import check_level, check_task
 from ..policy_check import needed_images, read_config
@@ -110,6 +109,8 @@ class ImproveConfig:
                 f"--segmenter: found {name} beside --train, expected one of them: the configuration of "
                 "another policy names its own segmenter."
             )
+        from lerobot_processor_so101.models import make_segmenter  # slow to import
+
         segmenter = make_segmenter(name)
         if not segmenter.predicts_disparity:
             raise ValueError(
@@ -250,6 +251,8 @@ def _train(config: ImproveConfig, data: Path, output: Path) -> list[str]:
     roles = {role: word for role, word in ROLES.items() if word in " ".join(names).split()}
     classes, perception = class_names(props_of(config.task, config.level)), []
     if config.segmenter is not None:
+        from lerobot_processor_so101.models import class_names_of
+
         classes = class_names_of(config.segmenter)
         perception = [f"--policy.segmenter={config.segmenter}", "--policy.depth=segmenter"]
     return [
