@@ -17,12 +17,9 @@ all that is stored there.
 from itertools import product
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from lerobot_processor_so101.success_rates import hierarchical_interval
-
+from ..lib.plot import draw_success, new_axes, save_figure
 from ..lib.report import arguments, percent, save, table
-from ..lib.study import Study, environment, flags, listed
+from ..lib.study import Study, environment, flags
 from .segdepth import MASKS, with_classes
 
 TASK, LEVEL = "place_cube", "clean"
@@ -67,27 +64,18 @@ class FewDemonstrations(Study):
 
 def draw(rows: list[dict], path: Path) -> None:
     """Plot success over the number of demonstrations."""
-    figure = Figure(figsize=(7, 4))
-    axes = figure.add_subplot()
+    axes, ticks = new_axes(), sorted({row["demonstrations"] for row in rows})
     for variant, colour in VARIANTS.items():
-        points = []
-        for number in sorted({row["demonstrations"] for row in rows if row["variant"] == variant}):
-            own = {"variant": variant, "demonstrations": number}.items()
-            outcomes = [row["outcomes"] for row in rows if own <= row.items()]
-            mean, low, high = (100 * rate for rate in hierarchical_interval(outcomes))
-            points.append((number, mean, mean - low, high - mean))
-        if points:
-            x, y, *errors = zip(*points, strict=True)
-            axes.errorbar(x, y, errors, marker="o", capsize=4, color=colour, label=variant)
-    axes.set(xlabel="demonstrations", ylabel="success [%], 95 % over seeds and states", xscale="log")
-    ticks = sorted({row["demonstrations"] for row in rows})
-    axes.set_xticks(ticks, listed(ticks).strip("[]").split(", "))
+        outcomes: dict[int, list[str]] = {}
+        for row in rows:
+            if row["variant"] == variant:
+                outcomes.setdefault(row["demonstrations"], []).append(row["outcomes"])
+        if outcomes:
+            draw_success(axes, sorted(outcomes.items()), colour, variant)
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, list(map(str, ticks)))
     axes.minorticks_off()
-    axes.set_title(f"segdepth on {TASK}, {LEVEL}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save_figure(axes, path, f"segdepth on {TASK}, {LEVEL}", "demonstrations")
 
 
 def main() -> None:

@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
 
 from lerobot_processor_so101.success_rates import hierarchical_interval, with_interval
 
+from ..lib.plot import draw_success, new_axes, save_figure
 from ..lib.report import arguments, percent, save, table
 from ..lib.small_siglip import cached_features, small_encoder
 from ..lib.study import Study, environment, flags, listed
@@ -151,8 +151,7 @@ def report(rows: list[dict]) -> None:
 
 def draw(rows: list[dict], policy: str, path: Path) -> None:
     """Plot success on the published states over the frames of training data: each training, and the means."""
-    figure = Figure(figsize=(7, 4))
-    axes = figure.add_subplot()
+    axes = new_axes()
     for variant, colour in (("takeovers", "#3366aa"), ("plain", "#c87832")):
         points = []
         for number in sorted({row["round"] for row in rows}):
@@ -161,22 +160,12 @@ def draw(rows: list[dict], policy: str, path: Path) -> None:
             some = [row for row in rows if own.items() <= row.items()]
             if not some:
                 continue
-            frames = np.mean([row["frames"] for row in some])
-            mean, low, high = (
-                100 * rate for rate in hierarchical_interval([row["outcomes"] for row in some])
-            )
-            points.append((frames, mean, mean - low, high - mean))
-            rates = [100 * row["rate"] for row in some]
-            axes.plot([row["frames"] for row in some], rates, "x", color=colour, alpha=0.5)
-        x, y, below, above = np.array(points).T
-        label = "plain demonstrations" if variant == "plain" else variant
-        axes.errorbar(x, y, (below, above), marker="o", capsize=4, color=colour, label=label)
-    axes.set(xlabel="frames of training data", ylabel="success [%], 95 % over seeds and states")
-    axes.set_title(f"{policy} on {TASK}, {LEVEL}; crosses: single trainings")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+            frames = [row["frames"] for row in some]
+            points.append((float(np.mean(frames)), [row["outcomes"] for row in some]))
+            axes.plot(frames, [100 * row["rate"] for row in some], "x", color=colour, alpha=0.5)
+        draw_success(axes, points, colour, "plain demonstrations" if variant == "plain" else variant)
+    title = f"{policy} on {TASK}, {LEVEL}; crosses: single trainings"
+    save_figure(axes, path, title, "frames of training data")
 
 
 def main() -> None:
