@@ -17,6 +17,7 @@ from lerobot_env_so101_workbench.tasks import TASKS
 from lerobot_env_so101_workbench.virtual_arm import calibration
 from lerobot_processor_so101 import OBSERVED
 from tests.golden import replay
+from tests.slow_machine import set_timeout
 
 
 @pytest.fixture
@@ -92,11 +93,6 @@ def test_own_task(run, monkeypatch, tmp_path):
 
 
 def test_virtual_arm_episode(run, monkeypatch, tmp_path):
-    def set_timeout(self, packet_length):
-        """Wait 2 s for replies: the driver's 50 ms are too short on a busy machine."""
-        self.packet_start_time = self.getCurrentTime()
-        self.packet_timeout = 2000
-
     monkeypatch.setattr(feetech, "patch_setPacketTimeout", set_timeout)
     for module in (robot, calibration):
         monkeypatch.setattr(module, "HF_LEROBOT_CALIBRATION", tmp_path)

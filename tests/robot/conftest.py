@@ -12,6 +12,7 @@ from lerobot_env_so101_workbench.virtual_arm.joints import STEP
 from lerobot_processor_so101.arm import JOINTS, from_radians
 from lerobot_processor_so101.guard import Guard
 from lerobot_robot_so101 import SO101GuardedConfig
+from tests.slow_machine import set_timeout
 
 
 class Clock:
@@ -26,11 +27,6 @@ class Clock:
 @pytest.fixture
 def slow_machine(monkeypatch):
     """Let the driver wait 2 s for replies: its 50 ms are too short on a busy machine."""
-
-    def set_timeout(self, packet_length):
-        self.packet_start_time = self.getCurrentTime()
-        self.packet_timeout = 2000
-
     monkeypatch.setattr(feetech, "patch_setPacketTimeout", set_timeout)
 
 

@@ -27,6 +27,7 @@ from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm, VirtualArmCo
 from lerobot_env_so101_workbench.virtual_arm.console import Console, describe
 from lerobot_env_so101_workbench.virtual_arm.leader import read_actions
 from lerobot_processor_so101.arm import ACTION_NAMES, HOME, JOINTS, LOWER, UPPER
+from tests.slow_machine import set_timeout
 
 STEP = np.array([360 / 4096] * 5 + [100 / ((UPPER[5] - LOWER[5]) / ENCODER_STEP)])  # one encoder step
 
@@ -34,11 +35,6 @@ STEP = np.array([360 / 4096] * 5 + [100 / ((UPPER[5] - LOWER[5]) / ENCODER_STEP)
 @pytest.fixture(autouse=True)
 def driver_timeout(monkeypatch):
     """Wait for 2 s: the driver's 50 ms are short on a busy machine."""
-
-    def set_timeout(self, packet_length):
-        self.packet_start_time = self.getCurrentTime()
-        self.packet_timeout = 2000
-
     monkeypatch.setattr(feetech, "patch_setPacketTimeout", set_timeout)
 
 

@@ -22,6 +22,7 @@ from lerobot_env_so101_workbench.virtual_arm.arm import VirtualArm, VirtualArmCo
 from lerobot_env_so101_workbench.virtual_arm.console import Console, describe
 from lerobot_env_so101_workbench.virtual_arm.frame_file import FrameReader, FrameWriter, frame_path
 from lerobot_env_so101_workbench.virtual_arm.joints import STEP, hold
+from tests.slow_machine import set_timeout
 
 SIZE = {"width": 32, "height": 24, "fps": 30}
 FRAME = 1 / 30  # s
@@ -31,10 +32,6 @@ FRAME = 1 / 30  # s
 def surroundings(tmp_path, monkeypatch):
     """The ray-caster, files of this test only, and a driver that waits for a busy machine."""
     from lerobot.robots import robot
-
-    def set_timeout(self, packet_length):
-        self.packet_start_time = self.getCurrentTime()
-        self.packet_timeout = 2000
 
     monkeypatch.setattr(feetech, "patch_setPacketTimeout", set_timeout)
     monkeypatch.setenv("MUJOCO_GL", "disable")
